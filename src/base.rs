@@ -1,0 +1,7 @@
+//! Small parts that every layer above shares: identifiers, time, and the algebra of folds.
+//!
+//! Nothing here names OTLP, a disk or a clock; only `std` is imported.
+
+pub mod ids;
+pub mod monoid;
+pub mod time;

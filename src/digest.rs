@@ -1,0 +1,141 @@
+//! What a trace has shown so far, in a small fixed-size `Copy` value.
+//!
+//! ```text
+//!  span ─fold→ digest ┐
+//!  span ─fold→ digest ┼─merge→ digest of the trace ─judge→ verdict
+//!  span ─fold→ digest ┘
+//! ```
+//!
+//! Absorbing a span *is* merging its one-span digest; there is no other update path. A new policy adds a
+//! predicate bit, not a field here. D1 (merge is a commutative monoid) and D2 (the digest of spans that
+//! were split anyhow is the merge of the digests of the parts) hold because every field is a sum, a
+//! maximum, a minimum or a union; `tests/laws.rs` checks both.
+
+use crate::base::monoid::Monoid;
+
+/// Predicates of one configuration at most; one more is refused at load by name.
+pub const PREDICATE_COUNT_MAX: usize = 128;
+
+/// Which numbered predicates some span of the trace has matched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub struct PredicateSet(u128);
+
+impl PredicateSet {
+    pub const NONE: PredicateSet = PredicateSet(0);
+
+    #[inline]
+    pub fn insert(&mut self, predicate: PredicateIndex) {
+        self.0 |= 1 << predicate.0;
+    }
+
+    #[inline]
+    pub fn contains(self, predicate: PredicateIndex) -> bool {
+        self.0 >> predicate.0 & 1 == 1
+    }
+
+    #[inline]
+    pub fn union(self, other: PredicateSet) -> PredicateSet {
+        PredicateSet(self.0 | other.0)
+    }
+}
+
+/// A predicate's number in its policy set.
+///
+/// Invariant: below [`PREDICATE_COUNT_MAX`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct PredicateIndex(u8);
+
+impl PredicateIndex {
+    /// `None` when a configuration has too many predicates.
+    pub fn new(index: usize) -> Option<PredicateIndex> {
+        (index < PREDICATE_COUNT_MAX).then_some(PredicateIndex(index as u8))
+    }
+
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The explicit randomness (`ot=rv`) seen so far: the root's wins over any other, the smaller wins among
+/// equals. A minimum over (rank, value), so it merges.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct RandomnessSeen(u64);
+
+impl RandomnessSeen {
+    const RANK_ANY: u64 = 1 << 56;
+    const NONE: RandomnessSeen = RandomnessSeen(u64::MAX);
+
+    /// `value` is the 56 bits of an `rv`.
+    #[inline]
+    pub fn new(value: u64, on_root: bool) -> RandomnessSeen {
+        debug_assert!(value < 1 << 56);
+        RandomnessSeen(if on_root { value } else { Self::RANK_ANY | value })
+    }
+
+    /// The 56 bits to use instead of the trace id's, if any span brought some.
+    #[inline]
+    pub fn value(self) -> Option<u64> {
+        (self != Self::NONE).then_some(self.0 & (Self::RANK_ANY - 1))
+    }
+}
+
+/// What the spans merged so far have shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Digest {
+    pub predicates: PredicateSet,
+    /// Earliest `start_time_unix_nano`, clients' clocks; `u64::MAX` while no span had one (0 counts as unset).
+    pub start_ns: u64,
+    /// Latest `end_time_unix_nano`; 0 while no span had one.
+    pub end_ns: u64,
+    /// Bytes of the span messages as they came.
+    pub bytes: u64,
+    pub randomness: RandomnessSeen,
+    /// Spans, duplicates counted.
+    pub span_count: u32,
+    /// Highest value of the expected-count attribute; 0 while none was seen.
+    pub expected_count: u32,
+    /// Some span has no parent.
+    pub has_root: bool,
+    /// Some span has status ERROR.
+    pub has_error: bool,
+}
+
+impl Digest {
+    /// Whole milliseconds from earliest start to latest end; `None` while either is unknown or the end
+    /// lies before the start (hostile clocks give no duration, never an overflow).
+    pub fn duration_ms(&self) -> Option<u64> {
+        if self.start_ns == u64::MAX || self.end_ns == 0 {
+            return None;
+        }
+        self.end_ns.checked_sub(self.start_ns).map(|ns| ns / 1_000_000)
+    }
+}
+
+impl Monoid for Digest {
+    const EMPTY: Digest = Digest {
+        predicates: PredicateSet::NONE,
+        start_ns: u64::MAX,
+        end_ns: 0,
+        bytes: 0,
+        randomness: RandomnessSeen::NONE,
+        span_count: 0,
+        expected_count: 0,
+        has_root: false,
+        has_error: false,
+    };
+
+    #[inline]
+    fn merge(self, other: Digest) -> Digest {
+        Digest {
+            predicates: self.predicates.union(other.predicates),
+            start_ns: self.start_ns.min(other.start_ns),
+            end_ns: self.end_ns.max(other.end_ns),
+            bytes: self.bytes.saturating_add(other.bytes),
+            randomness: self.randomness.min(other.randomness),
+            span_count: self.span_count.saturating_add(other.span_count),
+            expected_count: self.expected_count.max(other.expected_count),
+            has_root: self.has_root | other.has_root,
+            has_error: self.has_error | other.has_error,
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! tailkeep: a tail sampler for OpenTelemetry on bare Linux hosts.
+//!
+//! The log is the only state. Everything else is a fold of it, and folds merge.
+//!
+//! The modules below stand in layer order, lowest first; a module imports only from those above it
+//! (`tests/layers.rs` holds every `use` line to this list).
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("tailkeep runs on Linux 5.19 or newer only, because its log and sockets need io_uring");
+
+pub mod base; // ids, time, the algebra of folds, pools
+pub mod verdict; // what was decided, and why the trace was closed
+pub mod digest; // what a trace has shown so far
+pub mod route; // which core owns a trace, and what travels there
+pub mod otlp; // borrowed views over OTLP bytes: cut, join, JSON, gRPC framing
+pub mod wal; // the log: entries, groups, segments, replay
+pub mod policy; // rules over digests, in three-valued logic
+pub mod completion; // when a trace is closed
+pub mod export; // what leaves: the kept log's readers
+pub mod stats; // plain counters of a core
+pub mod table; // the traces a core owns
+pub mod landing; // from a request to log entries and items
+pub mod shard; // one core, whole
+pub mod config; // YAML to each module's plain options
+pub mod io; // the only glommio, the only clock
+pub mod commands; // what `main` runs
