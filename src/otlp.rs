@@ -16,3 +16,6 @@ pub mod wire; // protobuf wire format: reader, fields, writer
 pub mod check; // whether known messages are framed as prost demands
 pub mod view; // a span, its attributes and values, in place
 pub mod cut; // request → parts and spans
+pub mod tracestate; // the sampling threshold in W3C tracestate
+pub mod join; // parts and spans → request
+pub mod grpc; // gRPC messages, timeouts and status text

@@ -91,7 +91,7 @@ impl<'a> Pieces<'a> {
 }
 
 /// The bodies of all length-delimited fields `number` of `message`.
-fn bodies<'a>(message: &'a [u8], number: u32) -> impl Iterator<Item = &'a [u8]> + Clone {
+fn bodies(message: &[u8], number: u32) -> impl Iterator<Item = &[u8]> + Clone {
     Fields::checked(message).filter_map(move |field| match field.value {
         Value::Bytes(body) if field.number == number => Some(body),
         _ => None,
