@@ -2,6 +2,7 @@
 //!
 //! Nothing here names OTLP, a disk or a clock; only `std` is imported.
 
+pub mod block;
 pub mod codec;
 pub mod ids;
 pub mod monoid;
