@@ -1,0 +1,1 @@
+//! Are all parents here? Four bytes per span of an open trace answer it.
