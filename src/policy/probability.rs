@@ -6,7 +6,7 @@ use crate::verdict::Threshold;
 /// T that keeps `percentage` of traces; `None` if it keeps none (0 or less).
 ///
 /// The share is rounded so that it, or what it lacks of 1, whichever is smaller, keeps at least 16
-/// significant bits, in whole hexadecimal digits of T: 1 % is `th:fd70a4`, 25 % `th:c`, a third `th:aaab`.
+/// significant bits, in whole hexadecimal digits of T: 1 % is `th:fd70a4`, 25 % `th:c`, a third `th:aaaab`.
 /// That is precise to 0.002 % of the share and short on the wire, and T is decided with as it is written:
 /// what `th` says is exactly how often such a trace is kept.
 pub fn threshold_of_percentage(percentage: f64) -> Option<Threshold> {
@@ -112,7 +112,7 @@ mod tests {
             (10.0, 0xe6_6660_0000_0000),
             (1.0, 0xfd_70a4_0000_0000),
             (0.1, 0xff_be76_d000_0000),
-            (100.0 / 3.0, 0xaa_ab00_0000_0000),
+            (100.0 / 3.0, 0xaa_aab0_0000_0000),
             (99.9, 0x00_4189_3000_0000),
             (1e-300, 0xff_ffff_ffff_ffff),
         ] {
