@@ -1,0 +1,280 @@
+//! What rules ask of single spans, numbered, and answered for all rules in one pass over a span.
+//!
+//! ```text
+//!  view ─ status ──────────────────────→ set[status]            ┐
+//!       ─ attributes: key ─by length─→ key's tests ─ value ───→ ├ union → digest.predicates
+//!  resource's match, made once per resource ──────────────────→ ┘
+//! ```
+//!
+//! A key is looked up once for all predicates that ask for it, and most keys of real spans are turned away
+//! by their length alone. A test whose predicate the span has matched already is skipped.
+//!
+//! Values keep their type: a string rule does not see the number 5 in the string "5", nor a number rule the
+//! string in it, and a missing or mistyped value matches nothing. A key that stands twice in one span
+//! matches if either value does. Scope, event and link attributes are not consulted, as in the Collector.
+
+use regex::bytes::RegexSet;
+
+use crate::base::monoid::Monoid;
+use crate::digest::{Digest, PredicateIndex, PredicateSet, RandomnessSeen};
+use crate::otlp::tracestate;
+use crate::otlp::view::{AnyValueView, SpanView};
+
+use super::options::StatusCode;
+
+/// A question to one span, as rules name it. Equal questions are one predicate.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Predicate {
+    /// One bit per code, at its number.
+    Status(u8),
+    Attribute {
+        key: String,
+        wants: Wants,
+    },
+}
+
+/// What an attribute's value has to be.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Wants {
+    /// Sorted, none empty.
+    OneOf(Vec<String>),
+    /// Patterns as the configuration wrote them, and compiled. Equal patterns are equal questions.
+    Matching(Patterns),
+    /// Both inclusive.
+    Within {
+        min: Option<i64>,
+        max: Option<i64>,
+    },
+    Equal(bool),
+}
+
+/// Regular expressions, of which one has to match somewhere in the value.
+#[derive(Clone, Debug)]
+pub(super) struct Patterns {
+    pub texts: Vec<String>,
+    pub set: RegexSet,
+}
+
+/// What the attributes of one resource match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResourceMatch {
+    predicates: PredicateSet,
+    expected_count: u32,
+}
+
+/// All predicates of a policy set, arranged for one pass over a span.
+#[derive(Clone, Debug)]
+pub(super) struct PredicateTable {
+    predicates: Vec<Predicate>,
+    /// By status code; the last is of codes that OTLP does not know.
+    by_status: [PredicateSet; 4],
+    /// Ordered by [`length_class`].
+    keys: Vec<Key>,
+    /// Where in `keys` a length class begins, or [`NO_KEY`].
+    class_begin: [u8; LENGTH_CLASS_COUNT],
+}
+
+#[derive(Clone, Debug)]
+struct Key {
+    text: Box<[u8]>,
+    tests: Vec<Test>,
+    is_expected_count: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Test {
+    predicate: PredicateIndex,
+    wants: Wants,
+}
+
+/// Keys of 63 bytes and more share the last class.
+const LENGTH_CLASS_COUNT: usize = 64;
+/// Above any place in `keys`: there is at most one key per predicate, and the expected count's.
+const NO_KEY: u8 = u8::MAX;
+
+impl ResourceMatch {
+    /// Of a resource without attributes.
+    pub const NONE: ResourceMatch = ResourceMatch {
+        predicates: PredicateSet::NONE,
+        expected_count: 0,
+    };
+}
+
+impl PredicateTable {
+    /// `predicates` are distinct, and numbered as they stand.
+    pub fn new(predicates: Vec<Predicate>, expected_count_attribute: &str) -> PredicateTable {
+        let mut by_status = [PredicateSet::NONE; 4];
+        let mut keys: Vec<Key> = Vec::new();
+        if !expected_count_attribute.is_empty() {
+            key_mut(&mut keys, expected_count_attribute).is_expected_count = true;
+        }
+        for (index, predicate) in predicates.iter().enumerate() {
+            let index = PredicateIndex::new(index).expect("the compiler refuses more than there can be");
+            match predicate {
+                Predicate::Status(codes) => {
+                    for code in [StatusCode::Unset, StatusCode::Ok, StatusCode::Error] {
+                        if codes >> code as i32 & 1 == 1 {
+                            by_status[code as usize].insert(index);
+                        }
+                    }
+                }
+                Predicate::Attribute { key, wants } => {
+                    key_mut(&mut keys, key).tests.push(Test {
+                        predicate: index,
+                        wants: wants.clone(),
+                    });
+                }
+            }
+        }
+        keys.sort_by_key(|key| length_class(&key.text));
+        let mut class_begin = [NO_KEY; LENGTH_CLASS_COUNT];
+        for (place, key) in keys.iter().enumerate().rev() {
+            class_begin[length_class(&key.text)] = place as u8;
+        }
+        PredicateTable {
+            predicates,
+            by_status,
+            keys,
+            class_begin,
+        }
+    }
+
+    pub fn predicate(&self, index: PredicateIndex) -> &Predicate {
+        &self.predicates[index.index()]
+    }
+
+    pub fn wants_attributes(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
+    pub fn match_resource<'a>(
+        &self,
+        attributes: impl Iterator<Item = (&'a [u8], AnyValueView<'a>)>,
+    ) -> ResourceMatch {
+        let mut matched = ResourceMatch::NONE;
+        if self.wants_attributes() {
+            attributes.for_each(|(key, value)| self.look_up(key, value, &mut matched));
+        }
+        matched
+    }
+
+    #[inline]
+    pub fn fold(&self, span: &SpanView<'_>, resource: ResourceMatch) -> Digest {
+        let status = usize::try_from(span.status_code).map_or(3, |code| code.min(3));
+        let mut matched = ResourceMatch {
+            predicates: resource.predicates.union(self.by_status[status]),
+            ..resource
+        };
+        if self.wants_attributes() {
+            for (key, value) in span.attributes() {
+                self.look_up(key, value, &mut matched);
+            }
+        }
+
+        let is_root = span.parent_span_id.iter().all(|byte| *byte == 0);
+        let randomness = if span.trace_state.is_empty() {
+            None
+        } else {
+            tracestate::parse_rv(span.trace_state)
+        };
+        Digest {
+            predicates: matched.predicates,
+            start_ns: if span.start_ns == 0 {
+                Digest::EMPTY.start_ns
+            } else {
+                span.start_ns
+            },
+            end_ns: span.end_ns,
+            bytes: span.bytes.len() as u64,
+            randomness: randomness.map_or(Digest::EMPTY.randomness, |value| {
+                RandomnessSeen::new(value, is_root)
+            }),
+            span_count: 1,
+            expected_count: matched.expected_count,
+            has_root: is_root,
+            has_error: status == StatusCode::Error as usize,
+        }
+    }
+
+    #[inline]
+    fn look_up(&self, key: &[u8], value: AnyValueView<'_>, matched: &mut ResourceMatch) {
+        let class = length_class(key);
+        let begin = self.class_begin[class];
+        if begin == NO_KEY {
+            return;
+        }
+        let candidates = &self.keys[usize::from(begin)..];
+        for candidate in candidates
+            .iter()
+            .take_while(|candidate| length_class(&candidate.text) == class)
+        {
+            if *candidate.text == *key {
+                candidate.absorb(value, matched);
+                return;
+            }
+        }
+    }
+}
+
+impl Key {
+    fn absorb(&self, value: AnyValueView<'_>, matched: &mut ResourceMatch) {
+        if self.is_expected_count
+            && let AnyValueView::Int(count) = value
+        {
+            let count = u32::try_from(count.max(0)).unwrap_or(u32::MAX);
+            matched.expected_count = matched.expected_count.max(count);
+        }
+        for test in &self.tests {
+            if !matched.predicates.contains(test.predicate) && test.wants.accepts(value) {
+                matched.predicates.insert(test.predicate);
+            }
+        }
+    }
+}
+
+impl Wants {
+    fn accepts(&self, value: AnyValueView<'_>) -> bool {
+        match (self, value) {
+            (Wants::OneOf(values), AnyValueView::String(text)) => values
+                .binary_search_by(|value| value.as_bytes().cmp(text))
+                .is_ok(),
+            (Wants::Matching(patterns), AnyValueView::String(text)) => patterns.set.is_match(text),
+            (Wants::Within { min, max }, AnyValueView::Int(int)) => {
+                min.is_none_or(|min| min <= int) && max.is_none_or(|max| int <= max)
+            }
+            (Wants::Within { min, max }, AnyValueView::Double(double)) => {
+                // A whole bound divides doubles as it divides their floor or ceiling, which is exact.
+                !double.is_nan()
+                    && min.is_none_or(|min| i128::from(min) <= double.floor() as i128)
+                    && max.is_none_or(|max| double.ceil() as i128 <= i128::from(max))
+            }
+            (Wants::Equal(wanted), AnyValueView::Bool(found)) => *wanted == found,
+            (Wants::OneOf(_) | Wants::Matching(_) | Wants::Within { .. } | Wants::Equal(_), _) => false,
+        }
+    }
+}
+
+impl PartialEq for Patterns {
+    fn eq(&self, other: &Patterns) -> bool {
+        self.texts == other.texts
+    }
+}
+
+fn length_class(key: &[u8]) -> usize {
+    key.len().min(LENGTH_CLASS_COUNT - 1)
+}
+
+fn key_mut<'k>(keys: &'k mut Vec<Key>, text: &str) -> &'k mut Key {
+    let place = keys
+        .iter()
+        .position(|key| *key.text == *text.as_bytes())
+        .unwrap_or_else(|| {
+            keys.push(Key {
+                text: text.as_bytes().into(),
+                tests: Vec::new(),
+                is_expected_count: false,
+            });
+            keys.len() - 1
+        });
+    &mut keys[place]
+}
