@@ -56,8 +56,8 @@ pub struct Shipment {
 #[derive(Debug)]
 enum State {
     Idle,
-    /// Handed out since.
-    Shipping(Instant),
+    /// A shipment is out.
+    Shipping,
     /// Failed; the next try is due.
     Backoff { until: Instant, wait: Duration },
 }
@@ -95,7 +95,7 @@ impl Destination {
     pub fn wants_shipment(&self, now: Now, waiting_bytes: u64, oldest: Option<Instant>, stopping: bool) -> bool {
         let Some(oldest) = oldest else { return false };
         match self.state {
-            State::Shipping(_) => false,
+            State::Shipping => false,
             State::Backoff { until, .. } => now.instant >= until,
             State::Idle => {
                 stopping
@@ -108,14 +108,19 @@ impl Destination {
     /// When `wants_shipment` may change its mind without a new entry.
     pub fn poll_timeout(&self, oldest: Option<Instant>) -> Option<Instant> {
         match self.state {
-            State::Shipping(_) => None,
+            State::Shipping => None,
             State::Backoff { until, .. } => oldest.map(|_| until),
             State::Idle => oldest.map(|oldest| oldest.plus(self.options.flush_interval)),
         }
     }
 
-    pub fn shipped(&mut self, now: Now) {
-        self.state = State::Shipping(now.instant);
+    /// A replayed kept entry that lies before the cursor.
+    pub fn pass_over(&mut self) {
+        self.next += 1;
+    }
+
+    pub fn shipped(&mut self) {
+        self.state = State::Shipping;
     }
 
     /// The shipment arrived, durably as far as the destination says.
@@ -133,7 +138,7 @@ impl Destination {
     pub fn handle_failed(&mut self, now: Now, error: String) {
         let wait = match self.state {
             State::Backoff { wait, .. } => (wait * 2).min(RETRY_MAX),
-            State::Idle | State::Shipping(_) => RETRY_FIRST * 2u32.pow(self.failures.min(5)),
+            State::Idle | State::Shipping => RETRY_FIRST * 2u32.pow(self.failures.min(5)),
         };
         let wait = wait.min(RETRY_MAX);
         self.state = State::Backoff { until: now.instant.plus(wait), wait };
@@ -151,7 +156,7 @@ impl Destination {
     }
 
     pub fn is_shipping(&self) -> bool {
-        matches!(self.state, State::Shipping(_))
+        matches!(self.state, State::Shipping)
     }
 
     /// The contract's word: `ok retrying failing`.

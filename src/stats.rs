@@ -9,7 +9,8 @@ mod histogram;
 pub use histogram::Histogram;
 
 use crate::digest::Digest;
-use crate::policy::Ruling;
+use crate::policy::{PolicyIndex, Ruling};
+use crate::verdict::Verdict;
 
 /// How a request came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +143,10 @@ pub struct Stats {
     pub late_span_age: Histogram,
     /// From opening to decision.
     pub decision_age: Histogram,
+    /// Kept spans that the disk did not give back.
+    pub spans_not_copied: u64,
+    /// Kept spans for which the kept log had no room.
+    pub spans_lost_queue_full: u64,
     /// Keep decisions whose tracestate could not carry `th` (too long or unparsable).
     pub thresholds_unwritten: u64,
 }
@@ -156,13 +161,14 @@ impl Stats {
         let sole = ruling.matched.count() == 1;
         for (index, counts) in self.policies.iter_mut().enumerate() {
             counts.evaluated += 1;
-            if ruling.matched.contains(index) {
+            let policy = PolicyIndex(index as u16);
+            if ruling.matched.contains(policy) {
                 counts.matched += 1;
                 counts.sole += u64::from(sole);
             }
-            if ruling.policy.is_some_and(|policy| policy.0 as usize == index) {
+            if ruling.policy == Some(policy) {
                 counts.decided += 1;
-                if ruling.verdict == crate::verdict::Verdict::Keep {
+                if ruling.verdict == Verdict::Keep {
                     counts.kept_spans += u64::from(digest.span_count);
                     counts.kept_bytes += digest.bytes;
                 }

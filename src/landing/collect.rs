@@ -98,7 +98,7 @@ impl<'a, 'b> Draft<'a, 'b> {
             hash_key,
             span_bytes_max,
             by_trace,
-            resource_match: ResourceMatch::default(),
+            resource_match: ResourceMatch::NONE,
             pieces: BumpVec::new_in(bump),
             resources: BumpVec::new_in(bump),
             scopes: BumpVec::new_in(bump),

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!  verdicts │ n × { trace id 16, verdict u8, reason u8, flags u8, 0 u8, policy u16, 0 u16, threshold u64 }
-//!  copied   │ n × { trace id 16, kept log from u64, kept log to u64 }
+//!  copied   │ n × { trace id 16, entry u64, run u16, 0 u16 × 3, kept log from u64, kept log to u64 }
 //!  names    │ policies: u16 count, each { u16 length, name };  then as cursors
 //!  cursors  │ destinations: u16 count, each { u16 length, id, position in the kept log u64 }
 //!  kept     │ trace id 16, span count u32, policy u16, reason u8, flags u8, then `resource_spans` fields
@@ -19,12 +19,12 @@ use crate::route::{Decision, PolicyNumber};
 use crate::verdict::{Reason, Threshold, Verdict};
 use crate::wal::EntryKind;
 
-pub const SPANS: EntryKind = EntryKind(1);
-pub const VERDICTS: EntryKind = EntryKind(2);
-pub const COPIED: EntryKind = EntryKind(3);
-pub const CURSORS: EntryKind = EntryKind(4);
+pub const SPANS: EntryKind = EntryKind(EntryKind::FIRST_FREE);
+pub const VERDICTS: EntryKind = EntryKind(EntryKind::FIRST_FREE + 1);
+pub const COPIED: EntryKind = EntryKind(EntryKind::FIRST_FREE + 2);
+pub const CURSORS: EntryKind = EntryKind(EntryKind::FIRST_FREE + 3);
 /// In the kept log only.
-pub const KEPT: EntryKind = EntryKind(5);
+pub const KEPT: EntryKind = EntryKind(EntryKind::FIRST_FREE + 4);
 
 const LATE: u8 = 1;
 const HAS_THRESHOLD: u8 = 2;
@@ -77,10 +77,14 @@ impl VerdictRecord {
     }
 }
 
-/// A kept fragment has been copied to `from..to` of the kept log.
+/// A kept fragment has been copied to `from..to` of the kept log; empty if there was nothing to copy.
+///
+/// It names the last place of the fragment, because that is the one that leaves the log last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopiedRecord {
     pub trace: TraceId,
+    pub entry: Position,
+    pub run: u16,
     pub from: Position,
     pub to: Position,
 }
@@ -88,6 +92,9 @@ pub struct CopiedRecord {
 impl CopiedRecord {
     pub fn put(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.trace.as_bytes());
+        out.extend_from_slice(&self.entry.0.to_le_bytes());
+        out.extend_from_slice(&self.run.to_le_bytes());
+        out.extend_from_slice(&[0; 6]);
         out.extend_from_slice(&self.from.0.to_le_bytes());
         out.extend_from_slice(&self.to.0.to_le_bytes());
     }
@@ -97,8 +104,10 @@ impl CopiedRecord {
         let mut records = Vec::new();
         while !reader.is_empty() {
             let trace = TraceId::new(reader.bytes(16)?)?;
+            let (entry, run) = (Position(reader.u64()?), reader.u16()?);
+            reader.bytes(6)?;
             let (from, to) = (Position(reader.u64()?), Position(reader.u64()?));
-            records.push(CopiedRecord { trace, from, to });
+            records.push(CopiedRecord { trace, entry, run, from, to });
         }
         Some(records)
     }
@@ -221,7 +230,13 @@ mod tests {
 
     #[test]
     fn copied_names_cursors_and_kept_are_read_back() {
-        let copied = CopiedRecord { trace: trace(), from: Position(64), to: Position(4096) };
+        let copied = CopiedRecord {
+            trace: trace(),
+            entry: Position(128),
+            run: 7,
+            from: Position(64),
+            to: Position(4096),
+        };
         let mut payload = Vec::new();
         copied.put(&mut payload);
         assert_eq!(CopiedRecord::read_all(&payload), Some(vec![copied]));

@@ -1,7 +1,7 @@
 //! From a draft to entries of the log: spans of one trace side by side, contexts once per entry.
 //!
-//! Entries are filled greedily to the room that the current block has, at most [`ENTRY_PAYLOAD_MAX`], so that
-//! no block ends with a large hole. Each trace of each entry is a run with a place; the places, digests and
+//! Entries are filled greedily to the room that the current block has ([`Log::payload_room`]), so that no
+//! block ends with a large hole. Each trace of each entry is a run with a place; the places, digests and
 //! fingerprints of a trace become one item for its owner.
 
 use super::collect::{Draft, PartDraft};
@@ -14,9 +14,6 @@ use crate::route::{self, Item, ItemBatch};
 use crate::wal::{EntryFlags, Log};
 use bumpalo::Bump;
 use bumpalo::collections::Vec as BumpVec;
-
-/// Payload of a spans entry, unless one span is larger.
-pub const ENTRY_PAYLOAD_MAX: usize = 64 * 1024 - 128;
 
 /// Writes the draft to the log as one run of entries and its items to the batches of their owners.
 /// Returns the position that must be durable before the request is acknowledged; `None` when nothing was
@@ -38,16 +35,12 @@ pub(super) fn write<P: BlockPool>(
     let mut start = 0;
     let mut end = Position::default();
     while start < order.len() {
-        let room = log.payload_room().min(ENTRY_PAYLOAD_MAX);
-        let mut taken = writer.plan(&order[start..], room, false);
-        if taken == 0 {
-            // The next block is empty; a span that is too large even for it goes alone.
-            taken = writer.plan(&order[start..], ENTRY_PAYLOAD_MAX, true);
-        }
+        let room = log.payload_room();
+        let taken = writer.plan(&order[start..], room);
         let spans = &order[start..start + taken];
         start += taken;
         let out = log.begin(now, SPANS, writer.payload_len);
-        writer.write(out, spans);
+        writer.write(out.expect("collecting rejects a span that fits in no segment"), spans);
         let flags = if start == order.len() { EntryFlags::LAST_OF_RUN } else { EntryFlags::NONE };
         let appended = log.finish(flags);
         log.hold(appended.position, writer.runs.len() as u32);
@@ -117,8 +110,9 @@ impl<'d, 'a, 'b> Writer<'d, 'a, 'b> {
         }
     }
 
-    /// Takes as many spans from the front of `order` as fit into `room`; with `at_least_one`, one always.
-    fn plan(&mut self, order: &[u32], room: usize, at_least_one: bool) -> usize {
+    /// Takes as many spans from the front of `order` as fit into `room`; the first always, since a span that
+    /// is larger than a block gets an entry of its own.
+    fn plan(&mut self, order: &[u32], room: usize) -> usize {
         self.mark += 1;
         self.resources.clear();
         self.scopes.clear();
@@ -144,7 +138,7 @@ impl<'d, 'a, 'b> Writer<'d, 'a, 'b> {
             let full = self.payload_len + len > room
                 || (new_run && self.runs.len() == Place::RUN_COUNT_MAX)
                 || (new_scope && self.scopes.len() == u16::MAX as usize);
-            if full && !(at_least_one && taken == 0) {
+            if full && taken > 0 {
                 return taken;
             }
             self.payload_len += len;

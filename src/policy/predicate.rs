@@ -175,7 +175,7 @@ impl PredicateTable {
         let randomness = if span.trace_state.is_empty() {
             None
         } else {
-            tracestate::parse_rv(span.trace_state)
+            tracestate::sampling(span.trace_state).randomness
         };
         Digest {
             predicates: matched.predicates,

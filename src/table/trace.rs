@@ -4,7 +4,8 @@ use crate::base::ids::{Place, TraceId};
 use crate::base::monoid::Monoid;
 use crate::base::slab::Key;
 use crate::base::time::{Instant, Now};
-use crate::completion::{Progress, Structure};
+use crate::completion::Progress;
+use crate::completion::structure::Structure;
 use crate::digest::Digest;
 
 /// State of an open trace on its owner.
