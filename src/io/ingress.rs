@@ -13,10 +13,31 @@
 //! outermost wall: no length that a peer declares is allocated, every wait has a deadline, every buffer
 //! a bound, and whoever exceeds them learns it in his protocol's own words.
 
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::rc::Rc;
 use std::time::Duration;
 
-pub mod ticket; // the local promise between an appended request and its reply
+use glommio::{GlommioError, Task, TaskQueueHandle, timer};
 
+use crate::io::clock::Clock;
+use crate::io::connections::Connections;
+use crate::io::stream::{ReadBuffers, Stream};
+use bodies::Bodies;
+
+pub mod listener; // sockets that our cores share and nobody else
+pub mod options; // every bound of it
+pub mod ticket; // the local promise between an appended request and its reply
+mod bodies; // the bytes in flight of a core
+mod deframe; // gRPC's five bytes before a message
+mod reply; // responses and errors, written
+mod exchange; // what both transports do with a request
+mod grpc; // gRPC over HTTP/2
+mod http; // OTLP/HTTP over HTTP/1.1
+
+pub use options::{Options, TimeLimits, Transcode};
 pub use ticket::{Durable, Ticket, Unavailable};
 
 /// How a request came in: the label `transport`.
@@ -82,6 +103,8 @@ pub struct Partial {
 pub struct Replied {
     pub transport: Transport,
     pub code: Code,
+    /// 200 on gRPC.
+    pub http_status: u16,
     /// Bytes of the body as they came, framing not counted.
     pub wire_bytes: u64,
     /// Bytes handed to [`TraceService::export`], or inflated before it was refused.
@@ -122,108 +145,132 @@ impl Code {
     }
 }
 
-/// Turns one OTLP/JSON request into protobuf, appended to the vector; the error is for the client.
-pub type Transcode = fn(json: &[u8], protobuf: &mut Vec<u8>) -> Result<(), String>;
-
-/// Bounds of one core's ingress. Sizes in bytes.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// A gRPC message, before and after inflating (`max_recv_msg_size_mib`).
-    pub grpc_message_max: usize,
-    /// An HTTP body, before and after inflating (`max_request_body_size`).
-    pub http_body_max: usize,
-    /// All bodies of this core that are being received, inflated or transcoded.
-    pub in_flight_max: usize,
-    /// Connections of this core, both transports together.
-    pub connections_max: usize,
-    /// Concurrent calls of one HTTP/2 connection.
-    pub streams_max: u32,
-    pub header_list_max: u32,
-    pub stream_window: u32,
-    pub connection_window: u32,
-    /// The largest DATA frame that we ask for: larger ones cost less, but h2 gathers a frame whole.
-    pub frame_max: u32,
-    /// Bytes that a connection may read before others get their turn.
-    pub turn_max: usize,
-    /// Bytes of a refused body that are read and thrown away before the error is sent.
-    pub drain_max: usize,
-    /// What a refusal for lack of room tells the client to wait.
-    pub retry_after: Duration,
-    pub time: TimeLimits,
-    pub transcode: Transcode,
+/// One core's ingress.
+///
+/// Call order: [`Ingress::start`], [`Ingress::serve`] per listener, [`Ingress::stop`] once.
+pub struct Ingress {
+    options: Options,
+    service: Rc<dyn TraceService>,
+    clock: Rc<Clock>,
+    queue: TaskQueueHandle,
+    connections: Rc<Connections>,
+    bodies: Rc<Bodies>,
+    buffers: Rc<ReadBuffers>,
+    accepted: Cell<u64>,
+    turned_away: Cell<u64>,
+    acceptors: RefCell<Vec<Task<()>>>,
+    _sweeper: Task<()>,
 }
 
-impl Options {
-    /// The defaults of the contract around the decoder of OTLP/JSON.
-    pub fn new(transcode: Transcode) -> Options {
-        const MIB: usize = 1 << 20;
-        Options {
-            grpc_message_max: 64 * MIB,
-            http_body_max: 64 * MIB,
-            in_flight_max: 128 * MIB,
-            connections_max: 8192,
-            streams_max: 128,
-            header_list_max: 16 << 10,
-            stream_window: 1 << 20,
-            connection_window: 4 << 20,
-            frame_max: 64 << 10,
-            turn_max: 256 << 10,
-            drain_max: 64 * MIB,
-            retry_after: Duration::from_secs(1),
-            time: TimeLimits::default(),
-            transcode,
-        }
+/// How long accepting rests after an error that is not the peer's (no file descriptors, no memory).
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+impl Ingress {
+    /// On the executor that will serve. All tasks run in `queue`, which should be
+    /// `Latency::Matters(≤ 1 ms)`: glommio looks for readiness of other sockets only when a latency timer
+    /// asks it to, or nothing is left to run.
+    pub fn start(
+        options: Options,
+        service: Rc<dyn TraceService>,
+        clock: Rc<Clock>,
+        queue: TaskQueueHandle,
+    ) -> Rc<Ingress> {
+        let connections = Connections::new(clock.clone(), options.connections_max);
+        let bodies = Bodies::new(options.in_flight_max);
+        let sweeper = sweep(clock.clone(), connections.clone(), options.time.sweep);
+        let sweeper = glommio::spawn_local_into(sweeper, queue).expect("the queue exists");
+        Rc::new(Ingress {
+            options,
+            service,
+            clock,
+            queue,
+            connections,
+            bodies,
+            buffers: Rc::default(),
+            accepted: Cell::new(0),
+            turned_away: Cell::new(0),
+            acceptors: RefCell::default(),
+            _sweeper: sweeper,
+        })
+    }
+
+    /// Accepts connections on a socket of [`listener::bind`].
+    pub fn serve(self: &Rc<Ingress>, transport: Transport, listener: TcpListener) {
+        // SAFETY: the descriptor is open, a listening socket, and owned by nobody else.
+        let listener = unsafe { glommio::net::TcpListener::from_raw_fd(listener.into_raw_fd()) };
+        let accept = accept(self.clone(), transport, listener);
+        let task = glommio::spawn_local_into(accept, self.queue).expect("the queue exists");
+        self.acceptors.borrow_mut().push(task);
+    }
+
+    /// Stops accepting, asks every connection to leave, gives calls in flight the grace of the options,
+    /// closes the rest. The log must go on answering tickets meanwhile.
+    pub async fn stop(&self) {
+        drop(self.acceptors.take());
+        self.connections.stop(self.options.time.grace).await;
+    }
+
+    pub fn connection_count(&self) -> usize {
+        self.connections.count()
+    }
+
+    /// Connections closed unserved because all room was taken by busy ones.
+    pub fn turned_away_count(&self) -> u64 {
+        self.turned_away.get()
+    }
+
+    /// Bytes of bodies in flight: `memory_bytes{kind}`.
+    pub fn in_flight_bytes(&self) -> usize {
+        self.bodies.bytes()
+    }
+
+    fn take(self: &Rc<Ingress>, transport: Transport, tcp: glommio::net::TcpStream) {
+        let Some(admitted) = self.connections.admit() else {
+            self.turned_away.set(self.turned_away.get() + 1);
+            return;
+        };
+        // Fails if the peer is gone already, which the first read will say.
+        let _ = tcp.set_nodelay(true);
+        let number = self.accepted.get();
+        self.accepted.set(number + 1);
+        let stream = Stream::new(tcp, self.buffers.clone(), self.options.turn_max);
+        let ingress = self.clone();
+        let connection = async move {
+            match transport {
+                Transport::Grpc => grpc::serve(ingress, stream, number).await,
+                Transport::Http => http::serve(ingress, stream).await,
+            }
+            drop(admitted);
+        };
+        glommio::spawn_local_into(connection, self.queue)
+            .expect("the queue exists")
+            .detach();
     }
 }
 
-/// How long each stage of a connection may last. Deadlines are looked at every `sweep`, so each may be
-/// late by that much.
-#[derive(Clone, Debug)]
-pub struct TimeLimits {
-    pub sweep: Duration,
-    /// From accept to the end of the HTTP/2 preface and settings, or of the first HTTP/1.1 head.
-    pub first: Duration,
-    /// From the first to the last byte of a later HTTP/1.1 head.
-    pub head: Duration,
-    /// A body must bring `body_bytes_min` in each `body`.
-    pub body: Duration,
-    pub body_bytes_min: usize,
-    /// From submission to the reply; afterwards UNAVAILABLE, although the request may become durable.
-    pub handler: Duration,
-    /// A reply that the peer does not take.
-    pub reply: Duration,
-    /// Reading on after a refusal.
-    pub drain: Duration,
-    /// A connection without a call.
-    pub idle: Duration,
-    /// Silence after which a gRPC peer is pinged, and how long it has to answer.
-    pub keepalive: Duration,
-    pub keepalive_timeout: Duration,
-    /// The age at which a connection is asked to leave (GOAWAY, `Connection: close`); spread by ±10 %.
-    pub age_max: Option<Duration>,
-    /// What calls in flight have left after GOAWAY or stop.
-    pub grace: Duration,
+async fn accept(ingress: Rc<Ingress>, transport: Transport, listener: glommio::net::TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok(tcp) => ingress.take(transport, tcp),
+            Err(GlommioError::IoError(error)) if is_peers_fault(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, transport = transport.name(), "cannot accept connections");
+                timer::sleep(ACCEPT_REST).await;
+            }
+        }
+        glommio::yield_if_needed().await;
+    }
 }
 
-impl Default for TimeLimits {
-    fn default() -> TimeLimits {
-        const fn seconds(count: u64) -> Duration {
-            Duration::from_secs(count)
-        }
-        TimeLimits {
-            sweep: Duration::from_millis(250),
-            first: seconds(10),
-            head: seconds(10),
-            body: seconds(30),
-            body_bytes_min: 30 << 10,
-            handler: seconds(30),
-            reply: seconds(30),
-            drain: seconds(5),
-            idle: seconds(600),
-            keepalive: seconds(60),
-            keepalive_timeout: seconds(20),
-            age_max: None,
-            grace: seconds(20),
-        }
+/// The connection was over before it was accepted; the listener is fine.
+fn is_peers_fault(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+async fn sweep(clock: Rc<Clock>, connections: Rc<Connections>, period: Duration) {
+    loop {
+        timer::sleep(period).await;
+        connections.sweep(clock.now().instant);
     }
 }
