@@ -31,13 +31,29 @@
 
 pub mod disk;
 pub mod entry;
+pub mod group;
 pub mod options;
 pub mod recover;
 pub mod segment;
 
-use crate::base::block::BlockPool;
+mod append;
+mod failover;
+mod memory;
+mod ops;
+mod space;
+
+use std::collections::VecDeque;
+
+use crate::base::block::{BLOCK_BYTES, BlockPool, PAGE_BYTES};
 use crate::base::ids::Position;
 use crate::base::time::{Instant, Now};
+
+use append::Begun;
+use entry::{EntryHeader, Seed};
+use group::Group;
+use memory::Memory;
+use ops::{InFlight, PendingWrite};
+use space::{Retired, Segment, SegmentState};
 
 pub use disk::{DiskOp, OpId};
 pub use entry::{ENTRY_BYTES_MAX, Entry, EntryError, EntryFlags, EntryKind};
@@ -58,151 +74,161 @@ pub struct Appended {
 }
 
 /// One log of one core.
+///
+/// Appending is in `wal/append.rs`, disk operations in `wal/ops.rs`, what happens when they fail in
+/// `wal/failover.rs`, holding and recycling in `wal/space.rs`.
+///
+/// Invariant (W1): [`Marks`] are ordered. Everything from `durable` on is in memory.
 pub struct Log<P: BlockPool> {
-    pool: P,
     options: LogOptions,
+    pool: P,
+    seed: Seed,
+    memory: Memory<P>,
+
+    // appending
+    begun: Option<Begun>,
+    tail: Position,
+    next_sequence: u64,
+    prologue: Vec<u8>,
+    /// Not durable yet, oldest first; only the last one may be open.
+    groups: VecDeque<Group>,
+    next_group: u64,
+
+    // segments and files
+    /// By position, without overlap. The last one is the one being filled or the one after it.
+    segments: VecDeque<Segment>,
+    next_segment: u64,
+    floor: Position,
+    /// Recycled, oldest first.
+    free: VecDeque<SegmentId>,
+    /// Replaced after a failure before anything in them was durable.
+    blank: Vec<SegmentId>,
+    retired: Vec<Retired>,
+    /// To be removed, the one that is being removed included.
+    removals: VecDeque<SegmentId>,
+
+    // the disk
+    /// By position, and so by group.
+    writes: VecDeque<PendingWrite<P>>,
+    /// A few at a time: searched from end to end.
+    in_flight: Vec<(OpId, InFlight<P>)>,
+    next_op: u64,
+    durable: Position,
+    last_close: Instant,
+    idle_at: Option<Instant>,
+
+    // failures
+    failed_through: Position,
+    /// Since something last became durable.
+    failures: u32,
+    no_space: bool,
+    /// No segment is opened and no file removed before these; zero when nothing failed.
+    retry_at: Instant,
+    remove_at: Instant,
+    poisoned_segments: u64,
+    poisoned_handled: u64,
+
+    copy_bytes: u64,
+    written_bytes: u64,
 }
 
 impl<P: BlockPool> Log<P> {
     /// `now` dates the segments of `start`.
     pub fn new(options: LogOptions, pool: P, start: LogStart, now: Now) -> Log<P> {
-        let _ = (start, now);
-        Log { pool, options }
-    }
-
-    // ---- appending
-
-    /// Whether a request of `bytes` (all its entries) may be appended now. Entries that must be written
-    /// whatever happens (verdicts, cursors) are appended without asking: a segment is kept back for them.
-    pub fn admit(&self, bytes: u64) -> Result<(), Refused> {
-        let _ = (bytes, &self.options, &self.pool);
-        todo!()
-    }
-
-    /// Payload bytes that the next entry should have at most, so that blocks are filled to the end: what
-    /// fits in the current block, or in a fresh one when that is too little; never more than
-    /// [`ENTRY_BYTES_MAX`] with its header. A larger entry is allowed.
-    pub fn payload_room(&self) -> usize {
-        todo!()
-    }
-
-    /// Begins an entry and lends its payload, to be filled whole (its bytes are unspecified). Nothing is
-    /// appended before [`Log::finish`]; an entry begun and not finished is forgotten at the next `begin`.
-    /// `kind` is `NAMES` or at least [`EntryKind::FIRST_FREE`].
-    ///
-    /// # Errors
-    /// [`Refused::TooLarge`] if no segment can hold it; nothing else.
-    pub fn begin(&mut self, now: Now, kind: EntryKind, payload: usize) -> Result<&mut [u8], Refused> {
-        let _ = (now, kind, payload);
-        todo!()
-    }
-
-    /// Appends the entry that was begun: one pass over the payload for its check.
-    pub fn finish(&mut self, flags: EntryFlags) -> Appended {
-        let _ = flags;
-        todo!()
-    }
-
-    /// What every segment from the next one on begins with: a `NAMES` entry with this payload. Empty (at
-    /// the start): none.
-    ///
-    /// # Errors
-    /// [`Refused::TooLarge`] beyond [`ENTRY_BYTES_MAX`].
-    pub fn set_prologue(&mut self, payload: Vec<u8>) -> Result<(), Refused> {
-        let _ = payload;
-        todo!()
-    }
-
-    // ---- the disk
-
-    /// The next thing to do on disk. To be called until `None` after everything else that was called.
-    pub fn poll_op(&mut self, now: Now) -> Option<(OpId, DiskOp<P>)> {
-        let _ = now;
-        todo!()
-    }
-
-    /// The result of an operation. The executor must have dropped its clone of the data.
-    pub fn handle_op(&mut self, now: Now, op: OpId, result: Result<(), DiskError>) {
-        let _ = (now, op, result);
-        todo!()
-    }
-
-    /// When [`Log::handle_timeout`] wants to be called.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        todo!()
-    }
-
-    pub fn handle_timeout(&mut self, now: Now) {
-        let _ = now;
-        todo!()
+        let size = options.segment_size;
+        assert!(
+            size.is_multiple_of(BLOCK_BYTES as u64) && (1..=SEGMENT_SIZE_MAX).contains(&size),
+            "a segment of {size} bytes"
+        );
+        let segments = start.segments.iter().map(|known| {
+            let age = now.wall.0.saturating_sub(known.newest.0);
+            let rest = options
+                .retain
+                .saturating_sub(std::time::Duration::from_nanos(age));
+            Segment {
+                state: SegmentState::Open,
+                oldest: Some(known.oldest),
+                newest: Some(known.newest),
+                expires: now.instant.plus(rest),
+                ..Segment::planned(known.segment, known.base, known.end, known.size)
+            }
+        });
+        let segments: VecDeque<Segment> = segments.collect();
+        let tail = Position(start.next_position.0.next_multiple_of(size));
+        let mut log = Log {
+            seed: Seed::new(options.log_seed),
+            pool,
+            memory: Memory::new(),
+            begun: None,
+            tail,
+            next_sequence: start.next_sequence,
+            prologue: Vec::new(),
+            groups: VecDeque::new(),
+            next_group: 0,
+            segments,
+            next_segment: start.next_segment.0,
+            floor: Position(u64::MAX),
+            free: VecDeque::new(),
+            blank: Vec::new(),
+            retired: Vec::new(),
+            removals: start.removable.into(),
+            writes: VecDeque::new(),
+            in_flight: Vec::new(),
+            next_op: 0,
+            durable: tail,
+            last_close: Instant(0),
+            idle_at: None,
+            failed_through: Position(0),
+            failures: 0,
+            no_space: false,
+            retry_at: Instant(0),
+            remove_at: Instant(0),
+            poisoned_segments: 0,
+            poisoned_handled: 0,
+            copy_bytes: 0,
+            written_bytes: 0,
+            options,
+        };
+        log.plan_next_segment();
+        log.segments.back_mut().expect("just planned").cut = start.cut.min(tail);
+        log
     }
 
     /// Every entry whose end is at or before this survives power loss. Never goes back.
+    #[inline]
     pub fn durable(&self) -> Position {
-        todo!()
+        self.durable
     }
 
     /// Waiters beyond `durable` and at or before this are to be answered `UNAVAILABLE`: their entries
-    /// failed twice. They may still become durable later. Never goes back.
+    /// failed twice, or wait for space on the disk. They may still become durable later. Never goes back.
+    #[inline]
     pub fn failed_through(&self) -> Position {
-        todo!()
+        self.failed_through
     }
 
-    // ---- reading
-
     /// The entry at `position` if it is in memory. Its header is checked, its payload is not.
+    #[inline]
     pub fn resident(&self, position: Position) -> Option<Entry<'_>> {
-        let _ = position;
-        todo!()
+        let bytes = self.memory.from(position)?;
+        let header = EntryHeader::read(self.seed, position, bytes).ok()?;
+        Some(header.view(header.payload(bytes).ok()?))
     }
 
     /// Where a durable entry lies on disk: segment and file offset.
     pub fn locate(&self, position: Position) -> Option<(SegmentId, u64)> {
-        let _ = position;
-        todo!()
+        let segment = &self.segments[self.segment_index(position).filter(|_| position < self.durable)?];
+        Some((segment.id, PAGE_BYTES as u64 + position.since(segment.base)))
     }
 
     /// Checks whole an entry that was read from disk; `bytes` begin with it. [`EntryError::Short`] says
-    /// how many bytes it takes.
+    /// how many bytes it takes. An entry whose segment went meanwhile is [`EntryError::NoHeader`].
     pub fn check<'a>(&self, position: Position, bytes: &'a [u8]) -> Result<Entry<'a>, EntryError> {
-        let _ = (position, bytes);
-        todo!()
-    }
-
-    // ---- letting go
-
-    /// `count` runs of the entry at `position` are live: its segment stays.
-    pub fn hold(&mut self, position: Position, count: u32) {
-        let _ = (position, count);
-        todo!()
-    }
-
-    /// Takes back what `hold` said.
-    pub fn release(&mut self, position: Position, count: u32) {
-        let _ = (position, count);
-        todo!()
-    }
-
-    /// Nothing at or after `position` may be recycled. At the start there is no floor.
-    pub fn set_floor(&mut self, position: Position) {
-        let _ = position;
-        todo!()
-    }
-
-    /// Lets the oldest durable blocks go from memory until `resident_bytes_target` is met or none is
-    /// left that may go. Returns the bytes that went.
-    pub fn evict(&mut self, resident_bytes_target: u64) -> u64 {
-        let _ = resident_bytes_target;
-        todo!()
-    }
-
-    /// All marks at once (W1); walks the writes under way.
-    pub fn marks(&self) -> Marks {
-        todo!()
-    }
-
-    /// Walks the segments.
-    pub fn usage(&self) -> Usage {
-        todo!()
+        let index = self.segment_index(position).ok_or(EntryError::NoHeader)?;
+        let header = EntryHeader::read(self.seed, position, bytes)?;
+        if header.segment != self.segments[index].id {
+            return Err(EntryError::NoHeader);
+        }
+        header.entry(bytes)
     }
 }
