@@ -32,7 +32,7 @@ pub const ENTRY_BYTES_MAX: usize = 64 << 10;
 /// The format written today, and the only one read.
 pub const ENTRY_VERSION: u8 = 1;
 
-const MAGIC: u32 = u32::from_le_bytes(*b"tkE1");
+pub(super) const MAGIC: u32 = u32::from_le_bytes(*b"tkE1");
 
 /// What an entry is. The log gives meaning to the reserved ones only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
