@@ -1,7 +1,20 @@
 //! Stand-in for `otlp/tracestate`.
 
-/// The 56 bits of `ot=rv`, if it is there and well formed.
-pub fn parse_rv(trace_state: &[u8]) -> Option<u64> {
+/// What a tracestate says about sampling.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sampling {
+    /// `rv`: below 2⁵⁶.
+    pub randomness: Option<u64>,
+}
+
+/// Reads `rv`; whatever cannot be read is absent.
+pub fn sampling(trace_state: &[u8]) -> Sampling {
+    Sampling {
+        randomness: randomness(trace_state),
+    }
+}
+
+fn randomness(trace_state: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(trace_state).ok()?;
     let ot = text
         .split(',')

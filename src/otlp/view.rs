@@ -77,7 +77,7 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 impl<'a> SpanView<'a> {
-    pub fn parse(bytes: &'a [u8]) -> SpanView<'a> {
+    pub fn parse(bytes: &'a [u8]) -> Result<SpanView<'a>, std::convert::Infallible> {
         let mut view = SpanView {
             bytes,
             ..SpanView::default()
@@ -101,7 +101,7 @@ impl<'a> SpanView<'a> {
                 _ => {}
             }
         }
-        view
+        Ok(view)
     }
 
     pub fn attributes(&self) -> impl Iterator<Item = (&'a [u8], AnyValueView<'a>)> {
@@ -109,8 +109,17 @@ impl<'a> SpanView<'a> {
     }
 }
 
+/// The attributes of a resource part: `resource` fields of a ResourceSpans.
+pub fn resource_attributes(part: &[u8]) -> impl Iterator<Item = (&[u8], AnyValueView<'_>)> {
+    let resources = Fields(part).filter_map(|(number, field)| match field {
+        Field::Bytes(resource) if number == 1 => Some(resource),
+        _ => None,
+    });
+    resources.flat_map(|resource| attributes(resource, 1))
+}
+
 /// The key-values under field `number` of a message.
-pub fn attributes(message: &[u8], number: u64) -> impl Iterator<Item = (&[u8], AnyValueView<'_>)> {
+fn attributes(message: &[u8], number: u64) -> impl Iterator<Item = (&[u8], AnyValueView<'_>)> {
     Fields(message).filter_map(move |(found, field)| match field {
         Field::Bytes(pair) if found == number => Some(key_value(pair)),
         _ => None,
