@@ -172,11 +172,10 @@ impl PredicateTable {
         }
 
         let is_root = span.parent_span_id.iter().all(|byte| *byte == 0);
-        let randomness = if span.trace_state.is_empty() {
-            None
-        } else {
-            tracestate::sampling(span.trace_state).randomness
-        };
+        let randomness = tracestate::sampling(span.trace_state).randomness;
+        let randomness = randomness.map_or(Digest::EMPTY.randomness, |value| {
+            RandomnessSeen::new(value, is_root)
+        });
         Digest {
             predicates: matched.predicates,
             start_ns: if span.start_ns == 0 {
@@ -186,9 +185,7 @@ impl PredicateTable {
             },
             end_ns: span.end_ns,
             bytes: span.bytes.len() as u64,
-            randomness: randomness.map_or(Digest::EMPTY.randomness, |value| {
-                RandomnessSeen::new(value, is_root)
-            }),
+            randomness,
             span_count: 1,
             expected_count: matched.expected_count,
             has_root: is_root,
