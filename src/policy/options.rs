@@ -59,3 +59,12 @@ pub enum StatusCode {
     Error,
     Unset,
 }
+
+pub const TYPES_NOT_YET: [&str; 6] = [
+    "rate_limiting",
+    "bytes_limiting",
+    "trace_state",
+    "trace_flags",
+    "ottl_condition",
+    "composite",
+];
