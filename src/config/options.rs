@@ -1,7 +1,7 @@
 //! The options of every part, as plain data: what a configuration means once it is read.
 //!
-//! Nothing here knows YAML. `Default` gives the values of the contract; `config/read_*.rs` fill them
-//! in, `config/render.rs` writes them out again. What only the host can tell (its name, its memory,
+//! Nothing here knows YAML. `Default` gives the values of the contract; `config/schema.rs` fills
+//! them in, `config/render.rs` writes them out again. What only the host can tell (its name, its memory,
 //! its disk) stays [`Auto::Auto`] and is settled by the caller, because this layer does no I/O (S1).
 
 use std::fmt;
