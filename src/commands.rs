@@ -179,7 +179,8 @@ fn run_command(arguments: &RunArguments, log: &LogFlags) -> Result<(), Failure> 
     }
     let loaded = configuration::load(&arguments.configuration)?;
     configuration::print_diagnostics(&loaded.remarks);
-    run::run(loaded, log)
+    let files = arguments.configuration.config.iter().map(|path| path.display().to_string());
+    run::run(loaded, log, files.collect())
 }
 
 fn not_yet(what: &str) -> Result<(), Failure> {

@@ -10,3 +10,5 @@ pub mod disk; // DMA blocks, and disk operations on io_uring
 pub mod recovery; // from files to what was pending
 pub mod egress; // where kept traces go
 pub mod core; // one core at work
+pub mod admin; // health, metrics, status, explain
+pub mod node; // from start to stop

@@ -59,6 +59,8 @@ pub struct LandingOptions {
     pub node: String,
     /// Write scope attributes on kept spans.
     pub annotate: bool,
+    /// `durability: none`: an acknowledgement waits for nothing.
+    pub acknowledge_at_once: bool,
     /// A span with its resource and scope must not be larger.
     pub span_bytes_max: usize,
     /// Share of `memory.limit` for blocks of both logs.
@@ -224,6 +226,7 @@ impl<P: BlockPool, W> Landing<P, W> {
         let (durable, failed) = (self.log.durable(), self.log.failed_through());
         while let Some((position, _)) = self.waiters.front() {
             let answer = match *position {
+                _ if self.options.acknowledge_at_once => Ok(()),
                 position if position <= durable => Ok(()),
                 position if position <= failed => Err(NotDurable),
                 _ => break,
@@ -345,6 +348,10 @@ impl<P: BlockPool, W> Landing<P, W> {
 
     pub fn evicted_bytes(&self) -> u64 {
         self.evicted_bytes
+    }
+
+    pub fn is_resident(&self, place: Place) -> bool {
+        self.log.resident(place.entry()).is_some()
     }
 
     pub fn policy_name(&self, number: crate::route::PolicyNumber) -> Option<&str> {

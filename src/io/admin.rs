@@ -268,3 +268,9 @@ fn time_text(time: WallTime) -> String {
     let moment = std::time::UNIX_EPOCH + Duration::from_nanos(time.0);
     humantime::format_rfc3339_millis(moment).to_string()
 }
+
+/// CPU time of this process so far.
+fn cpu_seconds() -> f64 {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
+}

@@ -34,6 +34,7 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 const SLEEP_MIN: Duration = Duration::from_micros(200);
 /// What a client is told to wait when its request found no room in memory.
 const IN_FLIGHT_RETRY: Duration = Duration::from_secs(1);
+const DISK_LOW_RETRY: Duration = Duration::from_secs(5);
 
 /// The shard of one core and what it needs of the outside.
 pub struct Core {
@@ -44,6 +45,7 @@ pub struct Core {
     queue: TaskQueueHandle,
     span_bytes_max: usize,
     serving: Cell<bool>,
+    disk_low: Cell<bool>,
     /// When the timer task wakes, and how to wake it earlier.
     wakes_at: Cell<Instant>,
     timer: RefCell<Option<Waker>>,
@@ -69,6 +71,7 @@ impl Core {
             queue,
             span_bytes_max,
             serving: Cell::new(true),
+            disk_low: Cell::new(false),
             wakes_at: Cell::new(Instant(u64::MAX)),
             timer: RefCell::new(None),
             woken: Cell::new(false),
@@ -96,9 +99,23 @@ impl Core {
         self.turn(self.clock.now());
     }
 
-    /// Takes no more requests; everything handed out is finished, or `patience` runs out.
-    pub async fn stop(self: &Rc<Core>, patience: Duration) -> bool {
+    /// Takes no more requests.
+    pub fn refuse(&self) {
         self.serving.set(false);
+    }
+
+    /// Less is free on the disk than has to be: requests are refused, exports go on.
+    pub fn set_disk_low(&self, low: bool) {
+        if self.disk_low.replace(low) != low {
+            match low {
+                true => tracing::error!("the disk is nearly full (wal.min_free); refusing requests"),
+                false => tracing::info!("the disk has room again; taking requests"),
+            }
+        }
+    }
+
+    /// Everything handed out is finished, or `patience` runs out.
+    pub async fn stop(self: &Rc<Core>, patience: Duration) -> bool {
         self.shard.borrow_mut().stop();
         let until = self.clock.now().instant.plus(patience);
         loop {
@@ -119,6 +136,9 @@ impl Core {
         let mut why = Vec::new();
         if !self.serving.get() {
             why.push("stopping".to_string());
+        }
+        if self.disk_low.get() {
+            why.push("disk: less is free than wal.min_free".to_string());
         }
         if let Err(refused) = self.shard.borrow().landing().admits() {
             why.push(format!("log: {refused}"));
@@ -226,6 +246,11 @@ impl TraceService for Service {
             core.shard.borrow_mut().stats_mut().refused[transport as usize][Refusal::NotReady as usize] += 1;
             let message = "this node is stopping".to_string();
             return Submitted::Refused { retry_after: IN_FLIGHT_RETRY, message };
+        }
+        if core.disk_low.get() {
+            core.shard.borrow_mut().stats_mut().refused[transport as usize][Refusal::Log as usize] += 1;
+            let message = "the disk of this node is nearly full".to_string();
+            return Submitted::Refused { retry_after: DISK_LOW_RETRY, message };
         }
         let (ticket, durable) = ingress::ticket::ticket();
         let now = core.clock.now();

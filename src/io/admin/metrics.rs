@@ -1,7 +1,7 @@
 //! Prometheus text, version 0.0.4: the names of the contract, from the core's counters.
 
-use super::Admin;
 use super::status::free_disk_bytes;
+use super::{Admin, cpu_seconds};
 use crate::io::core::Core;
 use crate::landing::fetch::WhichLog;
 use crate::stats::{Histogram, Refusal, Stats, Transport};
@@ -261,13 +261,12 @@ impl Admin {
         text.gauge("memory_tier", "0 to 3: how short trace state is of room.", shard.table().pressure_tier());
         text.counter("memory_evicted_bytes_total", "Bytes of blocks that left memory.", landing.evicted_bytes());
         text.head("core_busy_seconds_total", "counter", "CPU time of the core.");
-        let busy = rustix::process::getrusage_self();
-        text.sample("core_busy_seconds_total", &[("core", "0")], busy.as_secs_f64());
+        text.sample("core_busy_seconds_total", &[("core", "0")], cpu_seconds());
     }
 }
 
 fn add_process(text: &mut String) {
-    let usage = rustix::process::getrusage_self().as_secs_f64();
+    let usage = cpu_seconds();
     let resident = std::fs::read_to_string("/proc/self/statm")
         .ok()
         .and_then(|statm| statm.split(' ').nth(1)?.parse::<u64>().ok())

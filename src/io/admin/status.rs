@@ -1,6 +1,6 @@
 //! The status document of the contract.
 
-use super::{Admin, time_text};
+use super::{Admin, cpu_seconds, time_text};
 use crate::landing::fetch::WhichLog;
 use crate::stats::Ledger;
 use crate::verdict::{Reason, Verdict};
@@ -148,9 +148,9 @@ impl Admin {
 
     /// CPU time of this process per second since its start.
     pub(super) fn busy_ratio(&self) -> f64 {
-        let usage = rustix::process::getrusage_self();
+        let used = cpu_seconds();
         let elapsed = self.clock.now().instant.since(self.facts.started).as_secs_f64();
-        let ratio = if elapsed > 0.0 { usage.as_secs_f64() / elapsed } else { 0.0 };
+        let ratio = if elapsed > 0.0 { used / elapsed } else { 0.0 };
         (ratio.min(1.0) * 1000.0).round() / 1000.0
     }
 }
