@@ -32,6 +32,8 @@
 
 mod decode;
 mod encode;
+#[cfg(test)]
+mod every_kind;
 mod number;
 mod reader;
 pub mod schema;
