@@ -1,3 +1,4 @@
 //! (being written)
 
 pub mod json;
+pub mod status;

@@ -39,7 +39,7 @@ mod reader;
 pub mod schema;
 mod text;
 mod wire;
-mod writer;
+pub(in crate::otlp) mod writer;
 
 pub use decode::{Decoder, JsonError, decode};
 pub use encode::{EncodeError, encode};

@@ -1,9 +1,10 @@
 //! Bodies and bytes that nobody honest sends: an error each time, never a panic.
 
-use opentelemetry_proto::tonic::common::v1::AnyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use proptest::prelude::*;
 use prost::Message as _;
-use tailkeep::otlp::json::{self, EXPORT_TRACE_REQUEST, EncodeError, TRACES_DATA};
+use tailkeep::otlp::json::{self, EXPORT_TRACE_REQUEST, EncodeError, Message, STATUS, TRACES_DATA};
 
 use super::{EXAMPLE, decode, example, prost_bytes, span, span_body, span_error, value, value_error};
 
@@ -63,7 +64,7 @@ fn a_truncated_body_is_an_error() {
 }
 
 #[test]
-fn truncated_bytes_are_an_error_or_end_after_a_field() {
+fn truncated_bytes_are_an_error() {
     let bytes = example().encode_to_vec();
     for length in 1..bytes.len() {
         let mut out = Vec::new();
@@ -84,24 +85,30 @@ fn nested_bytes(depth: usize) -> Vec<u8> {
     })
 }
 
-/// AnyValue in ArrayValue in AnyValue …: two messages a level.
+/// AnyValue in ArrayValue in AnyValue …: two messages a level, and with a KeyValue around it one more.
 #[test]
 fn both_directions_nest_as_deep_as_prost() {
-    use json::schema::common::ANY_VALUE;
+    use json::schema::common::{ANY_VALUE, KEY_VALUE};
     for depth in 45..55 {
         let (text, bytes) = (nested_json(depth), nested_bytes(depth));
-        let oracle = AnyValue::decode(&*bytes).is_ok();
-        let mut out = Vec::new();
-        assert_eq!(
-            json::encode(&ANY_VALUE, &bytes, &mut out).is_ok(),
-            oracle,
-            "bytes, {depth}"
-        );
-        assert_eq!(decode(&ANY_VALUE, &text).is_ok(), oracle, "JSON, {depth}");
-        if oracle {
-            assert_eq!(decode(&ANY_VALUE, &text), Ok(bytes));
-        }
+        check_depth(&ANY_VALUE, &text, &bytes, AnyValue::decode(&*bytes).is_ok());
+        let (text, bytes) = (format!("{{\"value\":{text}}}"), prost_bytes(2, &bytes));
+        check_depth(&KEY_VALUE, &text, &bytes, KeyValue::decode(&*bytes).is_ok());
     }
+}
+
+fn check_depth(message: &'static Message, text: &str, bytes: &[u8], oracle: bool) {
+    let encoded = json::encode(message, bytes, &mut Vec::new());
+    assert_eq!(encoded, if oracle { Ok(()) } else { Err(EncodeError::Depth) });
+    let decoded = decode(message, text).map_err(|error| error.expected);
+    assert_eq!(
+        decoded,
+        if oracle {
+            Ok(bytes.to_vec())
+        } else {
+            Err("at most 100 messages inside each other")
+        }
+    );
 }
 
 #[test]
@@ -153,4 +160,38 @@ fn huge_numbers_are_an_error_or_a_double() {
     }
     let tiny = format!("{{\"doubleValue\":1e-{nines}}}");
     assert_eq!(value(&tiny), Some(Value::DoubleValue(0.0)));
+}
+
+proptest! {
+    /// `()` is prost's message without fields. Status has scalars only, so framing is all that can fail.
+    #[test]
+    fn framing_is_accepted_where_prost_accepts_it(parts in proptest::collection::vec(part(), 0..6)) {
+        let bytes = parts.concat();
+        let result = json::encode(&STATUS, &bytes, &mut Vec::new());
+        prop_assert_eq!(result.is_ok(), <()>::decode(&*bytes).is_ok());
+    }
+}
+
+/// Pieces that make a message together, or nearly.
+fn part() -> impl Strategy<Value = Vec<u8>> {
+    let varint = any::<u64>().prop_map(|value| {
+        let mut out = Vec::new();
+        prost::encoding::encode_varint(value, &mut out);
+        out
+    });
+    prop_oneof![
+        varint.prop_map(|value| [&[0x08], &*value].concat()),
+        (8u8..=127).prop_map(|tag| vec![tag]),
+        Just(b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01".to_vec()),
+        Just(b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02".to_vec()),
+        Just(b"\x08\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x00".to_vec()),
+        Just(b"\xf8\xff\xff\xff\x0f\x00".to_vec()),
+        Just(b"\xf8\xff\xff\xff\x1f\x00".to_vec()),
+        Just(b"\x12\x02ab".to_vec()),
+        Just(b"\x0b\x10\x01\x0c".to_vec()),
+        Just(b"\x0b\x13\x14\x0c".to_vec()),
+        Just(b"\x0b\x14".to_vec()),
+        Just(vec![0]),
+        proptest::collection::vec(any::<u8>(), 1..4),
+    ]
 }

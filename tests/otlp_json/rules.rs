@@ -350,6 +350,7 @@ fn half_a_surrogate_pair_is_replaced() {
     for (escaped, text) in [
         (r"a\uD83D", "a\u{fffd}"),
         (r"\uDE00a", "\u{fffd}a"),
+        (r"\uDE00\uDE00", "\u{fffd}\u{fffd}"),
         (r"\uD83D\uD83D\uDE00", "\u{fffd}😀"),
         (r"\uD83D\u0061", "\u{fffd}a"),
         (r"\uD83D\n", "\u{fffd}\n"),
