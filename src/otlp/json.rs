@@ -32,12 +32,14 @@
 
 mod decode;
 mod encode;
+#[cfg(test)]
+mod every_kind;
 mod number;
 mod reader;
 pub mod schema;
 mod text;
 mod wire;
-mod writer;
+pub(in crate::otlp) mod writer;
 
 pub use decode::{Decoder, JsonError, decode};
 pub use encode::{EncodeError, encode};

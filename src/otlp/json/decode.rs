@@ -85,7 +85,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// Reads about `bytes` bytes more (one string or skipped value is never cut), and gives the rest of the
+    /// Reads about `bytes` bytes more (at least one token; a string or a skipped value is never cut), and gives the rest of the
     /// work back; `None` when there is none.
     pub fn advance(mut self, bytes: usize) -> Result<Option<Decoder<'a>>, JsonError> {
         match self.advance_or_fault(bytes) {
@@ -107,11 +107,14 @@ impl<'a> Decoder<'a> {
         if self.reader.at() == 0 {
             self.reader.punctuation(b'{', "an object")?;
         }
-        while !self.stack.is_empty() {
+        loop {
+            self.step()?;
+            if self.stack.is_empty() {
+                break;
+            }
             if self.reader.at() >= end {
                 return Ok(false);
             }
-            self.step()?;
         }
         self.reader.end()?;
         Ok(true)

@@ -63,7 +63,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Whether a container has another item: reads the comma between two items, and `close` after the last.
+    /// Whether a container has another item: reads the comma between two items, and `close`
+    /// after the last. (After a comma `close` is not looked for: no item begins with it.)
     #[inline]
     pub fn has_item(&mut self, is_first: bool, close: u8) -> Read<bool> {
         match self.peek() {
@@ -73,9 +74,6 @@ impl<'a> Reader<'a> {
             }
             Some(b',') if !is_first => {
                 self.at += 1;
-                if self.peek() == Some(close) {
-                    return Err(self.fault_here("another item after the comma"));
-                }
                 Ok(true)
             }
             Some(_) if is_first => Ok(true),

@@ -77,7 +77,8 @@ pub enum WireType {
 }
 
 impl Message {
-    const fn new(fields: &'static [Field]) -> Message {
+    /// Fails to compile when the fields are out of order or too many.
+    pub const fn new(fields: &'static [Field]) -> Message {
         assert!(
             fields.len() <= FIELD_COUNT_MAX,
             "more fields than FIELD_COUNT_MAX"
@@ -147,4 +148,4 @@ macro_rules! field {
         }
     };
 }
-use field;
+pub(in crate::otlp) use field;
