@@ -114,8 +114,8 @@ fn fill(span: &mut Message, plan: &Plan, tail: usize, draw: &mut Draw) {
     let fixed = span.0.len();
     let mut length = plan.size.saturating_sub(framed_len(fixed + tail + long_text_min)) + 1;
     loop {
-        let value: String = text.chars().cycle().take(length).collect();
-        span.attribute(9, key, &Value::Text(value));
+        let value = text.repeat(length.div_ceil(text.len()));
+        span.attribute(9, key, &Value::Text(value[..length].to_owned()));
         let excess = framed_len(span.0.len() + tail).saturating_sub(plan.size);
         if excess == 0 || length <= excess {
             return;
