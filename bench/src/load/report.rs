@@ -23,6 +23,9 @@ pub struct Tally {
     ack: Histogram<u64>,
 }
 
+/// Longer than any run waits for an answer.
+const ACK_NS_MAX: u64 = 3600 * 1_000_000_000;
+
 impl Default for Tally {
     fn default() -> Tally {
         Tally {
@@ -34,7 +37,9 @@ impl Default for Tally {
             rejected_spans: 0,
             refused_requests: 0,
             failed_requests: 0,
-            ack: Histogram::new(3).expect("three digits are allowed"),
+            // Bounded by hand: a histogram that resizes itself does so in `record` only, and
+            // `saturating_record` would clamp everything to its first bound of 2 ns.
+            ack: Histogram::new_with_bounds(1, ACK_NS_MAX, 3).expect("three digits are allowed"),
         }
     }
 }
@@ -247,4 +252,92 @@ impl Report {
 /// Zero of nothing: a run without an acknowledgement has no rates.
 fn ratio(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(settle: impl Fn(&mut Tally)) -> Report {
+        let begin = quanta::Clock::new().now();
+        let mut tally = Tally::default();
+        settle(&mut tally);
+        tally.begin(begin);
+        settle(&mut tally);
+        tally.finish(begin + Duration::from_secs(2));
+        settle(&mut tally);
+        let cpu = |millis| Usage {
+            cpu: Duration::from_millis(millis),
+            rss_bytes: 7,
+            rss_peak_bytes: 9,
+        };
+        let setting = Setting {
+            transport: Transport::Grpc,
+            connections: 1,
+            in_flight: 1,
+            rate: None,
+            span_bytes: 380,
+            spans_per_trace: 8,
+            spans_per_request: 100,
+            requests_per_trace: 1,
+            services: 1,
+            interleave: 1,
+            error_ratio: 0.0,
+            slow_ratio: 0.0,
+            seed: 1,
+            request_bytes_mean: 1.0,
+        };
+        Report {
+            setting,
+            tally,
+            behind_requests: 0,
+            given_up_requests: 0,
+            own: (cpu(0), cpu(100)),
+            server: Some((cpu(1000), cpu(2500))),
+        }
+    }
+
+    #[test]
+    fn latencies_come_out_as_they_went_in() {
+        let report = measured(|tally| {
+            for millis in 1..=100 {
+                tally.settle(Outcome::Acked, 100, 50_000_000, Duration::from_millis(millis));
+            }
+        })
+        .to_json();
+        for (quantile, expect) in [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("max", 100.0)] {
+            let millis = report["ack_ms"][quantile].as_f64().expect("a number");
+            assert!(
+                (millis / expect - 1.0).abs() < 0.002,
+                "{quantile}: {millis}, not {expect}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_what_is_answered_in_the_measured_time_counts() {
+        let report = measured(|tally| {
+            tally.settle(Outcome::Acked, 100, 500_000_000, Duration::from_millis(1));
+            tally.settle(
+                Outcome::AckedInPart(40),
+                100,
+                500_000_000,
+                Duration::from_millis(1),
+            );
+            tally.settle(Outcome::Refused, 100, 500_000_000, Duration::from_millis(1));
+            tally.settle(Outcome::Failed, 100, 500_000_000, Duration::from_millis(1));
+        })
+        .to_json();
+        assert_eq!((&report["requests"], &report["spans"]), (&json!(2), &json!(160)));
+        assert_eq!(report["spans_per_second"], 80.0);
+        assert_eq!(report["gb_per_second"], 0.5);
+        assert_eq!(
+            (&report["refused_requests"], &report["failed_requests"]),
+            (&json!(1), &json!(1))
+        );
+        assert_eq!(report["rejected_spans"], 40);
+        assert_eq!(report["server"]["cpu_seconds_per_gb"], 1.5);
+        assert_eq!(report["client"]["cpu_seconds_per_gb"], 0.1);
+        assert_eq!(report["server"]["rss_peak_bytes"], 9);
+    }
 }

@@ -142,6 +142,8 @@ fn what_the_ledger_calls_acknowledged_is_what_a_server_received() {
             let (report, spans) = check(transport, &flags);
             let report = report.to_json();
             assert!(report["spans"].as_u64() <= Some(spans.len() as u64), "{report}");
+            // No reply crosses two sockets within a microsecond.
+            assert!(report["ack_ms"]["p50"].as_f64() > Some(0.001), "{report}");
             assert_eq!(report["failed_requests"], 0);
             assert_eq!(report["given_up_requests"], 0);
         }
