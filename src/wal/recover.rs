@@ -63,6 +63,8 @@ pub struct Recovered {
     pub start: LogStart,
     /// As the headers say; `None` without any sound one.
     pub log_seed: Option<u64>,
+    /// How far the log is known to have been synced. Bad bytes before it are in `corrupt`.
+    pub synced: Position,
     /// Entries replayed.
     pub entries: u64,
     /// Entries lost to corruption, by the holes in their numbers.
@@ -341,6 +343,7 @@ impl Recovery {
                 removable,
             },
             log_seed: self.log_seed,
+            synced: self.synced,
             entries: self.runs.replayed,
             entries_lost: self.entries_lost,
             torn_bytes: self.torn_bytes,
