@@ -306,6 +306,12 @@ impl Recovery {
             self.sequence_next = Some(sequence);
             cut = start;
         }
+        // What such a file cut off stays cut off when it goes: it began after the end of the log.
+        for header in self.files.iter().rev().filter_map(|file| file.header) {
+            if header.base >= cut {
+                cut = cut.min(header.cut);
+            }
+        }
         let newest = self.files.last().map_or(SegmentId(0), |file| file.segment);
         let mut next_position = self.synced.max(cut);
         let (mut segments, mut removable, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());

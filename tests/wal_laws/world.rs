@@ -91,22 +91,27 @@ impl World {
         if self.log.admit(bytes as u64).is_err() {
             return Ok(None);
         }
+        let Err(Refused::TooLarge { limit }) = self.log.begin(self.now, KIND, usize::MAX / 2) else {
+            return Err("an entry without bounds".into());
+        };
+        ensure!(
+            limit + 1024 > self.options.segment_size as usize,
+            "{limit} bytes are the limit"
+        );
+        let lengths: Vec<usize> = lengths
+            .iter()
+            .copied()
+            .filter(|length| *length <= limit)
+            .collect();
         let mut placed = Vec::new();
         for (index, &length) in lengths.iter().enumerate() {
             let id = self.next_id;
             self.next_id += 1;
-            match self.log.begin(self.now, KIND, length) {
-                Ok(out) => out.copy_from_slice(&payload(id, length)),
-                Err(Refused::TooLarge { limit }) => {
-                    ensure!(length > limit, "{length} is not above {limit}");
-                    ensure!(
-                        length + 64 * 1024 > self.options.segment_size as usize,
-                        "{length} has room"
-                    );
-                    continue;
-                }
-                Err(refused) => return Err(format!("begin: {refused}")),
-            }
+            let out = self
+                .log
+                .begin(self.now, KIND, length)
+                .map_err(|refused| refused.to_string())?;
+            out.copy_from_slice(&payload(id, length));
             let last = index + 1 == lengths.len();
             let flags = if last {
                 EntryFlags::LAST_OF_RUN
