@@ -106,6 +106,9 @@ pub struct Log<P: BlockPool> {
     retired: Vec<Retired>,
     /// To be removed, the one that is being removed included.
     removals: VecDeque<SegmentId>,
+    /// What recovery left to remove goes before anything new comes: a file that was half made is known
+    /// for one by being the newest.
+    cleaning: bool,
 
     // the disk
     /// By position, and so by group.
@@ -171,6 +174,7 @@ impl<P: BlockPool> Log<P> {
             free: VecDeque::new(),
             blank: Vec::new(),
             retired: Vec::new(),
+            cleaning: !start.removable.is_empty(),
             removals: start.removable.into(),
             writes: VecDeque::new(),
             in_flight: Vec::new(),

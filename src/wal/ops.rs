@@ -125,6 +125,7 @@ impl<P: BlockPool> Log<P> {
             InFlight::Remove { segment } => {
                 if result.is_ok() {
                     self.removals.retain(|removal| *removal != segment);
+                    self.cleaning &= !self.removals.is_empty();
                 } else {
                     self.remove_at = now.instant.plus(RETRY_DELAY);
                 }
@@ -185,7 +186,7 @@ impl<P: BlockPool> Log<P> {
             .segments
             .iter()
             .find(|segment| segment.state == SegmentState::Planned)?;
-        if busy || now.instant < self.retry_at {
+        if busy || self.cleaning || now.instant < self.retry_at {
             return None;
         }
         self.retry_at = Instant(0);

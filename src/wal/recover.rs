@@ -290,7 +290,7 @@ impl Recovery {
             self.note_truncated(segment, reached, limit);
             self.covered = Some(limit);
         }
-        if replayed_to > self.synced {
+        if replayed_to > self.synced.max(header.base) {
             self.unsynced.push(segment);
         }
         self.runs.carry(file, each);

@@ -33,6 +33,9 @@ pub fn damage() -> impl Strategy<Value = Damage> {
 
 /// Damages the `which`-th file.
 pub fn inflict(files: &mut Files, which: usize, damage: &Damage) {
+    if files.is_empty() {
+        return;
+    }
     let which = which % files.len();
     let bytes = files.values_mut().nth(which).expect("in range");
     let pages = bytes.len() / 4096;
