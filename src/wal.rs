@@ -106,9 +106,10 @@ pub struct Log<P: BlockPool> {
     retired: Vec<Retired>,
     /// To be removed, the one that is being removed included.
     removals: VecDeque<SegmentId>,
-    /// What recovery left to remove goes before anything new comes: a file that was half made is known
-    /// for one by being the newest.
-    cleaning: bool,
+    /// Goes before anything new comes.
+    half_made: Option<SegmentId>,
+    /// What recovery left to remove stays until the first segment cuts it off.
+    first_is_open: bool,
 
     // the disk
     /// By position, and so by group.
@@ -174,7 +175,8 @@ impl<P: BlockPool> Log<P> {
             free: VecDeque::new(),
             blank: Vec::new(),
             retired: Vec::new(),
-            cleaning: !start.removable.is_empty(),
+            half_made: start.half_made,
+            first_is_open: false,
             removals: start.removable.into(),
             writes: VecDeque::new(),
             in_flight: Vec::new(),

@@ -84,7 +84,7 @@ fn run(world: &mut World, steps: &[Step]) -> Checked {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// W1, W2, and every promise that the disk checks.
     #[test]
@@ -101,7 +101,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn damage_costs_only_the_entries_it_touches(
@@ -156,4 +156,12 @@ fn at_rest(runs: &[Vec<usize>]) -> Result<World, String> {
     }
     world.settle()?;
     Ok(world)
+}
+
+/// Cases per law; more with `PROPTEST_CASES`.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(96)
 }

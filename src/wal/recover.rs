@@ -249,6 +249,9 @@ impl Recovery {
         };
         let limit = self.files[index].limit;
         self.note_missing(header.cut, file, each);
+        if self.stopped.is_some() {
+            return;
+        }
         let data = file.get(PAGE_BYTES..).unwrap_or(&[]);
         let mut walk = Walk::new(Seed::new(log_seed), segment, header.base, limit, data);
         let mut replayed_to = header.base;
@@ -314,12 +317,13 @@ impl Recovery {
         }
         let newest = self.files.last().map_or(SegmentId(0), |file| file.segment);
         let mut next_position = self.synced.max(cut);
+        let mut half_made = None;
         let (mut segments, mut removable, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
         for file in &self.files {
             let Some(header) = file.header else {
                 // The newest one was being opened when the process ended.
                 match file.segment == newest {
-                    true => removable.push(file.segment),
+                    true => half_made = Some(file.segment),
                     false => unreadable.push(file.segment),
                 }
                 continue;
@@ -346,6 +350,7 @@ impl Recovery {
                 cut,
                 next_sequence: self.sequence_next.unwrap_or(0),
                 segments,
+                half_made,
                 removable,
             },
             log_seed: self.log_seed,
@@ -408,13 +413,18 @@ impl Recovery {
         }
     }
 
-    /// Positions between the segments so far and one that cuts off what lies before `cut`.
+    /// Positions between the segments so far and one that cuts off what lies before `cut`: bad like bad
+    /// bytes.
     fn note_missing(&mut self, cut: Position, file: &[u8], each: &mut impl FnMut(ReplayedEntry<'_>)) {
-        if let Some(covered) = self.covered
-            && covered < cut
-        {
+        let Some(covered) = self.covered.filter(|covered| *covered < cut) else {
+            return;
+        };
+        if covered < self.synced {
             self.runs.flush(file, each);
             self.note_corrupt(None, covered, cut.min(self.synced));
+        }
+        if cut > self.synced {
+            self.stopped = Some(covered.max(self.synced));
         }
     }
 

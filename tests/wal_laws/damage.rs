@@ -91,8 +91,8 @@ pub fn costs_only_what_it_touches(world: &mut World, damages: &[(usize, Damage)]
         if replayed.contains_key(position) {
             continue;
         }
-        if *position >= recovered.synced {
-            // The damage took the groups that knew better: the log ends before it.
+        if world.entries[position].run_end > recovered.synced {
+            // The damage took the groups that knew better: the log ends before this run.
             ensure!(
                 recovered.start.cut <= *position,
                 "{position} is gone amid the log: {recovered:?}"
