@@ -106,6 +106,10 @@ pub struct Log<P: BlockPool> {
     retired: Vec<Retired>,
     /// To be removed, the one that is being removed included.
     removals: VecDeque<SegmentId>,
+    /// Goes before anything new comes.
+    half_made: Option<SegmentId>,
+    /// What recovery left to remove stays until the first segment cuts it off.
+    first_is_open: bool,
 
     // the disk
     /// By position, and so by group.
@@ -171,6 +175,8 @@ impl<P: BlockPool> Log<P> {
             free: VecDeque::new(),
             blank: Vec::new(),
             retired: Vec::new(),
+            half_made: start.half_made,
+            first_is_open: false,
             removals: start.removable.into(),
             writes: VecDeque::new(),
             in_flight: Vec::new(),

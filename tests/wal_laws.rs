@@ -3,8 +3,12 @@
 //! W1 marks are ordered, W2 what is acknowledged is durable. A failing case prints its steps; proptest
 //! prints the seed that repeats it.
 
+#[path = "wal_laws/damage.rs"]
+mod damage;
 #[path = "wal_laws/disk.rs"]
 mod disk;
+#[path = "wal_laws/facts.rs"]
+mod facts;
 #[path = "wal_laws/world.rs"]
 mod world;
 
@@ -12,6 +16,7 @@ use std::time::Duration;
 
 use disk::Crash;
 use proptest::prelude::*;
+use tailkeep::wal::LogOptions;
 use world::{Checked, World, options};
 
 #[derive(Clone, Debug)]
@@ -79,7 +84,7 @@ fn run(world: &mut World, steps: &[Step]) -> Checked {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 4_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// W1, W2, and every promise that the disk checks.
     #[test]
@@ -93,4 +98,70 @@ proptest! {
             .and_then(|()| world.crash(Crash::PowerCut));
         prop_assert_eq!(ran, Ok(()));
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn damage_costs_only_the_entries_it_touches(
+        runs in prop::collection::vec(prop::collection::vec(length(), 1..4), 1..40),
+        damages in prop::collection::vec((any::<usize>(), damage::damage()), 1..6),
+    ) {
+        let ran = at_rest(&runs)
+            .and_then(|mut world| damage::costs_only_what_it_touches(&mut world, &damages));
+        prop_assert_eq!(ran, Ok(()));
+    }
+
+    #[test]
+    fn no_bytes_make_recovery_invent_an_entry(
+        seed: u64,
+        steps in prop::collection::vec(step(2, 0), 1..80),
+        damages in prop::collection::vec((any::<usize>(), damage::damage()), 1..40),
+    ) {
+        let mut world = World::new(seed, options());
+        let ran = run(&mut world, &steps).and_then(|()| {
+            world.disk.crash(Crash::PowerCut);
+            damage::invents_nothing(&world, &damages)
+        });
+        prop_assert_eq!(ran, Ok(()));
+    }
+
+    /// `durability: write` keeps through a kill what it acknowledged.
+    #[test]
+    fn without_syncs_a_kill_loses_nothing_acknowledged(
+        seed: u64,
+        steps in prop::collection::vec(step(1, 0), 1..100),
+    ) {
+        let mut world = World::new(seed, LogOptions { sync: false, ..options() });
+        let ran = run(&mut world, &steps).and_then(|()| world.crash(Crash::Kill));
+        prop_assert_eq!(ran, Ok(()));
+    }
+}
+
+/// Appends, lets the disk work now and then, and comes to rest, idle group included.
+fn at_rest(runs: &[Vec<usize>]) -> Result<World, String> {
+    let options = LogOptions {
+        size_max: 1 << 30,
+        retain: Duration::from_secs(3600),
+        ..options()
+    };
+    let mut world = World::new(7, options);
+    for (index, lengths) in runs.iter().enumerate() {
+        world.append(lengths)?;
+        for _ in 0..index % 5 {
+            world.poll(3)?;
+            world.complete(index)?;
+        }
+    }
+    world.settle()?;
+    Ok(world)
+}
+
+/// Cases per law; more with `PROPTEST_CASES`.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(96)
 }

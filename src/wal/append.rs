@@ -217,7 +217,7 @@ impl<P: BlockPool> Log<P> {
                 kind: EntryKind::NAMES,
                 payload: prologue.len(),
             });
-            self.finish(EntryFlags::LAST_OF_RUN);
+            self.finish(EntryFlags::NONE);
             self.prologue = prologue;
         }
     }

@@ -16,7 +16,7 @@ use super::disk::{DiskOp, OpId};
 use super::memory::restamp;
 use super::options::DiskError;
 use super::segment::{SegmentHeader, SegmentId};
-use super::space::{Claim, SegmentState};
+use super::space::{Claim, Segment, SegmentState};
 use crate::base::block::{BlockPool, PAGE_BYTES};
 use crate::base::ids::Position;
 use crate::base::time::{Instant, Now};
@@ -125,6 +125,7 @@ impl<P: BlockPool> Log<P> {
             InFlight::Remove { segment } => {
                 if result.is_ok() {
                     self.removals.retain(|removal| *removal != segment);
+                    self.half_made = self.half_made.filter(|half_made| *half_made != segment);
                 } else {
                     self.remove_at = now.instant.plus(RETRY_DELAY);
                 }
@@ -140,7 +141,7 @@ impl<P: BlockPool> Log<P> {
             .iter()
             .any(|segment| segment.state == SegmentState::Planned);
         let retry = (planned && self.retry_at > Instant(0)).then_some(self.retry_at);
-        let remove = (!self.removals.is_empty() && self.remove_at > Instant(0)).then_some(self.remove_at);
+        let remove = (self.remove_at > Instant(0)).then_some(self.remove_at);
         let close = (self.groups.len() == 1 && self.group_is_open())
             .then(|| self.state_of(self.groups[0].segment))
             .filter(|state| *state == Some(SegmentState::Open))
@@ -185,7 +186,7 @@ impl<P: BlockPool> Log<P> {
             .segments
             .iter()
             .find(|segment| segment.state == SegmentState::Planned)?;
-        if busy || now.instant < self.retry_at {
+        if busy || self.half_made.is_some() || now.instant < self.retry_at {
             return None;
         }
         self.retry_at = Instant(0);
@@ -285,7 +286,11 @@ impl<P: BlockPool> Log<P> {
 
     /// Oldest first and one at a time, so that what is left after a crash is the log's newer part.
     fn next_remove(&mut self, now: Now) -> Option<(DiskOp<P>, InFlight<P>)> {
-        let segment = *self.removals.front()?;
+        // A file that failed stays until the one that takes over from it is there: without both, what a
+        // later file still has of a run would stand alone.
+        let replaced = self.no_space || (self.first_is_open && !self.segment_is_awaited());
+        let removable = self.removals.front().filter(|_| replaced);
+        let segment = *self.half_made.as_ref().or(removable)?;
         let busy = self
             .in_flight
             .iter()
@@ -295,6 +300,20 @@ impl<P: BlockPool> Log<P> {
         }
         self.remove_at = Instant(0);
         Some((DiskOp::Remove { segment }, InFlight::Remove { segment }))
+    }
+
+    /// Entries are there already whose segment is not.
+    fn segment_is_awaited(&self) -> bool {
+        let last = self
+            .segments
+            .iter()
+            .rev()
+            .take_while(|segment| segment.end > self.durable);
+        let absent = |segment: &Segment| match segment.state {
+            SegmentState::Planned | SegmentState::Opening => segment.base < self.tail,
+            SegmentState::Open | SegmentState::Poisoned => false,
+        };
+        last.into_iter().any(absent)
     }
 
     fn handle_open(&mut self, now: Now, segment: SegmentId, result: Result<(), DiskError>) {
@@ -308,6 +327,7 @@ impl<P: BlockPool> Log<P> {
         match result {
             Ok(()) => {
                 known.state = SegmentState::Open;
+                self.first_is_open = true;
                 self.no_space = false;
                 self.retry_at = Instant(0);
             }

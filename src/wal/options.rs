@@ -40,7 +40,11 @@ pub struct LogStart {
     pub next_sequence: u64,
     /// Segments that hold what was replayed, oldest first.
     pub segments: Vec<KnownSegment>,
-    /// Files to remove: they hold nothing that counts.
+    /// The file that was being opened at the end. The log removes it first of all: it is known for what
+    /// it is by being the newest.
+    pub half_made: Option<SegmentId>,
+    /// Files that hold nothing that counts. The log removes them once its first segment is there, which
+    /// then cuts off what they cut off.
     pub removable: Vec<SegmentId>,
 }
 
@@ -53,6 +57,7 @@ impl LogStart {
             cut: Position(0),
             next_sequence: 0,
             segments: Vec::new(),
+            half_made: None,
             removable: Vec::new(),
         }
     }

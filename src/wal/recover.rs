@@ -63,6 +63,8 @@ pub struct Recovered {
     pub start: LogStart,
     /// As the headers say; `None` without any sound one.
     pub log_seed: Option<u64>,
+    /// How far the log is known to have been synced. Bad bytes before it are in `corrupt`.
+    pub synced: Position,
     /// Entries replayed.
     pub entries: u64,
     /// Entries lost to corruption, by the holes in their numbers.
@@ -247,6 +249,9 @@ impl Recovery {
         };
         let limit = self.files[index].limit;
         self.note_missing(header.cut, file, each);
+        if self.stopped.is_some() {
+            return;
+        }
         let data = file.get(PAGE_BYTES..).unwrap_or(&[]);
         let mut walk = Walk::new(Seed::new(log_seed), segment, header.base, limit, data);
         let mut replayed_to = header.base;
@@ -288,7 +293,7 @@ impl Recovery {
             self.note_truncated(segment, reached, limit);
             self.covered = Some(limit);
         }
-        if replayed_to > self.synced {
+        if replayed_to > self.synced.max(header.base) {
             self.unsynced.push(segment);
         }
         self.runs.carry(file, each);
@@ -304,14 +309,21 @@ impl Recovery {
             self.sequence_next = Some(sequence);
             cut = start;
         }
+        // What such a file cut off stays cut off when it goes: it began after the end of the log.
+        for header in self.files.iter().rev().filter_map(|file| file.header) {
+            if header.base >= cut {
+                cut = cut.min(header.cut);
+            }
+        }
         let newest = self.files.last().map_or(SegmentId(0), |file| file.segment);
         let mut next_position = self.synced.max(cut);
+        let mut half_made = None;
         let (mut segments, mut removable, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
         for file in &self.files {
             let Some(header) = file.header else {
                 // The newest one was being opened when the process ended.
                 match file.segment == newest {
-                    true => removable.push(file.segment),
+                    true => half_made = Some(file.segment),
                     false => unreadable.push(file.segment),
                 }
                 continue;
@@ -338,9 +350,11 @@ impl Recovery {
                 cut,
                 next_sequence: self.sequence_next.unwrap_or(0),
                 segments,
+                half_made,
                 removable,
             },
             log_seed: self.log_seed,
+            synced: self.synced,
             entries: self.runs.replayed,
             entries_lost: self.entries_lost,
             torn_bytes: self.torn_bytes,
@@ -399,13 +413,18 @@ impl Recovery {
         }
     }
 
-    /// Positions between the segments so far and one that cuts off what lies before `cut`.
+    /// Positions between the segments so far and one that cuts off what lies before `cut`: bad like bad
+    /// bytes.
     fn note_missing(&mut self, cut: Position, file: &[u8], each: &mut impl FnMut(ReplayedEntry<'_>)) {
-        if let Some(covered) = self.covered
-            && covered < cut
-        {
+        let Some(covered) = self.covered.filter(|covered| *covered < cut) else {
+            return;
+        };
+        if covered < self.synced {
             self.runs.flush(file, each);
             self.note_corrupt(None, covered, cut.min(self.synced));
+        }
+        if cut > self.synced {
+            self.stopped = Some(covered.max(self.synced));
         }
     }
 

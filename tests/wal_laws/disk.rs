@@ -101,9 +101,20 @@ impl Disk {
     fn admit(&mut self, op: &DiskOp<VecPool>) -> Result<(), String> {
         let others = || self.under_way.iter().map(|(_, op, _)| op);
         match op {
-            DiskOp::OpenSegment { segment, reuse, header, base, size } => {
+            DiskOp::OpenSegment {
+                segment,
+                reuse,
+                header,
+                base,
+                size,
+            } => {
                 let header = tailkeep::wal::parse_header(&header[..]).map_err(|error| error.to_string())?;
-                let SegmentHeader { segment: named, base: begins, size: long, .. } = header;
+                let SegmentHeader {
+                    segment: named,
+                    base: begins,
+                    size: long,
+                    ..
+                } = header;
                 if (named, begins, long) != (*segment, *base, *size) {
                     return Err(format!("the header of {segment:?} says {header:?}"));
                 }
@@ -122,12 +133,20 @@ impl Disk {
                     return Err("two segments are opened at a time".into());
                 }
             }
-            DiskOp::Write { segment, offset, data, from } => {
+            DiskOp::Write {
+                segment,
+                offset,
+                data,
+                from,
+            } => {
                 let length = (data.as_ref().len() - from) as u64;
                 if length == 0 || !offset.is_multiple_of(4096) || !length.is_multiple_of(4096) {
                     return Err(format!("a write of {length} at {offset}"));
                 }
-                let file = self.files.get_mut(segment).ok_or(format!("a write to {segment:?}, not open"))?;
+                let file = self
+                    .files
+                    .get_mut(segment)
+                    .ok_or(format!("a write to {segment:?}, not open"))?;
                 if *offset < 4096 || offset + length > file.durable.len() as u64 {
                     return Err(format!("a write of {length} at {offset} outside of {segment:?}"));
                 }
@@ -141,7 +160,10 @@ impl Disk {
                 if others().any(|op| matches!(op, DiskOp::Sync { .. })) {
                     return Err("two syncs at a time".into());
                 }
-                let file = self.files.get(segment).ok_or(format!("a sync of {segment:?}, not open"))?;
+                let file = self
+                    .files
+                    .get(segment)
+                    .ok_or(format!("a sync of {segment:?}, not open"))?;
                 if file.poisoned {
                     return Err(format!("{segment:?} is synced after a failure"));
                 }
@@ -160,17 +182,37 @@ impl Disk {
         let (id, op, asked) = self.under_way.remove(index);
         self.clock += 1;
         match op {
-            DiskOp::OpenSegment { segment, size, reuse, header, .. } => {
+            DiskOp::OpenSegment {
+                segment,
+                size,
+                reuse,
+                header,
+                ..
+            } => {
                 let length = size as usize + 4096;
-                let mut bytes = reuse.and_then(|reuse| self.files.remove(&reuse)).map(|file| file.bytes());
+                let mut bytes = reuse
+                    .and_then(|reuse| self.files.remove(&reuse))
+                    .map(|file| file.bytes());
                 let bytes = bytes.get_or_insert_with(|| vec![0; length]);
                 bytes.resize(length, 0);
                 bytes[..4096].copy_from_slice(&header[..]);
-                self.files.insert(segment, File { durable: std::mem::take(bytes), ..File::default() });
+                self.files.insert(
+                    segment,
+                    File {
+                        durable: std::mem::take(bytes),
+                        ..File::default()
+                    },
+                );
             }
-            DiskOp::Write { segment, offset, data, from } => {
+            DiskOp::Write {
+                segment,
+                offset,
+                data,
+                from,
+            } => {
                 let file = self.files.get_mut(&segment).expect("admitted");
-                file.volatile.push((self.clock, offset as usize, data.as_ref()[from..].to_vec()));
+                file.volatile
+                    .push((self.clock, offset as usize, data.as_ref()[from..].to_vec()));
             }
             DiskOp::Sync { segment } => {
                 let lies = self.lies;
@@ -206,7 +248,12 @@ impl Disk {
                     error = DiskError::NoSpace;
                 }
             }
-            DiskOp::Write { segment, offset, data, from } => {
+            DiskOp::Write {
+                segment,
+                offset,
+                data,
+                from,
+            } => {
                 let sectors = self.some_sectors(offset as usize, &data.as_ref()[from..]);
                 let written = (sectors.len() * SECTOR) as u64;
                 if let Some(file) = self.files.get_mut(&segment) {
@@ -233,10 +280,21 @@ impl Disk {
     pub fn crash(&mut self, crash: Crash) {
         for (_, op, _) in std::mem::take(&mut self.under_way) {
             match op {
-                DiskOp::OpenSegment { segment, size, reuse, header, .. } => {
+                DiskOp::OpenSegment {
+                    segment,
+                    size,
+                    reuse,
+                    header,
+                    ..
+                } => {
                     self.crash_while_opening(segment, size as usize, reuse, &header[..]);
                 }
-                DiskOp::Write { segment, offset, data, from } => {
+                DiskOp::Write {
+                    segment,
+                    offset,
+                    data,
+                    from,
+                } => {
                     let sectors = self.some_sectors(offset as usize, &data.as_ref()[from..]);
                     if let Some(file) = self.files.get_mut(&segment) {
                         file.volatile.extend(sectors);
@@ -266,12 +324,21 @@ impl Disk {
 
     /// What recovery asks for before anything is built on what it read.
     pub fn sync(&mut self, segment: SegmentId) {
-        let file = self.files.get_mut(&segment).expect("recovery names files that exist");
+        let file = self
+            .files
+            .get_mut(&segment)
+            .expect("recovery names files that exist");
         file.durable = file.bytes();
         file.volatile.clear();
     }
 
-    fn crash_while_opening(&mut self, segment: SegmentId, size: usize, reuse: Option<SegmentId>, header: &[u8]) {
+    fn crash_while_opening(
+        &mut self,
+        segment: SegmentId,
+        size: usize,
+        reuse: Option<SegmentId>,
+        header: &[u8],
+    ) {
         let how = self.random.below(4);
         if how == 0 {
             return;
@@ -295,7 +362,13 @@ impl Disk {
                 bytes[..4096].copy_from_slice(header);
             }
         }
-        self.files.insert(segment, File { durable: bytes, ..File::default() });
+        self.files.insert(
+            segment,
+            File {
+                durable: bytes,
+                ..File::default()
+            },
+        );
     }
 
     fn some_sectors(&mut self, offset: usize, data: &[u8]) -> Vec<(u64, usize, Vec<u8>)> {

@@ -69,10 +69,20 @@ pub(crate) use ensure;
 
 impl World {
     pub fn new(seed: u64, options: LogOptions) -> World {
-        let now = Now { instant: Instant(1_000_000_000), wall: WallTime(1_700_000_000_000_000_000) };
+        let now = Now {
+            instant: Instant(1_000_000_000),
+            wall: WallTime(1_700_000_000_000_000_000),
+        };
         let mut log = Log::new(options.clone(), VecPool::default(), LogStart::fresh(), now);
         log.set_prologue(PROLOGUE.to_vec()).expect("short");
-        World { log, disk: Disk::new(seed), options, now, entries: BTreeMap::new(), next_id: 0 }
+        World {
+            log,
+            disk: Disk::new(seed),
+            options,
+            now,
+            entries: BTreeMap::new(),
+            next_id: 0,
+        }
     }
 
     /// One run of entries; nothing if the log refuses.
@@ -81,27 +91,47 @@ impl World {
         if self.log.admit(bytes as u64).is_err() {
             return Ok(None);
         }
+        let Err(Refused::TooLarge { limit }) = self.log.begin(self.now, KIND, usize::MAX / 2) else {
+            return Err("an entry without bounds".into());
+        };
+        ensure!(
+            limit + 1024 > self.options.segment_size as usize,
+            "{limit} bytes are the limit"
+        );
+        let lengths: Vec<usize> = lengths
+            .iter()
+            .copied()
+            .filter(|length| *length <= limit)
+            .collect();
         let mut placed = Vec::new();
         for (index, &length) in lengths.iter().enumerate() {
             let id = self.next_id;
             self.next_id += 1;
-            match self.log.begin(self.now, KIND, length) {
-                Ok(out) => out.copy_from_slice(&payload(id, length)),
-                Err(Refused::TooLarge { limit }) => {
-                    ensure!(length > limit, "{length} is not above {limit}");
-                    ensure!(length + 64 * 1024 > self.options.segment_size as usize, "{length} has room");
-                    continue;
-                }
-                Err(refused) => return Err(format!("begin: {refused}")),
-            }
+            let out = self
+                .log
+                .begin(self.now, KIND, length)
+                .map_err(|refused| refused.to_string())?;
+            out.copy_from_slice(&payload(id, length));
             let last = index + 1 == lengths.len();
-            let flags = if last { EntryFlags::LAST_OF_RUN } else { EntryFlags::NONE };
+            let flags = if last {
+                EntryFlags::LAST_OF_RUN
+            } else {
+                EntryFlags::NONE
+            };
             let appended = self.log.finish(flags);
             placed.push((appended, id, length));
         }
-        let Some(&(last, ..)) = placed.last() else { return Ok(None) };
+        let Some(&(last, ..)) = placed.last() else {
+            return Ok(None);
+        };
         for (Appended { position, end }, id, length) in placed {
-            let entry = ModelEntry { end, id, length, run_end: last.end, held: 0 };
+            let entry = ModelEntry {
+                end,
+                id,
+                length,
+                run_end: last.end,
+                held: 0,
+            };
             let twin = self.entries.insert(position, entry);
             ensure!(twin.is_none(), "{position} was given twice");
         }
@@ -111,7 +141,9 @@ impl World {
 
     pub fn poll(&mut self, count: usize) -> Checked {
         for _ in 0..count {
-            let Some((id, op)) = self.log.poll_op(self.now) else { break };
+            let Some((id, op)) = self.log.poll_op(self.now) else {
+                break;
+            };
             self.disk.submit(id, op);
             self.check()?;
         }
@@ -152,7 +184,10 @@ impl World {
             }
             match self.log.poll_timeout() {
                 Some(at) if at <= until => {
-                    ensure!(at > self.now.instant, "a timeout at {at:?} that has passed is still wanted");
+                    ensure!(
+                        at > self.now.instant,
+                        "a timeout at {at:?} that has passed is still wanted"
+                    );
                     self.wait(at.since(self.now.instant))?;
                 }
                 Some(_) | None => {
@@ -176,7 +211,11 @@ impl World {
     }
 
     pub fn release(&mut self, which: usize) -> Checked {
-        let held = self.entries.iter_mut().filter(|(_, entry)| entry.held > 0).collect::<Vec<_>>();
+        let held = self
+            .entries
+            .iter_mut()
+            .filter(|(_, entry)| entry.held > 0)
+            .collect::<Vec<_>>();
         let count = held.len().max(1);
         if let Some((position, entry)) = held.into_iter().nth(which % count) {
             entry.held -= 1;
@@ -193,8 +232,16 @@ impl World {
         let marks = self.log.marks();
         let first_held = self.entries.iter().find(|(_, entry)| entry.held > 0);
         if let Some((position, _)) = first_held {
-            ensure!(marks.begin <= *position, "{position} is held, and the log begins at {}", marks.begin);
-            ensure!(marks.head <= *position, "{position} is held, and the head is at {}", marks.head);
+            ensure!(
+                marks.begin <= *position,
+                "{position} is held, and the log begins at {}",
+                marks.begin
+            );
+            ensure!(
+                marks.head <= *position,
+                "{position} is held, and the head is at {}",
+                marks.head
+            );
         }
         Ok(())
     }
@@ -208,12 +255,26 @@ impl World {
         };
         let expected = payload(entry.id, entry.length);
         if let Some(resident) = self.log.resident(*position) {
-            ensure!(resident.payload == expected && resident.kind == KIND, "{position} differs in memory");
+            ensure!(
+                resident.payload == expected && resident.kind == KIND,
+                "{position} differs in memory"
+            );
             return Ok(());
         }
-        ensure!(entry.end <= marks.durable, "{position} is not durable and not in memory");
-        let (segment, offset) = self.log.locate(*position).ok_or(format!("{position} is nowhere"))?;
-        let file = self.disk.files.get(&segment).ok_or(format!("{segment:?} is no file"))?.bytes();
+        ensure!(
+            entry.end <= marks.durable,
+            "{position} is not durable and not in memory"
+        );
+        let (segment, offset) = self
+            .log
+            .locate(*position)
+            .ok_or(format!("{position} is nowhere"))?;
+        let file = self
+            .disk
+            .files
+            .get(&segment)
+            .ok_or(format!("{segment:?} is no file"))?
+            .bytes();
         let found = self.log.check(*position, &file[offset as usize..]);
         let found = found.map_err(|error| format!("{position} on disk: {error}"))?;
         ensure!(found.payload == expected, "{position} differs on disk");
@@ -225,13 +286,23 @@ impl World {
         let marks = self.log.marks();
         self.disk.crash(crash);
         let (recovered, replayed) = recover(&self.disk)?;
-        ensure!(recovered.corrupt.is_empty(), "a crash was taken for corruption: {recovered:?}");
+        ensure!(
+            recovered.corrupt.is_empty(),
+            "a crash was taken for corruption: {recovered:?}"
+        );
         ensure!(recovered.entries_lost == 0, "a crash lost entries: {recovered:?}");
-        ensure!(recovered.unreadable.is_empty(), "a crash made files unreadable: {recovered:?}");
+        ensure!(
+            recovered.unreadable.is_empty(),
+            "a crash made files unreadable: {recovered:?}"
+        );
         self.compare(&replayed, marks.begin, marks.durable)?;
         // A run counts whole or not at all.
         for (position, entry) in self.entries.range(marks.begin..) {
-            let last = self.entries.range(..entry.run_end).next_back().expect("its own run");
+            let last = self
+                .entries
+                .range(..entry.run_end)
+                .next_back()
+                .expect("its own run");
             let whole = replayed.contains_key(position) == replayed.contains_key(last.0);
             ensure!(whole, "the run that ends at {} came back in part", entry.run_end);
         }
@@ -240,7 +311,12 @@ impl World {
         }
         self.entries.retain(|position, _| replayed.contains_key(position));
         self.now.instant = self.now.instant.plus(Duration::from_millis(10));
-        self.log = Log::new(self.options.clone(), VecPool::default(), recovered.start, self.now);
+        self.log = Log::new(
+            self.options.clone(),
+            VecPool::default(),
+            recovered.start,
+            self.now,
+        );
         self.log.set_prologue(PROLOGUE.to_vec()).expect("short");
         for (position, entry) in &self.entries {
             if entry.held > 0 {
@@ -254,14 +330,23 @@ impl World {
     /// is that was never appended.
     pub fn compare(&self, replayed: &Replayed, begin: Position, durable: Position) -> Checked {
         for (position, (id_length, bytes)) in replayed {
-            let entry = self.entries.get(position).ok_or(format!("{position} was never appended"))?;
+            let entry = self
+                .entries
+                .get(position)
+                .ok_or(format!("{position} was never appended"))?;
             ensure!(*id_length == entry.length, "{position} has another length");
-            ensure!(*bytes == payload(entry.id, entry.length), "{position} has other bytes");
+            ensure!(
+                *bytes == payload(entry.id, entry.length),
+                "{position} has other bytes"
+            );
         }
         let oldest = replayed.keys().next().copied().unwrap_or(begin).min(begin);
         for (position, entry) in self.entries.range(oldest..) {
             let owed = entry.run_end <= durable;
-            ensure!(!owed || replayed.contains_key(position), "{position} was acknowledged and is gone");
+            ensure!(
+                !owed || replayed.contains_key(position),
+                "{position} was acknowledged and is gone"
+            );
         }
         Ok(())
     }
@@ -271,7 +356,11 @@ impl World {
 pub type Replayed = BTreeMap<Position, (usize, Vec<u8>)>;
 
 pub fn recover(disk: &Disk) -> Result<(Recovered, Replayed), String> {
-    let files = disk.files.iter().map(|(segment, file)| (*segment, file.bytes())).collect();
+    let files = disk
+        .files
+        .iter()
+        .map(|(segment, file)| (*segment, file.bytes()))
+        .collect();
     recover_files(&files)
 }
 
@@ -281,7 +370,9 @@ pub fn recover_files(
     let mut recovery = Recovery::new(options().log);
     for (segment, file) in files {
         let page = &file[..file.len().min(4096)];
-        recovery.header(*segment, page).map_err(|error| error.to_string())?;
+        recovery
+            .header(*segment, page)
+            .map_err(|error| error.to_string())?;
     }
     while let Some(segment) = recovery.survey_next() {
         recovery.survey(segment, &files[&segment]);

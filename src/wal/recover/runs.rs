@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::ReplayedEntry;
 use crate::base::ids::Position;
 use crate::base::time::WallTime;
-use crate::wal::entry::{EntryFlags, EntryHeader};
+use crate::wal::entry::{EntryFlags, EntryHeader, EntryKind};
 
 /// Bytes of held entries that are carried from one segment to the next at most: more is no request that
 /// the log ever admitted, and counts as it is.
@@ -46,7 +46,11 @@ impl Runs {
         range: Range<usize>,
         each: &mut impl FnMut(ReplayedEntry<'_>),
     ) {
-        let last = header.flags.contains(EntryFlags::LAST_OF_RUN);
+        // Names stand at the beginning of a segment, perhaps amid a run: they neither end nor begin one.
+        let last = match header.kind {
+            EntryKind::NAMES => self.held.is_empty(),
+            _ => header.flags.contains(EntryFlags::LAST_OF_RUN),
+        };
         self.held.push(Held {
             header,
             arrived,
