@@ -63,8 +63,27 @@ fn drop(kinds: Vec<PolicyKind>) -> PolicyKind {
     PolicyKind::Drop(kinds.into_iter().map(|kind| entry("", kind)).collect())
 }
 
-fn span<'a>() -> SpanView<'a> {
+/// A root without anything.
+fn span() -> SpanView<'static> {
     SpanView::parse(&[]).expect("an empty span is a span")
+}
+
+fn span_with(change: impl FnOnce(&mut SpanView<'static>)) -> SpanView<'static> {
+    let mut changed = span();
+    change(&mut changed);
+    changed
+}
+
+fn status(code: i32) -> SpanView<'static> {
+    span_with(|span| span.status_code = code)
+}
+
+fn lasting_ns(ns: u64) -> SpanView<'static> {
+    span_with(|span| (span.start_ns, span.end_ns) = (1, 1 + ns))
+}
+
+fn lasting(ms: u64) -> SpanView<'static> {
+    lasting_ns(ms * 1_000_000)
 }
 
 fn fold(set: &PolicySet, span: &SpanView<'_>) -> Digest {
@@ -103,50 +122,18 @@ fn deny(policy: u16) -> (Verdict, Option<u16>) {
     (Verdict::Deny, Some(policy))
 }
 
-fn lasting(ms: u64) -> SpanView<'static> {
-    SpanView {
-        start_ns: 1,
-        end_ns: 1 + ms * 1_000_000,
-        ..span()
-    }
-}
-
 #[test]
 fn error_keeps_at_once_and_its_absence_only_when_closed() {
     let set = set_of(vec![errors(), slow(2000, 0)], false);
-    check(
-        &set,
-        &[SpanView {
-            status_code: 2,
-            ..span()
-        }],
-        keep(0),
-        keep(0),
-    );
-    check(
-        &set,
-        &[SpanView {
-            status_code: 1,
-            ..span()
-        }],
-        PENDING,
-        ROLLUP,
-    );
+    check(&set, &[status(2)], keep(0), keep(0));
+    check(&set, &[status(1)], PENDING, ROLLUP);
 }
 
 #[test]
 fn trace_is_slow_above_the_threshold_in_whole_milliseconds() {
     let set = set_of(vec![slow(2000, 0)], false);
     check(&set, &[lasting(2000)], PENDING, ROLLUP);
-    check(
-        &set,
-        &[SpanView {
-            end_ns: 2_000_999_999,
-            ..lasting(0)
-        }],
-        PENDING,
-        ROLLUP,
-    );
+    check(&set, &[lasting_ns(2_000_999_999)], PENDING, ROLLUP);
     check(&set, &[lasting(2001)], keep(0), keep(0));
 }
 
@@ -162,15 +149,7 @@ fn upper_bound_of_a_duration_holds_at_the_end_not_on_the_way() {
 fn drop_beats_keep_and_holds_it_back_while_unknown() {
     let set = set_of(vec![PolicyKind::AlwaysSample, drop(vec![errors()])], false);
     check(&set, &[span()], PENDING, keep(0));
-    check(
-        &set,
-        &[SpanView {
-            status_code: 2,
-            ..span()
-        }],
-        deny(1),
-        deny(1),
-    );
+    check(&set, &[status(2)], deny(1), deny(1));
 }
 
 #[test]
@@ -206,15 +185,9 @@ fn first_match_waits_for_all_before_the_winner() {
 #[test]
 fn chance_is_settled_early_only_against_a_root_that_loses() {
     let set = set_of(vec![share(25.0)], false);
-    let root = |trace_state| SpanView {
-        trace_state,
-        ..span()
-    };
-    let child = |trace_state| SpanView {
-        trace_state,
-        parent_span_id: &[1; 8],
-        ..span()
-    };
+    let root = |state: &'static [u8]| span_with(|span| span.trace_state = state);
+    let child =
+        |state: &'static [u8]| span_with(|span| (span.trace_state, span.parent_span_id) = (state, &[1; 8]));
     check(&set, &[child(b"")], PENDING, keep(0)); // R of the trace id is just enough
     check(&set, &[child(b"ot=rv:bfffffffffffff")], PENDING, ROLLUP);
     check(&set, &[root(b"ot=rv:ffffffffffffff")], PENDING, keep(0));
@@ -232,13 +205,7 @@ fn chance_is_settled_early_only_against_a_root_that_loses() {
 fn threshold_is_the_lowest_of_all_that_match_whichever_is_recorded() {
     let threshold = |kinds| {
         let set = set_of(kinds, true);
-        let digest = fold(
-            &set,
-            &SpanView {
-                status_code: 2,
-                ..span()
-            },
-        );
+        let digest = fold(&set, &status(2));
         let ruling = set.judge_closed(trace(), &digest);
         assert_eq!(ruling.verdict, Verdict::Keep);
         ruling.threshold.map(Threshold::value)
