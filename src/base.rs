@@ -2,6 +2,10 @@
 //!
 //! Nothing here names OTLP, a disk or a clock; only `std` is imported.
 
+pub mod block;
+pub mod codec;
 pub mod ids;
 pub mod monoid;
+pub mod slab;
 pub mod time;
+pub mod wheel;

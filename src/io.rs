@@ -1,1 +1,14 @@
-//! (being written)
+//! Everything that touches the kernel: the only glommio, the only sockets, the only clock (S1).
+
+pub mod clock; // the only place that reads a clock
+pub mod connections; // how many connections there are, and when each wait of theirs ends
+pub mod inflate; // gzip, limited while it inflates
+pub mod stream; // a socket as h2 and hyper want it
+pub mod ingress; // OTLP in: gRPC and HTTP/1.1
+pub mod datadir; // whose directory it is, and what lies in it
+pub mod disk; // DMA blocks, and disk operations on io_uring
+pub mod recovery; // from files to what was pending
+pub mod egress; // where kept traces go
+pub mod core; // one core at work
+pub mod admin; // health, metrics, status, explain
+pub mod node; // from start to stop

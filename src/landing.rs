@@ -1,1 +1,365 @@
-//! (being written)
+//! The landing core: from a request to the log, and from a verdict to the kept log or to nothing.
+//!
+//! ```text
+//!  request ──collect, write──→ log ──────── items ──────────→ owner
+//!     │                         │                               │
+//!     └── reply waits for ──────┤ durable                  settlement
+//!                               │                               │
+//!                 verdict entry ←──────────── settle ───────────┘
+//!                               │ durable, if Keep
+//!                               ├── Keep:  copy the spans, framed ──→ kept log ──→ destinations
+//!                               └── other: let the spans go
+//! ```
+//!
+//! The landing core keeps no state per trace: what it must remember of one stands in the log. It holds the
+//! bytes, so whatever is done to bytes is done here, and nowhere else.
+//!
+//! Order of calls: `handle_request`, `settle` and the other `handle_*` as things happen, then
+//! [`Landing::advance`] until it returns `false`, then [`Landing::poll_effect`] until `None`.
+
+pub mod fetch; // entries read back
+pub mod record; // what is written besides spans
+pub mod replay; // a log folded again after a start
+
+mod collect;
+mod deliver;
+mod settle;
+mod write;
+
+pub use collect::Rejected;
+pub use deliver::{DestinationReport, KeptEntry};
+
+use crate::base::block::BlockPool;
+use crate::base::ids::{LogId, Place, Position};
+use crate::base::time::{Instant, Now};
+use crate::export::{Destination, Shipment};
+use crate::otlp::cut;
+use crate::otlp::wire::FramingError;
+use crate::policy::PolicySet;
+use crate::route::{HashKey, ItemBatch};
+use crate::stats::{Stats, Transport};
+use crate::wal::{DiskError, DiskOp, Log, OpId, Refused, Usage};
+use bumpalo::Bump;
+use deliver::Delivery;
+use fetch::{Fetcher, ReadOp, WhichLog};
+use hashbrown::HashTable;
+use settle::KeepJob;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// The arena of one request is given back to the system above this.
+const SCRATCH_BYTES_MAX: usize = 4 << 20;
+/// Cursors are logged at most this often.
+const CURSOR_INTERVAL: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Debug)]
+pub struct LandingOptions {
+    pub log: LogId,
+    pub hash_key: HashKey,
+    pub node: String,
+    /// Write scope attributes on kept spans.
+    pub annotate: bool,
+    /// `durability: none`: an acknowledgement waits for nothing.
+    pub acknowledge_at_once: bool,
+    /// A span with its resource and scope must not be larger.
+    pub span_bytes_max: usize,
+    /// Share of `memory.limit` for blocks of both logs.
+    pub block_bytes_max: u64,
+    /// Bytes that may wait for their sync.
+    pub unsynced_bytes_max: u64,
+    /// Names of policies: first those of the configuration, in order, then older ones that verdicts in the
+    /// log still name.
+    pub policy_names: Vec<String>,
+}
+
+/// What became of a request. The waiter of an `Appended` one gets its answer by an effect.
+#[derive(Debug)]
+pub enum Submission {
+    /// In the log; acknowledged once durable.
+    Appended(Rejected),
+    /// Nothing to write: acknowledge at once.
+    Empty(Rejected),
+    /// The client's bytes are no such message; nothing was written.
+    Invalid(FramingError),
+    /// The log cannot take it now; nothing was written.
+    LogRefused(Refused),
+    /// Too much waits for its sync; nothing was written.
+    InFlight,
+}
+
+/// The answer to a waiter: durable, or the disk failed twice.
+pub type Acknowledged = Result<(), NotDurable>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the log could not be written; what was sent may or may not be kept, send it again")]
+pub struct NotDurable;
+
+/// What io is to do.
+pub enum Effect<P: BlockPool, W> {
+    Reply(W, Acknowledged),
+    Disk(WhichLog, OpId, DiskOp<P>),
+    Read(ReadOp),
+    /// To the destination with this number.
+    Ship(usize, Shipment),
+}
+
+/// One landing core. `W` is whoever waits for an acknowledgement.
+pub struct Landing<P: BlockPool, W> {
+    options: LandingOptions,
+    log: Log<P>,
+    kept: Log<P>,
+    waiters: VecDeque<(Position, W)>,
+    replies: VecDeque<(W, Acknowledged)>,
+    /// End of the last entry of the log.
+    tail: Position,
+    /// Keep verdicts in the order of their entries.
+    keeps: VecDeque<KeepJob>,
+    /// Places whose copy ends at this position of the kept log, to be let go when that is durable.
+    copies: VecDeque<(Position, Place)>,
+    /// Records of copies for the next copied entry.
+    copied: Vec<u8>,
+    fetcher: Fetcher,
+    queue: deliver::Queue,
+    deliveries: Vec<Delivery>,
+    cursors_logged_at: Instant,
+    cursors_changed: bool,
+    stopping: bool,
+    bump: Bump,
+    by_trace: HashTable<u32>,
+    framed: Vec<u8>,
+    evicted_bytes: u64,
+    /// Bytes appended since the blocks were last counted.
+    uncounted_bytes: u64,
+}
+
+impl<P: BlockPool, W> Landing<P, W> {
+    /// `kept_entries` are those of the kept log, in order, that some destination has not got.
+    pub fn new(
+        options: LandingOptions,
+        log: Log<P>,
+        kept: Log<P>,
+        destinations: Vec<Destination>,
+        kept_entries: Vec<KeptEntry>,
+        now: Now,
+    ) -> Landing<P, W> {
+        let tail = log.durable();
+        let mut landing = Landing {
+            options,
+            log,
+            kept,
+            waiters: VecDeque::new(),
+            replies: VecDeque::new(),
+            tail,
+            keeps: VecDeque::new(),
+            copies: VecDeque::new(),
+            copied: Vec::new(),
+            fetcher: Fetcher::default(),
+            queue: deliver::Queue::default(),
+            deliveries: destinations.into_iter().map(Delivery::new).collect(),
+            cursors_logged_at: now.instant,
+            cursors_changed: false,
+            stopping: false,
+            bump: Bump::new(),
+            by_trace: HashTable::new(),
+            framed: Vec::new(),
+            evicted_bytes: 0,
+            uncounted_bytes: 0,
+        };
+        kept_entries.into_iter().for_each(|entry| landing.enqueue_replayed(entry));
+        landing.write_prologue();
+        landing
+    }
+
+    // ---- requests ---------------------------------------------------------------------------------------
+
+    /// Takes one ExportTraceServiceRequest. Items go to the batches of their owners, which are not cleared.
+    /// On `Appended` the waiter is kept; otherwise it is given back.
+    pub fn handle_request(
+        &mut self,
+        now: Now,
+        transport: Transport,
+        body: &[u8],
+        waiter: W,
+        policies: &PolicySet,
+        stats: &mut Stats,
+        batches: &mut [ItemBatch],
+    ) -> (Submission, Option<W>) {
+        if self.tail.since(self.log.durable().min(self.tail)) > self.options.unsynced_bytes_max {
+            return (Submission::InFlight, Some(waiter));
+        }
+        if let Err(refused) = self.log.admit(body.len() as u64) {
+            return (Submission::LogRefused(refused), Some(waiter));
+        }
+        let Landing { bump, by_trace, log, options, .. } = self;
+        let mut draft =
+            collect::Draft::new(bump, by_trace, policies, options.hash_key, options.span_bytes_max);
+        let submission = match cut::cut(body, &mut draft) {
+            Err(error) => Submission::Invalid(error),
+            Ok(()) => {
+                let rejected = draft.rejected;
+                stats.spans.accepted[transport as usize] += draft.spans.len() as u64;
+                match write::write(now, bump, &draft, options.log, log, batches) {
+                    Some(end) => {
+                        self.tail = end;
+                        Submission::Appended(rejected)
+                    }
+                    None => Submission::Empty(rejected),
+                }
+            }
+        };
+        drop(draft);
+        if self.bump.allocated_bytes() > SCRATCH_BYTES_MAX {
+            self.bump = Bump::new();
+        } else {
+            self.bump.reset();
+        }
+        self.uncounted_bytes += body.len() as u64;
+        if matches!(submission, Submission::Appended(_)) {
+            self.waiters.push_back((self.tail, waiter));
+            (submission, None)
+        } else {
+            (submission, Some(waiter))
+        }
+    }
+
+    fn answer_waiters(&mut self) {
+        let (durable, failed) = (self.log.durable(), self.log.failed_through());
+        while let Some((position, _)) = self.waiters.front() {
+            let answer = match *position {
+                _ if self.options.acknowledge_at_once => Ok(()),
+                position if position <= durable => Ok(()),
+                position if position <= failed => Err(NotDurable),
+                _ => break,
+            };
+            let (_, waiter) = self.waiters.pop_front().expect("just seen");
+            self.replies.push_back((waiter, answer));
+        }
+    }
+
+    // ---- the disk ---------------------------------------------------------------------------------------
+
+    pub fn handle_op(&mut self, now: Now, which: WhichLog, op: OpId, result: Result<(), DiskError>) {
+        match which {
+            WhichLog::Main => self.log.handle_op(now, op, result),
+            WhichLog::Kept => self.kept.handle_op(now, op, result),
+        }
+    }
+
+    /// A read came back with the bytes at its place, fewer only at the end of the file.
+    pub fn handle_read(&mut self, op: ReadOp, bytes: Option<Vec<u8>>) {
+        use crate::wal::EntryError;
+        let log = match op.log {
+            WhichLog::Main => &self.log,
+            WhichLog::Kept => &self.kept,
+        };
+        let checked = bytes.as_ref().map(|bytes| log.check(op.position, bytes).map(|_| ()));
+        match checked {
+            Some(Ok(())) => self.fetcher.handle_read(op.log, op.position, bytes),
+            Some(Err(EntryError::Short { needed })) if needed > op.len => {
+                self.fetcher.read_more(ReadOp { len: needed, ..op });
+            }
+            Some(Err(_)) | None => self.fetcher.handle_read(op.log, op.position, None),
+        }
+    }
+
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.log.handle_timeout(now);
+        self.kept.handle_timeout(now);
+    }
+
+    /// Moves everything forward that can move without I/O; `true`: there is more to do in another turn.
+    pub fn advance(&mut self, now: Now, stats: &mut Stats) -> bool {
+        self.answer_waiters();
+        let more_keeps = self.copy_kept(now, stats);
+        self.let_copies_go();
+        let more_deliveries = self.gather(now);
+        self.log_cursors(now);
+        self.evict();
+        more_keeps || more_deliveries
+    }
+
+    pub fn poll_effect(&mut self, now: Now) -> Option<Effect<P, W>> {
+        if let Some((waiter, answer)) = self.replies.pop_front() {
+            return Some(Effect::Reply(waiter, answer));
+        }
+        if let Some((id, op)) = self.log.poll_op(now) {
+            return Some(Effect::Disk(WhichLog::Main, id, op));
+        }
+        if let Some((id, op)) = self.kept.poll_op(now) {
+            return Some(Effect::Disk(WhichLog::Kept, id, op));
+        }
+        if let Some(read) = self.fetcher.poll_read() {
+            return Some(Effect::Read(read));
+        }
+        self.poll_shipment().map(|(destination, shipment)| Effect::Ship(destination, shipment))
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let cursors = self.cursors_changed.then(|| self.cursors_logged_at.plus(CURSOR_INTERVAL));
+        [self.log.poll_timeout(), self.kept.poll_timeout(), cursors, self.delivery_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Lets the oldest durable blocks leave memory above 70 % of the account.
+    fn evict(&mut self) {
+        const COUNT_EVERY_BYTES: u64 = 1 << 20;
+        if self.uncounted_bytes < COUNT_EVERY_BYTES {
+            return;
+        }
+        self.uncounted_bytes = 0;
+        let kept_bytes = self.kept.usage().resident_bytes;
+        let target = self.options.block_bytes_max / 10 * 7;
+        self.evicted_bytes += self.kept.evict((target / 4).min(kept_bytes));
+        self.evicted_bytes += self.log.evict(target - (target / 4).min(kept_bytes));
+    }
+
+    // ---- stopping and looking ---------------------------------------------------------------------------
+
+    /// From now on destinations are handed what there is without waiting, and the logs are closed up.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Nothing waits for the disk, for a reply or for a destination. Destinations that fail are not waited
+    /// for: what they lack is in the kept log.
+    pub fn is_settled(&self) -> bool {
+        self.waiters.is_empty()
+            && self.replies.is_empty()
+            && self.log.durable() >= self.tail
+            && self.keeps.is_empty()
+            && self.copies.is_empty()
+            && !self.cursors_changed
+            && self.deliveries_are_settled()
+    }
+
+    pub fn usage(&self, which: WhichLog) -> Usage {
+        match which {
+            WhichLog::Main => self.log.usage(),
+            WhichLog::Kept => self.kept.usage(),
+        }
+    }
+
+    /// Whether the log takes writes now, for readiness.
+    pub fn admits(&self) -> Result<(), Refused> {
+        self.log.admit(0)
+    }
+
+    pub fn evicted_bytes(&self) -> u64 {
+        self.evicted_bytes
+    }
+
+    pub fn is_resident(&self, place: Place) -> bool {
+        self.log.resident(place.entry()).is_some()
+    }
+
+    pub fn policy_name(&self, number: crate::route::PolicyNumber) -> Option<&str> {
+        self.options.policy_names.get(number.0 as usize).map(String::as_str)
+    }
+
+    /// Replies, unsynced bytes, and entries read back.
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.tail.since(self.log.durable().min(self.tail)) + self.fetcher.memory_bytes()
+    }
+}

@@ -1,1 +1,130 @@
-//! (being written)
+//! Which core owns a trace, and what travels between the core where spans landed and the owner.
+//!
+//! ```text
+//!   landing core                                 owner
+//!   ────────────                                 ─────
+//!   request → log entries                        table: trace → digest, places
+//!        └── ItemBatch (digests, places) ──────→ merge
+//!   verdict entry → export or let go ←────────── Settlement (verdict, places)
+//! ```
+//!
+//! Spans stay where they land; digests travel. One batch a turn goes to each core, never a message per span,
+//! and no byte of a span is in it. With one core both ends are the same core and the batch is handed over by
+//! reference; the types are the ones that a mesh will carry.
+
+use crate::base::ids::{CoreId, Place, TraceId};
+use crate::digest::Digest;
+use crate::verdict::{Reason, Threshold, Verdict};
+use siphasher::sip::SipHasher13;
+use std::hash::Hasher;
+use std::ops::Range;
+
+/// A 128-bit secret that keeps clients from choosing the core, the bucket or the fingerprint they hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashKey(pub [u64; 2]);
+
+impl HashKey {
+    /// A keyed hash of a trace id: its high bits choose the owner, all of it the bucket of the table.
+    #[inline]
+    pub fn trace(self, trace: &TraceId) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
+        hasher.write(trace.as_bytes());
+        hasher.finish()
+    }
+
+    /// A 4-byte keyed fingerprint of a span id, never zero. One multiplication: a client that defeats it
+    /// closes its own trace a little early, nothing more.
+    #[inline]
+    pub fn span(self, span_id: &[u8; 8]) -> u32 {
+        let product = (u64::from_ne_bytes(*span_id) ^ self.0[0]) as u128 * (self.0[1] | 1) as u128;
+        (((product >> 64) as u64 ^ product as u64) >> 32) as u32 | 1
+    }
+}
+
+/// The owner among `cores` of a trace with this hash: an even split of the hash's range.
+#[inline]
+pub fn owner(trace_hash: u64, cores: u16) -> CoreId {
+    CoreId((trace_hash as u128 * cores as u128 >> 64) as u16)
+}
+
+/// What one request showed of one trace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    pub trace: TraceId,
+    pub digest: Digest,
+    /// Into [`ItemBatch::places`].
+    pub places: Range<u32>,
+    /// Into [`ItemBatch::fingerprints`]: one of each span id.
+    pub spans: Range<u32>,
+    /// Into [`ItemBatch::fingerprints`]: one of each parent id that is no span of this item.
+    pub parents: Range<u32>,
+}
+
+/// Items for one owner, in flat vectors that are reused from turn to turn.
+#[derive(Clone, Debug, Default)]
+pub struct ItemBatch {
+    pub items: Vec<Item>,
+    pub places: Vec<Place>,
+    pub fingerprints: Vec<u32>,
+}
+
+impl ItemBatch {
+    pub fn clear(&mut self) {
+        self.items.clear();
+        self.places.clear();
+        self.fingerprints.clear();
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+}
+
+/// What was decided about a trace, as it goes into logs and onto data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    pub verdict: Verdict,
+    pub reason: Reason,
+    /// The policy that decided, by its number in the core's table of names.
+    pub policy: Option<PolicyNumber>,
+    /// What becomes of `ot=th` on exported spans: raised to at least this, or erased.
+    pub threshold: Option<Threshold>,
+    /// The structure of the trace was not whole when it was decided.
+    pub incomplete: bool,
+}
+
+/// A policy's name by its number in the core's table of names, which outlives changes of configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PolicyNumber(pub u16);
+
+/// A decision on its way to a landing core, with the places there that it settles.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settlement {
+    pub trace: TraceId,
+    pub decision: Decision,
+    /// The spans came after the decision.
+    pub late: bool,
+    pub span_count: u32,
+    pub places: Vec<Place>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_share_the_hash_range_evenly() {
+        assert_eq!(owner(0, 3), CoreId(0));
+        assert_eq!(owner(u64::MAX, 3), CoreId(2));
+        assert_eq!(owner(u64::MAX / 2, 3), CoreId(1));
+        assert_eq!(owner(u64::MAX, 1), CoreId(0));
+    }
+
+    #[test]
+    fn span_fingerprints_depend_on_the_key_and_are_never_zero() {
+        let (a, b) = (HashKey([1, 3 << 40]), HashKey([2, 5 << 50]));
+        let differing = (0..1000u64).filter(|id| a.span(&id.to_be_bytes()) != b.span(&id.to_be_bytes()));
+        assert!(differing.count() > 990);
+        assert!((0..1000u64).all(|id| a.span(&id.to_be_bytes()) != 0));
+    }
+}

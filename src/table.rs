@@ -1,1 +1,443 @@
-//! (being written)
+//! The traces this core owns: trace → digest, places, deadline, decision.
+//!
+//! ```text
+//!  ItemBatch ──absorb──→ open trace ──closed──→ judged ──→ Settlement to every landing core
+//!                 │           ↑ wheel                           │
+//!                 └─ decided already: the late spans follow ────┘
+//! ```
+//!
+//! The table is a fold of the logs: items merge into it in any order and split, and replaying the logs through
+//! [`Table::absorb`] and [`Table::replay_settlement`] rebuilds it (W4). It never sees a byte of a span.
+//!
+//! Order of calls: `absorb` and `handle_timeout` as things happen, each filling a list of settlements;
+//! `poll_timeout` says when `handle_timeout` is due. During replay `absorb` only merges; `resume` ends it.
+
+mod cache;
+mod trace;
+
+pub use cache::{DecidedCache, FALSE_HIT_ODDS_MAX};
+pub use trace::Trace;
+
+use crate::base::ids::{Place, TraceId};
+use crate::base::slab::{Key, Slab};
+use crate::base::time::{Instant, Now, WallTime};
+use crate::base::wheel::Wheel;
+use crate::completion::{self, Completion, CompletionOptions};
+use crate::digest::Digest;
+use crate::policy::{PolicySet, Ruling};
+use crate::route::{Decision, HashKey, Item, ItemBatch, PolicyNumber, Settlement};
+use crate::stats::Stats;
+use crate::verdict::Reason;
+use hashbrown::{HashMap, HashTable};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Decisions remembered for the list of recent ones.
+const RECENT_COUNT_MAX: usize = 4096;
+/// Traces judged in one call of `handle_timeout`, so that no turn is long.
+const DUE_COUNT_MAX: usize = 256;
+/// Traces are forced at most this often while the share is not exceeded.
+const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug)]
+pub struct TableOptions {
+    pub completion: CompletionOptions,
+    pub hash_key: HashKey,
+    /// The share of `memory.limit` for trace state.
+    pub state_bytes_max: u64,
+    /// Kept traces remembered at least, for late spans.
+    pub kept_count_max: usize,
+    /// Dropped traces remembered at least, for late spans.
+    pub dropped_count_max: usize,
+}
+
+/// What became of one trace, for people who ask.
+#[derive(Clone, Debug)]
+pub struct DecidedTrace {
+    pub trace: TraceId,
+    pub decision: Decision,
+    pub digest: Digest,
+    pub first_seen: WallTime,
+    pub last_seen: WallTime,
+    pub decided_at: WallTime,
+    pub late_spans: u32,
+}
+
+#[derive(Debug)]
+pub struct Table {
+    options: TableOptions,
+    traces: Slab<Trace>,
+    index: HashTable<Key>,
+    wheel: Wheel<Key>,
+    due: Vec<Key>,
+    /// Oldest and newest of the list through [`Trace`]'s links, by opening.
+    oldest: Option<Key>,
+    newest: Option<Key>,
+    /// Bytes of the lists that traces own.
+    heap_bytes: u64,
+    decided: DecidedCache,
+    recent: VecDeque<DecidedTrace>,
+    relieved_at: Option<Instant>,
+    tier: u8,
+    /// During replay: fragments of decided traces whose own verdict entry has not come yet.
+    replaying: Option<HashMap<TraceId, (Vec<Place>, u32)>>,
+}
+
+impl Table {
+    /// An empty table that expects a replay; [`Table::resume`] opens it for business.
+    pub fn new(options: TableOptions, now: Now) -> Table {
+        Table {
+            decided: DecidedCache::new(options.hash_key, options.kept_count_max, options.dropped_count_max),
+            traces: Slab::default(),
+            index: HashTable::new(),
+            wheel: Wheel::new(now.instant),
+            due: Vec::new(),
+            oldest: None,
+            newest: None,
+            heap_bytes: 0,
+            recent: VecDeque::new(),
+            relieved_at: None,
+            tier: 0,
+            replaying: Some(HashMap::new()),
+            options,
+        }
+    }
+
+    /// Merges a batch. What is decided by it is appended to `out`.
+    pub fn absorb(
+        &mut self,
+        now: Now,
+        batch: &ItemBatch,
+        policies: &PolicySet,
+        stats: &mut Stats,
+        out: &mut Vec<Settlement>,
+    ) {
+        for item in &batch.items {
+            self.absorb_item(now, item, batch, policies, stats, out);
+        }
+        if self.replaying.is_none() {
+            self.relieve_pressure(now, policies, stats, out);
+        }
+    }
+
+    fn absorb_item(
+        &mut self,
+        now: Now,
+        item: &Item,
+        batch: &ItemBatch,
+        policies: &PolicySet,
+        stats: &mut Stats,
+        out: &mut Vec<Settlement>,
+    ) {
+        let places = &batch.places[item.places.start as usize..item.places.end as usize];
+        let hash = self.options.hash_key.trace(&item.trace);
+        let key = match self.find(hash, &item.trace) {
+            Some(key) => key,
+            None => {
+                if let Some(decision) = self.decided.get(hash, &item.trace) {
+                    self.absorb_late(now, item, decision, places, stats, out);
+                    return;
+                }
+                stats.traces.opened += 1;
+                self.open(now, hash, item.trace)
+            }
+        };
+        let trace = self.traces.get_mut(key).expect("found or opened above");
+        let heap_before = trace.heap_bytes();
+        let spans = &batch.fingerprints[item.spans.start as usize..item.spans.end as usize];
+        let parents = &batch.fingerprints[item.parents.start as usize..item.parents.end as usize];
+        trace.absorb(now, item.digest, places, spans, parents);
+        self.heap_bytes = self.heap_bytes + trace.heap_bytes() - heap_before;
+        if self.replaying.is_none() {
+            self.check(now, key, policies, stats, out);
+        }
+    }
+
+    /// Late spans follow the verdict at once, with a settlement of their own.
+    fn absorb_late(
+        &mut self,
+        now: Now,
+        item: &Item,
+        decision: Decision,
+        places: &[Place],
+        stats: &mut Stats,
+        out: &mut Vec<Settlement>,
+    ) {
+        if let Some(late) = &mut self.replaying {
+            let (late_places, spans) = late.entry(item.trace).or_default();
+            late_places.extend_from_slice(places);
+            *spans += item.digest.span_count;
+            return;
+        }
+        stats.late_spans[decision.verdict as usize] += u64::from(item.digest.span_count);
+        if let Some(decided) = self.recent.iter_mut().rev().find(|decided| decided.trace == item.trace) {
+            stats.late_span_age.record(Duration::from_nanos(now.wall.0.saturating_sub(decided.decided_at.0)));
+            decided.late_spans += item.digest.span_count;
+        }
+        let span_count = item.digest.span_count;
+        out.push(Settlement { trace: item.trace, decision, late: true, span_count, places: places.to_vec() });
+    }
+
+    fn find(&self, hash: u64, trace: &TraceId) -> Option<Key> {
+        let is_it = |key: &Key| self.traces.get(*key).is_some_and(|found| found.id() == *trace);
+        self.index.find(hash, is_it).copied()
+    }
+
+    fn open(&mut self, now: Now, hash: u64, id: TraceId) -> Key {
+        let mut trace = Trace::new(id, now, self.options.completion.structural);
+        trace.older = self.newest;
+        let key = self.traces.insert(trace);
+        match self.newest.replace(key) {
+            Some(before) => self.traces.get_mut(before).expect("the list names open traces").newer = Some(key),
+            None => self.oldest = Some(key),
+        }
+        let Table { index, traces, options, .. } = self;
+        index.insert_unique(hash, key, |key| {
+            options.hash_key.trace(&traces.get(*key).expect("indexed traces are open").id())
+        });
+        if self.replaying.is_none() {
+            self.wheel.arm(now.instant, key);
+        }
+        key
+    }
+
+    /// Closes the trace if a rule of completion says so; otherwise makes sure that it will come up again.
+    fn check(
+        &mut self,
+        now: Now,
+        key: Key,
+        policies: &PolicySet,
+        stats: &mut Stats,
+        out: &mut Vec<Settlement>,
+    ) -> Option<Instant> {
+        let trace = self.traces.get(key)?;
+        match completion::check(&self.options.completion, &trace.progress(), trace.digest(), now.instant) {
+            Completion::Closed(reason) => {
+                self.close(now, key, reason, policies, stats, out);
+                None
+            }
+            Completion::OpenUntil(until) => Some(until),
+        }
+    }
+
+    fn close(
+        &mut self,
+        now: Now,
+        key: Key,
+        reason: Reason,
+        policies: &PolicySet,
+        stats: &mut Stats,
+        out: &mut Vec<Settlement>,
+    ) {
+        let Some(trace) = self.remove(key) else { return };
+        let ruling = policies.judge_closed(trace.id(), trace.digest());
+        let incomplete = !trace.is_whole();
+        let decision = Decision {
+            verdict: ruling.verdict,
+            reason,
+            policy: ruling.policy.map(|policy| PolicyNumber(policy.0)),
+            threshold: ruling.threshold,
+            incomplete,
+        };
+        self.count_decision(now, &trace, &ruling, decision, stats);
+        self.remember(now, &trace, decision);
+        out.push(Settlement {
+            trace: trace.id(),
+            decision,
+            late: false,
+            span_count: trace.digest().span_count,
+            places: trace.into_places(),
+        });
+    }
+
+    fn count_decision(&self, now: Now, trace: &Trace, ruling: &Ruling, decision: Decision, stats: &mut Stats) {
+        let digest = trace.digest();
+        stats.traces.closed[decision.reason as usize][usize::from(!decision.incomplete)] += 1;
+        stats.traces.decided[decision.verdict as usize] += 1;
+        stats.traces.incomplete += u64::from(decision.incomplete);
+        if digest.has_error {
+            stats.traces.with_error[decision.verdict as usize] += 1;
+        }
+        stats.decision_age.record(now.instant.since(trace.opened_at()));
+        stats.count_policies(ruling, digest);
+    }
+
+    fn remember(&mut self, now: Now, trace: &Trace, decision: Decision) {
+        self.decided.insert(self.options.hash_key.trace(&trace.id()), trace.id(), decision);
+        if self.recent.len() == RECENT_COUNT_MAX {
+            self.recent.pop_front();
+        }
+        let wall_of = |instant: Instant| WallTime(now.wall.0 - now.instant.since(instant).as_nanos() as u64);
+        self.recent.push_back(DecidedTrace {
+            trace: trace.id(),
+            decision,
+            digest: *trace.digest(),
+            first_seen: wall_of(trace.opened_at()),
+            last_seen: wall_of(trace.progress().last_span_at),
+            decided_at: now.wall,
+            late_spans: 0,
+        });
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Trace> {
+        let trace = self.traces.remove(key)?;
+        let hash = self.options.hash_key.trace(&trace.id());
+        let found = self.index.find_entry(hash, |indexed| *indexed == key);
+        found.expect("every open trace is indexed").remove();
+        match trace.older {
+            Some(older) => self.traces.get_mut(older).expect("listed").newer = trace.newer,
+            None => self.oldest = trace.newer,
+        }
+        match trace.newer {
+            Some(newer) => self.traces.get_mut(newer).expect("listed").older = trace.older,
+            None => self.newest = trace.older,
+        }
+        self.heap_bytes -= trace.heap_bytes();
+        Some(trace)
+    }
+
+    /// Closes what is due.
+    pub fn handle_timeout(
+        &mut self,
+        now: Now,
+        policies: &PolicySet,
+        stats: &mut Stats,
+        out: &mut Vec<Settlement>,
+    ) {
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.expire(now.instant, DUE_COUNT_MAX, &mut due);
+        for key in due.drain(..) {
+            if let Some(until) = self.check(now, key, policies, stats, out) {
+                self.wheel.arm(until, key);
+            }
+        }
+        self.due = due;
+    }
+
+    /// When `handle_timeout` is due next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.replaying.is_none().then(|| self.wheel.next()).flatten()
+    }
+
+    // ---- memory -----------------------------------------------------------------------------------------
+
+    /// Bytes of trace state: slots, index, wheel, and the lists that traces own.
+    pub fn state_bytes(&self) -> u64 {
+        let per_trace = Slab::<Trace>::SLOT_BYTES + size_of::<Key>() + 1 + size_of::<(u64, Key)>();
+        (self.traces.len() * per_trace) as u64 + self.heap_bytes
+    }
+
+    /// Decides the oldest traces early: 10 % of them above 90 % of the share, 30 % above 95 %, at most once
+    /// a second; above 100 % at once as many as needed.
+    fn relieve_pressure(
+        &mut self,
+        now: Now,
+        policies: &PolicySet,
+        stats: &mut Stats,
+        out: &mut Vec<Settlement>,
+    ) {
+        let share = self.options.state_bytes_max;
+        let used = self.state_bytes();
+        self.tier = match used {
+            _ if used * 100 < share * 90 => 0,
+            _ if used * 100 < share * 95 => 1,
+            _ if used < share => 2,
+            _ => 3,
+        };
+        if self.tier == 0 {
+            return;
+        }
+        let rested = self.relieved_at.is_none_or(|at| now.instant.since(at) >= PRESSURE_INTERVAL);
+        let count = match self.tier {
+            1 if rested => self.traces.len() / 10,
+            2 if rested => self.traces.len() * 3 / 10,
+            3 => self.traces.len() / 100 + 1,
+            _ => return,
+        };
+        self.relieved_at = Some(now.instant);
+        stats.traces.forced[self.tier as usize - 1] += count as u64;
+        for _ in 0..count.max(1) {
+            let Some(oldest) = self.oldest else { break };
+            self.close(now, oldest, Reason::MemoryPressure, policies, stats, out);
+        }
+    }
+
+    /// 0 while trace state is below 90 % of its share, then 1, 2 and 3 at 90, 95 and 100 %.
+    pub fn pressure_tier(&self) -> u8 {
+        self.tier
+    }
+
+    // ---- replay -----------------------------------------------------------------------------------------
+
+    /// A verdict entry of the log: the places that it settles, with their span count, leave the table.
+    pub fn replay_settlement(&mut self, trace: TraceId, decision: Decision, late: bool) -> (Vec<Place>, u32) {
+        let hash = self.options.hash_key.trace(&trace);
+        self.decided.insert(hash, trace, decision);
+        let replaying = self.replaying.as_mut().expect("settlements are replayed before resume");
+        if late {
+            return replaying.remove(&trace).unwrap_or_default();
+        }
+        match self.find(hash, &trace).and_then(|key| self.remove(key)) {
+            Some(found) => {
+                let span_count = found.digest().span_count;
+                (found.into_places(), span_count)
+            }
+            None => (Vec::new(), 0),
+        }
+    }
+
+    /// Ends the replay: every resumed trace gets one full `quiet`, late fragments follow their verdict.
+    pub fn resume(&mut self, now: Now, stats: &mut Stats, out: &mut Vec<Settlement>) {
+        let late = self.replaying.take().expect("a table resumes once");
+        let keys: Vec<Key> = self.traces.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.traces.get_mut(key).expect("just listed").resume(now);
+            self.wheel.arm(now.instant, key);
+        }
+        for (trace, (places, span_count)) in late {
+            let decision = self.decided.get(self.options.hash_key.trace(&trace), &trace);
+            let decision = decision.expect("late fragments were found late by the cache");
+            stats.late_spans[decision.verdict as usize] += u64::from(span_count);
+            out.push(Settlement { trace, decision, late: true, span_count, places });
+        }
+    }
+
+    // ---- for people -------------------------------------------------------------------------------------
+
+    pub fn len(&self) -> usize {
+        self.traces.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.traces.is_empty()
+    }
+
+    pub fn pending_spans(&self) -> u64 {
+        self.traces.iter().map(|(_, trace)| u64::from(trace.digest().span_count)).sum()
+    }
+
+    pub fn open_trace(&self, id: &TraceId) -> Option<&Trace> {
+        self.traces.get(self.find(self.options.hash_key.trace(id), id)?)
+    }
+
+    /// The decision about a trace that is no longer open, as far as the cache reaches back.
+    pub fn decided(&self, id: &TraceId) -> Option<Decision> {
+        self.decided.get(self.options.hash_key.trace(id), id)
+    }
+
+    /// The newest decision first.
+    pub fn recent(&self) -> impl Iterator<Item = &DecidedTrace> {
+        self.recent.iter().rev()
+    }
+
+    /// What replaying the logs must rebuild (W4), in an order that two tables share.
+    pub fn fold_of_open_traces(&self) -> Vec<(TraceId, Digest, Vec<Place>)> {
+        let mut fold: Vec<_> = self
+            .traces
+            .iter()
+            .map(|(_, trace)| (trace.id(), *trace.digest(), trace.places().collect::<Vec<_>>()))
+            .collect();
+        fold.sort_by_key(|(trace, ..)| *trace);
+        fold
+    }
+}

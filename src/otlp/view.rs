@@ -1,7 +1,18 @@
-//! Stand-in for `otlp/view`: enough of it to fold a span. It is dropped at integration.
+//! A span in place: the fields that decide something, as slices of the request or of the log.
 
-#[derive(Clone, Copy, Debug, Default)]
+pub mod value;
+
+use super::check;
+use super::wire::{DEPTH_MAX, FramingError, Reader};
+pub use value::{AnyValueView, ArrayView, Attributes, KeyValueListView, resource_attributes};
+
+/// A `Span` message whose framing was checked to its depth.
+///
+/// Fields that the bytes do not have are empty or zero. Nothing is known of what the ids are: an id of the
+/// wrong length or of zeros is not the framing's business.
+#[derive(Clone, Copy, Debug)]
 pub struct SpanView<'a> {
+    /// The message itself, without key and length.
     pub bytes: &'a [u8],
     pub trace_id: &'a [u8],
     pub span_id: &'a [u8],
@@ -11,146 +22,93 @@ pub struct SpanView<'a> {
     pub end_ns: u64,
     pub status_code: i32,
     pub flags: u32,
+    kind: i32,
+    name: &'a [u8],
+    /// From the first attribute to the last; other fields may lie between.
+    attributes: &'a [u8],
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum AnyValueView<'a> {
-    Empty,
-    String(&'a [u8]),
-    Bool(bool),
-    Int(i64),
-    Double(f64),
-    Bytes(&'a [u8]),
-    Array(&'a [u8]),
-    KeyValueList(&'a [u8]),
-}
-
-enum Field<'a> {
-    Varint(u64),
-    Fixed(u64),
-    Bytes(&'a [u8]),
-}
-
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let (&byte, rest) = self.0.split_first()?;
-            self.0 = rest;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(taken)
-    }
-}
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = (u64, Field<'a>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let tag = self.varint()?;
-        let field = match tag & 7 {
-            0 => Field::Varint(self.varint()?),
-            1 => Field::Fixed(u64::from_le_bytes(self.take(8)?.try_into().ok()?)),
-            2 => {
-                let length = self.varint()? as usize;
-                Field::Bytes(self.take(length)?)
-            }
-            5 => Field::Fixed(u32::from_le_bytes(self.take(4)?.try_into().ok()?).into()),
-            _ => return None,
-        };
-        Some((tag >> 3, field))
-    }
-}
+/// Messages that may begin in a span: it is itself the third, after ResourceSpans and ScopeSpans.
+pub(super) const SPAN_DEPTH: u32 = DEPTH_MAX - 3;
 
 impl<'a> SpanView<'a> {
-    pub fn parse(bytes: &'a [u8]) -> Result<SpanView<'a>, std::convert::Infallible> {
-        let mut view = SpanView {
+    /// Checks all of the span, as [`cut`](super::cut::cut) does.
+    pub fn parse(bytes: &'a [u8]) -> Result<SpanView<'a>, FramingError> {
+        SpanView::read(Reader::new(bytes))
+    }
+
+    #[inline]
+    pub(super) fn read(mut reader: Reader<'a>) -> Result<SpanView<'a>, FramingError> {
+        let depth = SPAN_DEPTH;
+        let bytes = reader.rest();
+        let mut span = SpanView {
             bytes,
-            ..SpanView::default()
+            trace_id: &[],
+            span_id: &[],
+            parent_span_id: &[],
+            trace_state: &[],
+            start_ns: 0,
+            end_ns: 0,
+            status_code: 0,
+            flags: 0,
+            kind: 0,
+            name: &[],
+            attributes: &[],
         };
-        for (number, field) in Fields(bytes) {
-            match (number, field) {
-                (1, Field::Bytes(id)) => view.trace_id = id,
-                (2, Field::Bytes(id)) => view.span_id = id,
-                (3, Field::Bytes(state)) => view.trace_state = state,
-                (4, Field::Bytes(id)) => view.parent_span_id = id,
-                (7, Field::Fixed(ns)) => view.start_ns = ns,
-                (8, Field::Fixed(ns)) => view.end_ns = ns,
-                (15, Field::Bytes(status)) => {
-                    for (number, field) in Fields(status) {
-                        if let (3, Field::Varint(code)) = (number, field) {
-                            view.status_code = code as i32;
-                        }
-                    }
+        let origin = reader.at();
+        let (mut attributes_begin, mut attributes_end) = (usize::MAX, 0);
+        while !reader.is_empty() {
+            let begin = reader.at();
+            match reader.key()? {
+                0x0a => span.trace_id = reader.bytes()?,
+                0x12 => span.span_id = reader.bytes()?,
+                0x1a => span.trace_state = reader.bytes()?,
+                0x22 => span.parent_span_id = reader.bytes()?,
+                0x2a => span.name = reader.bytes()?,
+                0x30 => span.kind = reader.varint()? as i32,
+                0x39 => span.start_ns = reader.fixed64()?,
+                0x41 => span.end_ns = reader.fixed64()?,
+                0x4a => {
+                    check::attribute(&mut reader, depth)?;
+                    attributes_begin = attributes_begin.min(begin);
+                    attributes_end = reader.at();
                 }
-                (16, Field::Fixed(flags)) => view.flags = flags as u32,
-                _ => {}
+                0x50 | 0x60 | 0x70 => drop(reader.varint()?), // dropped counts
+                0x5a => {
+                    let (inner, depth) = reader.message(depth)?;
+                    check::event(inner, depth)?;
+                }
+                0x6a => {
+                    let (inner, depth) = reader.message(depth)?;
+                    check::link(inner, depth)?;
+                }
+                0x7a => {
+                    let (inner, depth) = reader.message(depth)?;
+                    check::status(inner, depth, &mut span.status_code)?;
+                }
+                0x85 => span.flags = reader.fixed32()?,
+                key => reader.skip_unknown(key, begin, 16, depth)?,
             }
         }
-        Ok(view)
-    }
-
-    pub fn attributes(&self) -> impl Iterator<Item = (&'a [u8], AnyValueView<'a>)> {
-        attributes(self.bytes, 9)
-    }
-}
-
-/// The attributes of a resource part: `resource` fields of a ResourceSpans.
-pub fn resource_attributes(part: &[u8]) -> impl Iterator<Item = (&[u8], AnyValueView<'_>)> {
-    let resources = Fields(part).filter_map(|(number, field)| match field {
-        Field::Bytes(resource) if number == 1 => Some(resource),
-        _ => None,
-    });
-    resources.flat_map(|resource| attributes(resource, 1))
-}
-
-/// The key-values under field `number` of a message.
-fn attributes(message: &[u8], number: u64) -> impl Iterator<Item = (&[u8], AnyValueView<'_>)> {
-    Fields(message).filter_map(move |(found, field)| match field {
-        Field::Bytes(pair) if found == number => Some(key_value(pair)),
-        _ => None,
-    })
-}
-
-fn key_value(pair: &[u8]) -> (&[u8], AnyValueView<'_>) {
-    let (mut key, mut value): (&[u8], _) = (&[], AnyValueView::Empty);
-    for (number, field) in Fields(pair) {
-        match (number, field) {
-            (1, Field::Bytes(bytes)) => key = bytes,
-            (2, Field::Bytes(bytes)) => value = any_value(bytes),
-            _ => {}
+        if attributes_end > 0 {
+            span.attributes = &bytes[attributes_begin - origin..attributes_end - origin];
         }
+        Ok(span)
     }
-    (key, value)
-}
 
-fn any_value(bytes: &[u8]) -> AnyValueView<'_> {
-    let mut value = AnyValueView::Empty;
-    for (number, field) in Fields(bytes) {
-        value = match (number, field) {
-            (1, Field::Bytes(text)) => AnyValueView::String(text),
-            (2, Field::Varint(bit)) => AnyValueView::Bool(bit != 0),
-            (3, Field::Varint(int)) => AnyValueView::Int(int as i64),
-            (4, Field::Fixed(bits)) => AnyValueView::Double(f64::from_bits(bits)),
-            (5, Field::Bytes(array)) => AnyValueView::Array(array),
-            (6, Field::Bytes(list)) => AnyValueView::KeyValueList(list),
-            (7, Field::Bytes(bytes)) => AnyValueView::Bytes(bytes),
-            _ => value,
-        };
+    #[inline]
+    pub fn name(&self) -> &'a [u8] {
+        self.name
     }
-    value
+
+    /// The enum's number as it came, known or not.
+    #[inline]
+    pub fn kind(&self) -> i32 {
+        self.kind
+    }
+
+    #[inline]
+    pub fn attributes(&self) -> Attributes<'a> {
+        Attributes::new(self.attributes, 9)
+    }
 }

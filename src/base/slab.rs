@@ -1,0 +1,150 @@
+//! Values in numbered slots, with keys that a reused slot does not answer to.
+
+/// Names one value of one [`Slab`]: a slot and the generation that filled it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    slot: u32,
+    generation: u32,
+}
+
+impl Key {
+    /// The number of the slot: small, dense, and reused.
+    #[inline]
+    pub fn slot(self) -> u32 {
+        self.slot
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Entry<T> {
+    Filled { generation: u32, value: T },
+    Free { generation: u32, next: u32 },
+}
+
+/// Slots of one allocation. Growing by chunks never copies what is there, so no turn pays for it.
+const CHUNK_SLOTS: usize = 1024;
+
+/// A vector with holes. Freed slots are filled again, newest first, so that memory stays warm.
+///
+/// Invariant: a key answers only for the value it was given for; after `remove` it answers nothing.
+#[derive(Clone, Debug)]
+pub struct Slab<T> {
+    chunks: Vec<Vec<Entry<T>>>,
+    free: u32,
+    len: usize,
+}
+
+const NO_SLOT: u32 = u32::MAX;
+
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Slab { chunks: Vec::new(), free: NO_SLOT, len: 0 }
+    }
+}
+
+impl<T> Slab<T> {
+    /// Bytes of memory that one value takes.
+    pub const SLOT_BYTES: usize = size_of::<Entry<T>>();
+
+    pub fn insert(&mut self, value: T) -> Key {
+        self.len += 1;
+        if self.free != NO_SLOT {
+            let slot = self.free;
+            let entry = self.entry_mut(slot).expect("the free list names slots that exist");
+            let Entry::Free { generation, next } = *entry else {
+                unreachable!("the free list names free slots only")
+            };
+            *entry = Entry::Filled { generation, value };
+            self.free = next;
+            return Key { slot, generation };
+        }
+        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK_SLOTS) {
+            self.chunks.push(Vec::with_capacity(CHUNK_SLOTS));
+        }
+        let chunk_index = self.chunks.len() - 1;
+        let chunk = &mut self.chunks[chunk_index];
+        let slot = chunk_index * CHUNK_SLOTS + chunk.len();
+        chunk.push(Entry::Filled { generation: 0, value });
+        Key { slot: u32::try_from(slot).expect("fewer than 2^32 values fit in memory"), generation: 0 }
+    }
+
+    pub fn remove(&mut self, key: Key) -> Option<T> {
+        let next = self.free;
+        let entry = self.entry_mut(key.slot)?;
+        if !matches!(entry, Entry::Filled { generation, .. } if *generation == key.generation) {
+            return None;
+        }
+        let freed = Entry::Free { generation: key.generation.wrapping_add(1), next };
+        let Entry::Filled { value, .. } = std::mem::replace(entry, freed) else {
+            unreachable!("matched above")
+        };
+        self.free = key.slot;
+        self.len -= 1;
+        Some(value)
+    }
+
+    #[inline]
+    pub fn get(&self, key: Key) -> Option<&T> {
+        let slot = key.slot as usize;
+        match self.chunks.get(slot / CHUNK_SLOTS)?.get(slot % CHUNK_SLOTS)? {
+            Entry::Filled { generation, value } if *generation == key.generation => Some(value),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        match self.entry_mut(key.slot)? {
+            Entry::Filled { generation, value } if *generation == key.generation => Some(value),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    fn entry_mut(&mut self, slot: u32) -> Option<&mut Entry<T>> {
+        self.chunks.get_mut(slot as usize / CHUNK_SLOTS)?.get_mut(slot as usize % CHUNK_SLOTS)
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
+        self.chunks.iter().flatten().enumerate().filter_map(|(slot, entry)| match entry {
+            Entry::Filled { generation, value } => {
+                Some((Key { slot: slot as u32, generation: *generation }, value))
+            }
+            Entry::Free { .. } => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reused_slot_does_not_answer_to_the_old_key() {
+        let mut slab = Slab::default();
+        let old = slab.insert("old");
+        assert_eq!(slab.remove(old), Some("old"));
+        let new = slab.insert("new");
+        assert_eq!(new.slot(), old.slot());
+        assert_eq!((slab.get(old), slab.remove(old)), (None, None));
+        assert_eq!(slab.get(new), Some(&"new"));
+        assert_eq!(slab.len(), 1);
+    }
+
+    #[test]
+    fn iteration_shows_filled_slots_only() {
+        let mut slab = Slab::default();
+        let keys: Vec<_> = (0..4).map(|value| slab.insert(value)).collect();
+        slab.remove(keys[1]);
+        let seen: Vec<_> = slab.iter().map(|(key, value)| (key.slot(), *value)).collect();
+        assert_eq!(seen, [(0, 0), (2, 2), (3, 3)]);
+    }
+}

@@ -1,0 +1,145 @@
+//! Deadlines by the million: a hashed timer wheel.
+//!
+//! ```text
+//!  slot   0   1   2   …   cursor … 4095        one slot = one tick = 16.8 ms
+//!         │               │
+//!         └─ keys due at ticks ≡ 0 mod 4096, this round or a later one
+//! ```
+//!
+//! A key is armed once and not moved when its deadline moves away: when it comes up, its owner looks at the
+//! true deadline and arms it again. So a span costs the wheel nothing, and a trace one push and one pop.
+
+use crate::base::time::Instant;
+
+/// Nanoseconds of a tick, as a shift: 2^24 ns = 16.8 ms.
+const TICK_SHIFT: u32 = 24;
+const SLOT_COUNT: u64 = 4096;
+/// A slot that held more keys than this gives its memory back when it has been emptied.
+const SLOT_KEYS_KEPT: usize = 1024;
+
+/// Keys by the tick at which they come up.
+///
+/// Invariant: a key comes up at or after its deadline and at most one tick late, provided `expire` is called
+/// at each [`Wheel::next`].
+#[derive(Debug)]
+pub struct Wheel<K> {
+    slots: Vec<Vec<(u64, K)>>,
+    /// Every tick before this one has been expired.
+    cursor: u64,
+    len: usize,
+}
+
+impl<K: Copy> Wheel<K> {
+    pub fn new(now: Instant) -> Wheel<K> {
+        Wheel {
+            slots: (0..SLOT_COUNT).map(|_| Vec::new()).collect(),
+            cursor: now.0 >> TICK_SHIFT,
+            len: 0,
+        }
+    }
+
+    /// `key` comes up once, at or soon after `deadline`.
+    #[inline]
+    pub fn arm(&mut self, deadline: Instant, key: K) {
+        // The tick that begins at or after the deadline, so that a key is never early.
+        let tick = (deadline.0.saturating_add((1 << TICK_SHIFT) - 1) >> TICK_SHIFT).max(self.cursor);
+        self.slots[(tick % SLOT_COUNT) as usize].push((tick, key));
+        self.len += 1;
+    }
+
+    /// Moves the keys that are due at `now` to `due`, at most `count_max`; true if more are waiting.
+    pub fn expire(&mut self, now: Instant, count_max: usize, due: &mut Vec<K>) -> bool {
+        let now_tick = now.0 >> TICK_SHIFT;
+        if self.len == 0 {
+            self.cursor = self.cursor.max(now_tick + 1);
+            return false;
+        }
+        let mut taken = 0;
+        // After a long pause one round visits every slot once.
+        self.cursor = self.cursor.max((now_tick + 1).saturating_sub(SLOT_COUNT));
+        while self.cursor <= now_tick {
+            let slot = &mut self.slots[(self.cursor % SLOT_COUNT) as usize];
+            let mut index = 0;
+            while index < slot.len() {
+                if slot[index].0 > now_tick {
+                    index += 1;
+                } else if taken == count_max {
+                    return true;
+                } else {
+                    due.push(slot.swap_remove(index).1);
+                    taken += 1;
+                    self.len -= 1;
+                }
+            }
+            if slot.is_empty() && slot.capacity() > SLOT_KEYS_KEPT {
+                *slot = Vec::new();
+            }
+            self.cursor += 1;
+        }
+        false
+    }
+
+    /// When `expire` is next worth calling: the next tick while anything is armed.
+    pub fn next(&self) -> Option<Instant> {
+        (self.len > 0).then(|| Instant(self.cursor << TICK_SHIFT))
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn memory_bytes(&self) -> usize {
+        self.slots.iter().map(|slot| slot.capacity() * size_of::<(u64, K)>()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TICK_NS: u64 = 1 << TICK_SHIFT;
+
+    #[test]
+    fn a_full_slot_is_taken_in_parts() {
+        let mut wheel = Wheel::new(Instant(0));
+        (0..10).for_each(|key| wheel.arm(Instant(5), key));
+        let mut due = Vec::new();
+        assert!(wheel.expire(Instant(TICK_NS), 4, &mut due));
+        assert!(wheel.expire(Instant(TICK_NS), 4, &mut due));
+        assert!(!wheel.expire(Instant(TICK_NS), 4, &mut due));
+        due.sort();
+        assert_eq!(due, (0..10).collect::<Vec<_>>());
+    }
+
+    proptest! {
+        #[test]
+        fn every_key_comes_up_once_never_early_and_at_most_a_tick_late(
+            deadlines in prop::collection::vec(0..20_000 * TICK_NS, 1..60),
+            steps in prop::collection::vec(1..9_000 * TICK_NS, 1..60),
+        ) {
+            let mut wheel = Wheel::new(Instant(0));
+            for (key, deadline) in deadlines.iter().enumerate() {
+                wheel.arm(Instant(*deadline), key);
+            }
+            let mut seen = vec![false; deadlines.len()];
+            let (mut now, mut before) = (0, 0);
+            for step in steps.into_iter().chain([30_000 * TICK_NS]) {
+                now += step;
+                let mut due = Vec::new();
+                wheel.expire(Instant(now), usize::MAX, &mut due);
+                for key in due {
+                    prop_assert!(!std::mem::replace(&mut seen[key], true));
+                    prop_assert!(deadlines[key] <= now, "early");
+                    prop_assert!(deadlines[key] + 2 * TICK_NS > before, "late");
+                }
+                before = now;
+            }
+            prop_assert!(seen.iter().all(|seen| *seen) && wheel.is_empty());
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! `tailkeep run`: a configuration made into a node.
+
+use super::{Failure, LogFlags, start_log};
+use crate::completion::CompletionOptions;
+use crate::config::options::{Cores, Durability, Endpoint, ExporterKind, FreeSpace};
+use crate::config::{Config, Loaded, render};
+use crate::io::egress::{FileOptions, Rotation};
+use crate::io::ingress;
+use crate::io::node::{self, FileDestination, NodeOptions};
+use crate::otlp::json;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::time::Duration;
+
+/// `wal.max_size: auto`.
+const WAL_BYTES_AUTO_MAX: u64 = 20 << 30;
+const WAL_SEGMENTS_MIN: u64 = 8;
+
+pub fn run(loaded: Loaded, log: &LogFlags, files: Vec<String>) -> Result<(), Failure> {
+    start_log(log);
+    if loaded.config.built_in {
+        eprintln!("keeping every trace; `tailkeep print-config --example` shows sampling");
+    }
+    let options = node_options(loaded, files)?;
+    node::run(options).map_err(|error| Failure::Environment(error.to_string()))
+}
+
+/// Everything the host decides is decided here: names, CPUs, memory, disk.
+pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, Failure> {
+    let Loaded { config, policies, .. } = loaded;
+    let environment = |message: String| Failure::Environment(message);
+    std::fs::create_dir_all(&config.node.data_dir)
+        .map_err(|error| environment(format!("node.data_dir: {}: {error}", config.node.data_dir.display())))?;
+    let (disk_bytes, free_bytes) = disk_of(&config.node.data_dir)
+        .map_err(|error| environment(format!("{}: {error}", config.node.data_dir.display())))?;
+    let wal_bytes = config.wal.max_bytes.clone().or_else(|| (free_bytes / 5).min(WAL_BYTES_AUTO_MAX));
+    let free_bytes_min = match config.wal.min_free {
+        FreeSpace::Percent(percent) => (disk_bytes as f64 * percent / 100.0) as u64,
+        FreeSpace::Bytes(bytes) => bytes,
+    };
+    let admin_token = match &config.admin.token_file {
+        None => None,
+        Some(path) => {
+            let token = std::fs::read_to_string(path)
+                .map_err(|error| environment(format!("admin.token_file: {}: {error}", path.display())))?;
+            Some(token.trim().to_string()).filter(|token| !token.is_empty())
+        }
+    };
+    let memory_limit_bytes = config.memory_limit_bytes(available_memory());
+    let mut ingress = ingress::Options::new(transcode);
+    ingress.grpc_message_max = config.receivers.grpc.message_bytes_max as usize;
+    ingress.http_body_max = config.receivers.http.body_bytes_max as usize;
+    ingress.in_flight_max = (memory_limit_bytes / 100 * 5)
+        .max(config.receivers.grpc.message_bytes_max.max(config.receivers.http.body_bytes_max))
+        as usize;
+    // After SIGTERM clients have less than the 30 seconds of the contract.
+    ingress.time.grace = Duration::from_secs(8);
+    Ok(NodeOptions {
+        name: config.node.name.clone().or_else(hostname),
+        cpu: choose_cpu(&config.node.cores)?,
+        data_dir: config.node.data_dir.clone(),
+        durability: match config.wal.durability {
+            Durability::Fsync => node::Durability::Fsync,
+            Durability::Write => node::Durability::Write,
+            Durability::None => node::Durability::None,
+        },
+        segment_bytes: config.wal.segment_bytes,
+        wal_bytes_max: wal_bytes.max(WAL_SEGMENTS_MIN * config.wal.segment_bytes),
+        free_bytes_min,
+        retain: config.wal.retain,
+        completion: completion(&config),
+        annotate: config.sampling.annotate,
+        memory_limit_bytes,
+        files: config.exporters.iter().map(file_destination).collect(),
+        grpc: resolve("receivers.otlp.protocols.grpc.endpoint", &config.receivers.grpc.endpoint)?,
+        http: resolve("receivers.otlp.protocols.http.endpoint", &config.receivers.http.endpoint)?,
+        admin: resolve("admin.endpoint", &config.admin.endpoint)?,
+        admin_token,
+        ingress,
+        config_files: files,
+        config_hash: config_hash(&config),
+        version: env!("CARGO_PKG_VERSION"),
+        commit: option_env!("TAILKEEP_COMMIT").unwrap_or("unknown"),
+        policies,
+    })
+}
+
+fn completion(config: &Config) -> CompletionOptions {
+    let options = &config.completion;
+    CompletionOptions {
+        decision_wait: options.decision_wait,
+        after_root: options.wait_after_root,
+        structural: options.structural,
+        quiet: options.quiet(),
+        spans_max: options.spans_max.min(u32::MAX.into()) as u32,
+        bytes_max: options.bytes_max,
+        use_expected_count: !options.expected_count_attribute.is_empty(),
+    }
+}
+
+fn file_destination(exporter: &crate::config::options::ExporterOptions) -> FileDestination {
+    let ExporterKind::File(file) = &exporter.kind;
+    FileDestination {
+        id: exporter.id.clone(),
+        flush_interval: file.flush_interval,
+        file: FileOptions {
+            path: file.path.clone(),
+            rotation: file.rotation.as_ref().map(|rotation| Rotation {
+                file_bytes_max: rotation.file_bytes_max,
+                backup_count_max: rotation.backup_count_max,
+            }),
+        },
+    }
+}
+
+fn transcode(body: &[u8], protobuf: &mut Vec<u8>) -> Result<(), String> {
+    json::decode(&json::EXPORT_TRACE_REQUEST, body, protobuf).map_err(|error| error.to_string())
+}
+
+fn resolve(key: &str, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, Failure> {
+    let resolved = (endpoint.host.as_str(), endpoint.port).to_socket_addrs();
+    let addresses = resolved.map_err(|error| Failure::Environment(format!("{key}: {endpoint}: {error}")))?;
+    Ok(addresses.collect())
+}
+
+/// This version runs one executor.
+fn choose_cpu(cores: &Cores) -> Result<usize, Failure> {
+    let allowed = core_affinity::get_core_ids().unwrap_or_default();
+    let first = allowed.first().map_or(0, |core| core.id);
+    match cores {
+        Cores::Auto | Cores::Count(_) => Ok(first),
+        Cores::List(list) => {
+            let wanted = list.first().map_or(first, |cpu| *cpu as usize);
+            match allowed.is_empty() || allowed.iter().any(|core| core.id == wanted) {
+                true => Ok(wanted),
+                false => Err(Failure::Environment(format!(
+                    "node.cores: CPU {wanted} is not one that this process may run on"
+                ))),
+            }
+        }
+    }
+}
+
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn disk_of(path: &Path) -> std::io::Result<(u64, u64)> {
+    let disk = rustix::fs::statvfs(path)?;
+    Ok((disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize))
+}
+
+/// The lower of RAM and the cgroup's limit.
+fn available_memory() -> u64 {
+    let memory = rustix::system::sysinfo();
+    let ram = memory.totalram as u64 * u64::from(memory.mem_unit);
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let cgroup = limits.iter().filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
+    cgroup.fold(ram, u64::min)
+}
+
+/// Names the configuration in effect, so that two nodes can be compared.
+fn config_hash(config: &Config) -> String {
+    use siphasher::sip::SipHasher13;
+    use std::hash::Hasher;
+    let mut hasher = SipHasher13::new_with_keys(0, 0);
+    hasher.write(render::render(config).as_bytes());
+    format!("{:016x}", hasher.finish())
+}

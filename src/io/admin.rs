@@ -1,0 +1,276 @@
+//! The admin port: health, metrics, status, and what became of one trace.
+//!
+//! Answers are made from the core's own counters when somebody asks; nothing is collected in between. It serves
+//! from the first moment on, so that a long replay can be watched.
+
+mod explain; // one trace, and recent decisions
+mod metrics; // Prometheus text
+mod status; // the status document
+
+use super::clock::Clock;
+use super::connections::Connections;
+use super::core::Core;
+use super::ingress::Ingress;
+use super::stream::{ReadBuffers, Stream};
+use crate::base::time::{Instant, WallTime};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use serde_json::json;
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+const CONNECTIONS_MAX: usize = 64;
+/// A connection must have asked and been answered within this.
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(30);
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// Bytes one connection may read before others get their turn.
+const TURN_BYTES: usize = 64 << 10;
+
+/// What is known about this process before and beside its core.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub version: &'static str,
+    pub commit: &'static str,
+    pub node: String,
+    pub node_id: String,
+    pub incarnation: u64,
+    pub started_at: WallTime,
+    pub started: Instant,
+    pub data_dir: String,
+    pub durability: &'static str,
+    pub config_files: Vec<String>,
+    pub config_hash: String,
+    pub grpc: SocketAddr,
+    pub http: SocketAddr,
+    pub admin: SocketAddr,
+    pub cpu: u32,
+    pub memory_limit_bytes: u64,
+    pub wal_bytes_max: u64,
+    /// Sent as `Authorization: Bearer …`; without one everything is open on loopback only.
+    pub token: Option<String>,
+    pub policy_types: Vec<(String, &'static str)>,
+}
+
+/// What the last start found in the logs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LastReplay {
+    pub seconds: f64,
+    pub segments: usize,
+    pub entries: u64,
+    pub traces_resumed: u64,
+    pub skipped_bytes: u64,
+}
+
+/// The parts that answers are made of. The core is absent until its logs are replayed.
+pub struct Admin {
+    facts: Facts,
+    clock: Rc<Clock>,
+    connections: Rc<Connections>,
+    core: RefCell<Option<Rc<Core>>>,
+    ingress: RefCell<Option<Rc<Ingress>>>,
+    last_replay: Cell<LastReplay>,
+    stopping: Cell<bool>,
+}
+
+impl Admin {
+    /// Serves on the executor that it is called on.
+    pub fn start(facts: Facts, clock: Rc<Clock>, listener: TcpListener) -> Rc<Admin> {
+        let connections = Connections::new(clock.clone(), CONNECTIONS_MAX);
+        let admin = Rc::new(Admin {
+            facts,
+            clock,
+            connections,
+            core: RefCell::new(None),
+            ingress: RefCell::new(None),
+            last_replay: Cell::default(),
+            stopping: Cell::new(false),
+        });
+        // SAFETY: the descriptor is open, a listening socket, and owned by nobody else.
+        let listener = unsafe { glommio::net::TcpListener::from_raw_fd(listener.into_raw_fd()) };
+        glommio::spawn_local(accept(admin.clone(), listener)).detach();
+        glommio::spawn_local(sweep(admin.clone())).detach();
+        admin
+    }
+
+    /// From now on there is something to tell.
+    pub fn attach(&self, core: Rc<Core>, ingress: Rc<Ingress>, last_replay: LastReplay) {
+        *self.core.borrow_mut() = Some(core);
+        *self.ingress.borrow_mut() = Some(ingress);
+        self.last_replay.set(last_replay);
+    }
+
+    pub fn set_stopping(&self) {
+        self.stopping.set(true);
+    }
+
+    fn obstacles(&self) -> Vec<String> {
+        match self.core.borrow().as_ref() {
+            None => vec!["replaying the log".to_string()],
+            Some(core) => core.obstacles(),
+        }
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Reply {
+        let path = request.uri().path();
+        let query = request.uri().query().unwrap_or("");
+        let open = matches!(path, "/healthz" | "/readyz" | "/metrics");
+        if !open && let Err(refusal) = self.authorize(request) {
+            return refusal;
+        }
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return match path.starts_with("/api/v1/") {
+                true => Reply::error(StatusCode::METHOD_NOT_ALLOWED, "only GET is built so far"),
+                false => Reply::error(StatusCode::METHOD_NOT_ALLOWED, "use GET"),
+            };
+        }
+        match path {
+            "/healthz" => Reply::json(StatusCode::OK, &json!({ "healthy": true })),
+            "/readyz" => {
+                let why = self.obstacles();
+                let status = if why.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                Reply::json(status, &json!({ "ready": why.is_empty(), "why": why }))
+            }
+            "/metrics" => Reply {
+                status: StatusCode::OK,
+                content_type: "text/plain; version=0.0.4; charset=utf-8",
+                body: self.metrics().into_bytes(),
+            },
+            "/api/v1/status" => Reply::json(StatusCode::OK, &self.status()),
+            "/api/v1/traces" => self.recent(query),
+            _ => match path.strip_prefix("/api/v1/traces/") {
+                Some(id) => self.explain(id),
+                None => Reply::error(StatusCode::NOT_FOUND, "no such page; see /api/v1/status and /metrics"),
+            },
+        }
+    }
+
+    fn authorize(&self, request: &Request<Incoming>) -> Result<(), Reply> {
+        let Some(token) = &self.facts.token else {
+            return match self.facts.admin.ip().is_loopback() {
+                true => Ok(()),
+                false => Err(Reply::error(
+                    StatusCode::FORBIDDEN,
+                    "on an address that is not loopback this needs admin.token_file",
+                )),
+            };
+        };
+        let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or("");
+        match is_same_text(given, token) {
+            true => Ok(()),
+            false => Err(Reply::error(StatusCode::UNAUTHORIZED, "send Authorization: Bearer <token>")),
+        }
+    }
+}
+
+/// Compares in a time that depends on the lengths only.
+fn is_same_text(one: &str, other: &str) -> bool {
+    let differing = one.bytes().zip(other.bytes()).fold(0, |differing, (a, b)| differing | (a ^ b));
+    one.len() == other.len() && differing == 0
+}
+
+struct Reply {
+    status: StatusCode,
+    content_type: &'static str,
+    body: Vec<u8>,
+}
+
+impl Reply {
+    fn json(status: StatusCode, value: &serde_json::Value) -> Reply {
+        let mut body = serde_json::to_vec(value).expect("a value of strings and numbers");
+        body.push(b'\n');
+        Reply { status, content_type: "application/json", body }
+    }
+
+    fn error(status: StatusCode, message: &str) -> Reply {
+        let code = status.canonical_reason().unwrap_or("Error").to_lowercase().replace(' ', "_");
+        Reply::json(status, &json!({ "error": { "code": code, "message": message } }))
+    }
+}
+
+/// A body that is there as a whole.
+struct Whole(Option<bytes::Bytes>);
+
+impl Body for Whole {
+    type Data = bytes::Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+}
+
+struct Service(Rc<Admin>);
+
+impl hyper::service::Service<Request<Incoming>> for Service {
+    type Response = Response<Whole>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Response<Whole>, Infallible>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let reply = self.0.answer(&request);
+        let mut response = Response::new(Whole(Some(reply.body.into())));
+        *response.status_mut() = reply.status;
+        let content_type = header::HeaderValue::from_static(reply.content_type);
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        std::future::ready(Ok(response))
+    }
+}
+
+async fn accept(admin: Rc<Admin>, listener: glommio::net::TcpListener) {
+    let buffers: Rc<ReadBuffers> = Rc::default();
+    loop {
+        let Ok(tcp) = listener.accept().await else {
+            glommio::timer::sleep(ACCEPT_REST).await;
+            continue;
+        };
+        let Some(admitted) = admin.connections.admit() else { continue };
+        let stream = Stream::new(tcp, buffers.clone(), TURN_BYTES);
+        let admin = admin.clone();
+        let connection = async move {
+            let deadline = admin.connections.deadline();
+            deadline.set(CONNECTION_TIME_MAX);
+            let mut builder = http1::Builder::new();
+            builder.header_read_timeout(None).max_headers(64).max_buf_size(64 << 10);
+            let served = builder.serve_connection(stream, Service(admin.clone()));
+            // A client that goes away or misbehaves is no concern of ours.
+            let _ = deadline.bound(served).await;
+            drop(admitted);
+        };
+        glommio::spawn_local(connection).detach();
+    }
+}
+
+async fn sweep(admin: Rc<Admin>) {
+    loop {
+        glommio::timer::sleep(Duration::from_millis(500)).await;
+        admin.connections.sweep(admin.clock.now().instant);
+    }
+}
+
+/// RFC 3339, to the millisecond.
+fn time_text(time: WallTime) -> String {
+    let moment = std::time::UNIX_EPOCH + Duration::from_nanos(time.0);
+    humantime::format_rfc3339_millis(moment).to_string()
+}
+
+/// CPU time of this process so far.
+fn cpu_seconds() -> f64 {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
+}

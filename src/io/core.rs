@@ -1,0 +1,308 @@
+//! One core at work: drives a [`Shard`] on its executor.
+//!
+//! ```text
+//!  connection ─ export ─┐                       ┌─ disk operations, reads, shipments (tasks)
+//!  result of a task ────┼─→ turn: handle, ──────┤
+//!  timer ───────────────┘   advance, effects    └─ replies (tickets)
+//! ```
+//!
+//! Whoever has something for the shard hands it over and begins a turn; a turn ends when there is no effect
+//! left. There is one timer task per core, and one task per operation on its way to the disk.
+
+use super::clock::Clock;
+use super::disk::{Disk, DmaPool};
+use super::egress::FileSink;
+use super::ingress::{self, Durable, Partial, Replied, Submitted, Ticket, TraceService, Unavailable};
+use crate::base::time::{Instant, Now};
+use crate::landing::fetch::{ReadOp, WhichLog};
+use crate::landing::{Effect, Submission};
+use crate::shard::Shard;
+use crate::stats::{Refusal, Stats, Transport};
+use crate::wal::{DiskOp, OpId, Refused};
+use futures_util::future::{Either, select};
+use glommio::TaskQueueHandle;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+/// The timer task sleeps no longer, so that a clock that stood still (a suspended host) is noticed.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// Sleeps shorter than this are not worth a timer.
+const SLEEP_MIN: Duration = Duration::from_micros(200);
+/// What a client is told to wait when its request found no room in memory.
+const IN_FLIGHT_RETRY: Duration = Duration::from_secs(1);
+const DISK_LOW_RETRY: Duration = Duration::from_secs(5);
+
+/// The shard of one core and what it needs of the outside.
+pub struct Core {
+    shard: RefCell<Shard<DmaPool, Ticket>>,
+    clock: Rc<Clock>,
+    disk: Disk,
+    sinks: Vec<FileSink>,
+    queue: TaskQueueHandle,
+    span_bytes_max: usize,
+    serving: Cell<bool>,
+    disk_low: Cell<bool>,
+    /// When the timer task wakes, and how to wake it earlier.
+    wakes_at: Cell<Instant>,
+    timer: RefCell<Option<Waker>>,
+    woken: Cell<bool>,
+    /// A task goes on with work that was too much for one turn.
+    continuing: Cell<bool>,
+}
+
+impl Core {
+    pub fn new(
+        shard: Shard<DmaPool, Ticket>,
+        clock: Rc<Clock>,
+        disk: Disk,
+        sinks: Vec<FileSink>,
+        queue: TaskQueueHandle,
+        span_bytes_max: usize,
+    ) -> Rc<Core> {
+        Rc::new(Core {
+            shard: RefCell::new(shard),
+            clock,
+            disk,
+            sinks,
+            queue,
+            span_bytes_max,
+            serving: Cell::new(true),
+            disk_low: Cell::new(false),
+            wakes_at: Cell::new(Instant(u64::MAX)),
+            timer: RefCell::new(None),
+            woken: Cell::new(false),
+            continuing: Cell::new(false),
+        })
+    }
+
+    pub fn shard(&self) -> std::cell::Ref<'_, Shard<DmaPool, Ticket>> {
+        self.shard.borrow()
+    }
+
+    pub fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    pub fn sinks(&self) -> &[FileSink] {
+        &self.sinks
+    }
+
+    /// Spawns the timer task. The core works from now on.
+    pub fn start(self: &Rc<Core>) {
+        let core = self.clone();
+        let timer = async move { core.keep_time().await };
+        glommio::spawn_local_into(timer, self.queue).expect("the queue exists").detach();
+        self.turn(self.clock.now());
+    }
+
+    /// Takes no more requests.
+    pub fn refuse(&self) {
+        self.serving.set(false);
+    }
+
+    /// Less is free on the disk than has to be: requests are refused, exports go on.
+    pub fn set_disk_low(&self, low: bool) {
+        if self.disk_low.replace(low) != low {
+            match low {
+                true => tracing::error!("the disk is nearly full (wal.min_free); refusing requests"),
+                false => tracing::info!("the disk has room again; taking requests"),
+            }
+        }
+    }
+
+    /// Everything handed out is finished, or `patience` runs out.
+    pub async fn stop(self: &Rc<Core>, patience: Duration) -> bool {
+        self.shard.borrow_mut().stop();
+        let until = self.clock.now().instant.plus(patience);
+        loop {
+            let now = self.clock.now();
+            self.turn(now);
+            if self.shard.borrow().is_settled() {
+                return true;
+            }
+            if now.instant >= until {
+                return false;
+            }
+            glommio::timer::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Why this core is not ready; empty if it is.
+    pub fn obstacles(&self) -> Vec<String> {
+        let mut why = Vec::new();
+        if !self.serving.get() {
+            why.push("stopping".to_string());
+        }
+        if self.disk_low.get() {
+            why.push("disk: less is free than wal.min_free".to_string());
+        }
+        if let Err(refused) = self.shard.borrow().landing().admits() {
+            why.push(format!("log: {refused}"));
+        }
+        why
+    }
+
+    /// Runs the shard until it has nothing more to do without waiting.
+    fn turn(self: &Rc<Core>, now: Now) {
+        let more = self.shard.borrow_mut().advance(now);
+        loop {
+            let effect = self.shard.borrow_mut().poll_effect(now);
+            match effect {
+                None => break,
+                Some(Effect::Reply(ticket, answer)) => ticket.answer(answer.map_err(|_| Unavailable)),
+                Some(Effect::Disk(log, id, op)) => self.spawn_op(log, id, op),
+                Some(Effect::Read(read)) => self.spawn_read(read),
+                Some(Effect::Ship(destination, shipment)) => {
+                    let core = self.clone();
+                    self.spawn(async move {
+                        let result = core.sinks[destination].append(shipment.bytes).await;
+                        if let Err(error) = &result {
+                            tracing::error!(error, "cannot export; the traces stay in the kept log");
+                        }
+                        let now = core.clock.now();
+                        core.shard.borrow_mut().handle_shipped(now, destination, shipment.through, result);
+                        core.turn(now);
+                    });
+                }
+            }
+        }
+        if more && !self.continuing.replace(true) {
+            let core = self.clone();
+            self.spawn(async move {
+                core.continuing.set(false);
+                core.turn(core.clock.now());
+            });
+        }
+        let due = self.shard.borrow().poll_timeout();
+        if due.is_some_and(|due| due < self.wakes_at.get()) {
+            self.woken.set(true);
+            if let Some(timer) = self.timer.borrow_mut().take() {
+                timer.wake();
+            }
+        }
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + 'static) {
+        glommio::spawn_local_into(work, self.queue).expect("the queue exists").detach();
+    }
+
+    fn spawn_op(self: &Rc<Core>, log: WhichLog, id: OpId, op: DiskOp<DmaPool>) {
+        let core = self.clone();
+        self.spawn(async move {
+            let result = core.disk.execute(log, op).await;
+            let now = core.clock.now();
+            core.shard.borrow_mut().handle_op(now, log, id, result);
+            core.turn(now);
+        });
+    }
+
+    fn spawn_read(self: &Rc<Core>, read: ReadOp) {
+        let core = self.clone();
+        self.spawn(async move {
+            let bytes = core.disk.read(read).await;
+            core.shard.borrow_mut().handle_read(read, bytes);
+            core.turn(core.clock.now());
+        });
+    }
+
+    async fn keep_time(self: Rc<Core>) {
+        loop {
+            let now = self.clock.now();
+            let due = self.shard.borrow().poll_timeout();
+            let sleep = due.map_or(SLEEP_MAX, |due| due.since(now.instant)).clamp(SLEEP_MIN, SLEEP_MAX);
+            self.wakes_at.set(now.instant.plus(sleep));
+            let woken = poll_fn(|context| {
+                if self.woken.replace(false) {
+                    return Poll::Ready(());
+                }
+                *self.timer.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            });
+            match select(pin!(glommio::timer::sleep(sleep)), pin!(woken)).await {
+                Either::Left(_) => {}
+                Either::Right(_) => continue,
+            }
+            let now = self.clock.now();
+            if self.shard.borrow().poll_timeout().is_some_and(|due| due <= now.instant) {
+                self.shard.borrow_mut().handle_timeout(now);
+                self.turn(now);
+            }
+        }
+    }
+}
+
+/// The core as ingress sees it.
+pub struct Service(pub Rc<Core>);
+
+impl TraceService for Service {
+    fn export(&self, transport: ingress::Transport, body: &[u8]) -> Submitted {
+        let core = &self.0;
+        let transport = label(transport);
+        if !core.serving.get() {
+            core.shard.borrow_mut().stats_mut().refused[transport as usize][Refusal::NotReady as usize] += 1;
+            let message = "this node is stopping".to_string();
+            return Submitted::Refused { retry_after: IN_FLIGHT_RETRY, message };
+        }
+        if core.disk_low.get() {
+            core.shard.borrow_mut().stats_mut().refused[transport as usize][Refusal::Log as usize] += 1;
+            let message = "the disk of this node is nearly full".to_string();
+            return Submitted::Refused { retry_after: DISK_LOW_RETRY, message };
+        }
+        let (ticket, durable) = ingress::ticket::ticket();
+        let now = core.clock.now();
+        let (submission, ticket) = core.shard.borrow_mut().handle_export(now, transport, body, ticket);
+        core.turn(now);
+        let accepted = |durable, rejected: crate::landing::Rejected| {
+            let partial = (rejected.count() > 0).then(|| Partial {
+                rejected_spans: rejected.count(),
+                message: rejected.message(core.span_bytes_max),
+            });
+            Submitted::Accepted { durable, partial }
+        };
+        match submission {
+            Submission::Appended(rejected) => accepted(durable, rejected),
+            Submission::Empty(rejected) => {
+                if let Some(ticket) = ticket {
+                    ticket.answer(Ok(()));
+                }
+                accepted(Durable::already(), rejected)
+            }
+            Submission::Invalid(error) => Submitted::Invalid { message: error.to_string() },
+            Submission::LogRefused(refused) => match refused {
+                Refused::TooLarge { .. } => Submitted::TooLarge { message: refused.to_string() },
+                Refused::Full { retry } | Refused::NoSpace { retry } | Refused::Failing { retry } => {
+                    Submitted::Refused { retry_after: retry, message: refused.to_string() }
+                }
+            },
+            Submission::InFlight => Submitted::Refused {
+                retry_after: IN_FLIGHT_RETRY,
+                message: "too many bytes wait to be written to disk".to_string(),
+            },
+        }
+    }
+
+    fn ready(&self) -> bool {
+        self.0.obstacles().is_empty()
+    }
+
+    fn replied(&self, reply: &Replied) {
+        let mut shard = self.0.shard.borrow_mut();
+        let stats: &mut Stats = shard.stats_mut();
+        let transport = label(reply.transport) as usize;
+        stats.requests[transport].count(reply.code as u16);
+        stats.received_wire_bytes[transport] += reply.wire_bytes;
+        stats.received_decoded_bytes[transport] += reply.body_bytes;
+        stats.ack_latency[transport].record(reply.elapsed);
+    }
+}
+
+fn label(transport: ingress::Transport) -> Transport {
+    match transport {
+        ingress::Transport::Grpc => Transport::Grpc,
+        ingress::Transport::Http => Transport::Http,
+    }
+}

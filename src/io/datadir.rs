@@ -1,0 +1,265 @@
+//! The data directory: whose it is, what it is called, and which files of logs are in it.
+//!
+//! ```text
+//!  data_dir/            0700
+//!    lock               held by the one process that may write here
+//!    node               identity of this directory, JSON, replaced by rename
+//!    log-00/            segments of log 0: {segment id:016x}.seg, 0600
+//!    kept-00/           segments of its kept log
+//! ```
+
+use crate::base::ids::LogId;
+use crate::landing::fetch::WhichLog;
+use crate::route::HashKey;
+use crate::wal::SegmentId;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Format of the directory as a whole. A newer one is refused and left alone.
+const FORMAT: u32 = 1;
+
+/// Why a directory cannot be used. Nothing in it was changed.
+#[derive(Debug, Error)]
+pub enum DataDirError {
+    #[error("{path}: {error}")]
+    Io { path: PathBuf, error: io::Error },
+    #[error("{path}: another tailkeep uses this data directory; stop it or set node.data_dir")]
+    Locked { path: PathBuf },
+    #[error(
+        "{path}: is on a tmpfs, which does not survive power loss; choose a disk with node.data_dir, or set \
+         wal.durability: none"
+    )]
+    Tmpfs { path: PathBuf },
+    #[error("{path}: was written by a newer tailkeep (format {format}, this one reads {FORMAT}); nothing was touched")]
+    Newer { path: PathBuf, format: u32 },
+    #[error("{path}: is damaged: {why}; if the logs beside it must be kept, restore it from a backup")]
+    Damaged { path: PathBuf, why: String },
+}
+
+/// Who this directory is, from its first use on.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Identity {
+    format: u32,
+    /// 16 hexadecimal digits, drawn once.
+    pub node_id: String,
+    /// Counts starts; never goes back.
+    pub incarnation: u64,
+    /// Keys the hash of trace ids and the fingerprints in the log: two times 16 hexadecimal digits.
+    hash_key: [String; 2],
+}
+
+impl Identity {
+    fn draw() -> Identity {
+        let hex = || format!("{:016x}", random_u64());
+        Identity { format: FORMAT, node_id: hex(), incarnation: 0, hash_key: [hex(), hex()] }
+    }
+
+    pub fn hash_key(&self) -> Option<HashKey> {
+        let parse = |text: &String| u64::from_str_radix(text, 16).ok();
+        Some(HashKey([parse(&self.hash_key[0])?, parse(&self.hash_key[1])?]))
+    }
+}
+
+/// Eight bytes of the kernel's randomness.
+pub fn random_u64() -> u64 {
+    let mut bytes = [0; 8];
+    let drawn = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    assert_eq!(drawn, Ok(bytes.len()), "the kernel gives eight random bytes at once after boot");
+    u64::from_ne_bytes(bytes)
+}
+
+/// A directory that this process alone may write to, until it is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    identity: Identity,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Creates the directory if there is none, takes its lock, and counts a start.
+    pub fn open(path: &Path, tmpfs_allowed: bool) -> Result<DataDir, DataDirError> {
+        let io = |error| DataDirError::Io { path: path.to_path_buf(), error };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
+        let path = &path.canonicalize().map_err(io)?;
+        const TMPFS_MAGIC: u64 = 0x0102_1994;
+        const RAMFS_MAGIC: u64 = 0x8584_58f6;
+        let kind = rustix::fs::statfs(path).map_err(|error| io(error.into()))?.f_type as u64;
+        if !tmpfs_allowed && matches!(kind & 0xffff_ffff, TMPFS_MAGIC | RAMFS_MAGIC) {
+            return Err(DataDirError::Tmpfs { path: path.clone() });
+        }
+        let lock = lock(path)?;
+        let mut identity = read_identity(path)?.unwrap_or_else(Identity::draw);
+        identity.incarnation += 1;
+        write_identity(path, &identity).map_err(io)?;
+        for log in [WhichLog::Main, WhichLog::Kept] {
+            let path = log_path(path, log, LogId(0));
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(DataDirError::Io { path, error });
+                }
+                _ => {}
+            }
+            if !fs::symlink_metadata(&path).map_err(io)?.is_dir() {
+                return Err(DataDirError::Damaged { path, why: "it is not a directory".to_string() });
+            }
+        }
+        sync_directory(path).map_err(io)?;
+        Ok(DataDir { path: path.clone(), identity, _lock: lock })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub fn log_path(&self, which: WhichLog, log: LogId) -> PathBuf {
+        log_path(&self.path, which, log)
+    }
+}
+
+/// Where the segments of a log are; also for readers that do not hold the lock.
+pub fn log_path(data_dir: &Path, which: WhichLog, log: LogId) -> PathBuf {
+    let prefix = match which {
+        WhichLog::Main => "log",
+        WhichLog::Kept => "kept",
+    };
+    data_dir.join(format!("{prefix}-{:02}", log.0))
+}
+
+/// The segment files of a log, by id. Anything else that lies there is named in the second list and left
+/// alone: links and pipes are never followed.
+pub fn segments(directory: &Path) -> io::Result<(Vec<SegmentId>, Vec<PathBuf>)> {
+    let (mut segments, mut foreign) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let segment = entry.file_name().to_str().and_then(SegmentId::from_file_name);
+        match segment {
+            Some(segment) if entry.file_type()?.is_file() => segments.push(segment),
+            _ => foreign.push(entry.path()),
+        }
+    }
+    segments.sort();
+    Ok((segments, foreign))
+}
+
+/// Opens a segment for reading, never through a link.
+pub fn open_segment(directory: &Path, segment: SegmentId) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
+        .open(directory.join(segment.file_name()))
+}
+
+fn lock(directory: &Path) -> Result<File, DataDirError> {
+    let path = directory.join("lock");
+    let io = |error: rustix::io::Errno| DataDirError::Io { path: path.clone(), error: error.into() };
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).map_err(io)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file.into()),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(DataDirError::Locked { path: directory.to_path_buf() }),
+        Err(error) => Err(io(error)),
+    }
+}
+
+fn read_identity(directory: &Path) -> Result<Option<Identity>, DataDirError> {
+    let path = directory.join("node");
+    let file = OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits() as i32).open(&path);
+    let file = match file {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(DataDirError::Io { path, error }),
+        Ok(file) => file,
+    };
+    let mut text = String::new();
+    const BYTES_MAX: u64 = 64 << 10;
+    if let Err(error) = file.take(BYTES_MAX).read_to_string(&mut text) {
+        return Err(DataDirError::Io { path, error });
+    }
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let damaged = |why: serde_json::Error| DataDirError::Damaged { path: path.clone(), why: why.to_string() };
+    let Format { format } = serde_json::from_str(&text).map_err(damaged)?;
+    if format > FORMAT {
+        return Err(DataDirError::Newer { path, format });
+    }
+    let identity: Identity = serde_json::from_str(&text).map_err(damaged)?;
+    if identity.hash_key().is_none() {
+        return Err(DataDirError::Damaged { path, why: "hash_key is not hexadecimal".to_string() });
+    }
+    Ok(Some(identity))
+}
+
+fn write_identity(directory: &Path, identity: &Identity) -> io::Result<()> {
+    let temporary = directory.join("node.new");
+    let _ = fs::remove_file(&temporary);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    file.write_all(serde_json::to_string(identity)?.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, directory.join("node"))?;
+    sync_directory(directory)
+}
+
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a directory")
+    }
+
+    #[test]
+    fn a_directory_keeps_its_identity_and_counts_starts() {
+        let directory = directory();
+        let path = directory.path().join("data");
+        let first = DataDir::open(&path, true).expect("new").identity().clone();
+        let second = DataDir::open(&path, true).expect("again").identity().clone();
+        assert_eq!(first.incarnation + 1, second.incarnation);
+        assert_eq!((first.node_id, first.hash_key), (second.node_id, second.hash_key));
+    }
+
+    #[test]
+    fn a_second_process_is_refused() {
+        let directory = directory();
+        let _first = DataDir::open(directory.path(), true).expect("new");
+        assert!(matches!(DataDir::open(directory.path(), true), Err(DataDirError::Locked { .. })));
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_and_untouched() {
+        let directory = directory();
+        drop(DataDir::open(directory.path(), true).expect("new"));
+        let newer = r#"{"format":99,"later":true}"#;
+        fs::write(directory.path().join("node"), newer).expect("written");
+        assert!(matches!(DataDir::open(directory.path(), true), Err(DataDirError::Newer { format: 99, .. })));
+        assert_eq!(fs::read_to_string(directory.path().join("node")).expect("still there"), newer);
+    }
+
+    #[test]
+    fn links_and_foreign_files_are_no_segments() {
+        let directory = directory();
+        let data = DataDir::open(directory.path(), true).expect("new");
+        let log = data.log_path(WhichLog::Main, LogId(0));
+        fs::write(log.join(SegmentId(7).file_name()), b"x").expect("written");
+        fs::write(log.join("notes.txt"), b"x").expect("written");
+        std::os::unix::fs::symlink("/etc/passwd", log.join(SegmentId(8).file_name())).expect("linked");
+        let (segments, foreign) = segments(&log).expect("listed");
+        assert_eq!(segments, [SegmentId(7)]);
+        assert_eq!(foreign.len(), 2);
+        assert!(open_segment(&log, SegmentId(8)).is_err());
+    }
+}

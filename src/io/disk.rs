@@ -1,0 +1,235 @@
+//! The disk under the logs: DMA blocks and the execution of disk operations on io_uring.
+//!
+//! A log is a directory of segment files. Every operation of [`crate::wal::DiskOp`] is carried out here, once,
+//! and its result reported as it is: deciding what a failure means is the log's.
+
+use crate::base::block::{BlockPool, PAGE_BYTES};
+use crate::landing::fetch::{ReadOp, WhichLog};
+use crate::wal::{DiskError, DiskOp, SegmentId};
+use glommio::GlommioError;
+use glommio::io::{Directory, DmaBuffer, DmaFile, OpenOptions};
+use hashbrown::HashMap;
+use std::cell::RefCell;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// Blocks kept for reuse at most; more go back to the system.
+const SPARE_COUNT_MAX: usize = 64;
+
+/// Memory for O_DIRECT, from the executor's registered area while that lasts.
+#[derive(Debug, Default)]
+pub struct DmaPool {
+    spare: Vec<DmaBuffer>,
+}
+
+/// A block being filled.
+#[derive(Debug)]
+pub struct DmaBlock(DmaBuffer);
+
+/// A sealed block: read by many, written by the kernel.
+#[derive(Clone, Debug)]
+pub struct DmaShared(Rc<DmaBuffer>);
+
+impl AsRef<[u8]> for DmaBlock {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl AsMut<[u8]> for DmaBlock {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self.0.as_bytes_mut()
+    }
+}
+
+impl AsRef<[u8]> for DmaShared {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl BlockPool for DmaPool {
+    type Block = DmaBlock;
+    type Shared = DmaShared;
+
+    fn take(&mut self, bytes: usize) -> DmaBlock {
+        if let Some(index) = self.spare.iter().rposition(|spare| spare.len() == bytes) {
+            return DmaBlock(self.spare.swap_remove(index));
+        }
+        let mut buffer = glommio::allocate_dma_buffer(bytes);
+        // Memory from the system is not initialized yet; it is now, once in its life.
+        buffer.as_bytes_mut().fill(0);
+        DmaBlock(buffer)
+    }
+
+    fn seal(&mut self, block: DmaBlock, _written: usize) -> DmaShared {
+        DmaShared(Rc::new(block.0))
+    }
+
+    fn give(&mut self, shared: DmaShared) {
+        if self.spare.len() < SPARE_COUNT_MAX
+            && let Ok(buffer) = Rc::try_unwrap(shared.0)
+        {
+            self.spare.push(buffer);
+        }
+    }
+}
+
+/// The files of one landing core's two logs.
+pub struct Disk {
+    directories: [PathBuf; 2],
+    files: RefCell<HashMap<(WhichLog, SegmentId), Rc<DmaFile>>>,
+}
+
+impl Disk {
+    pub fn new(log: PathBuf, kept: PathBuf) -> Disk {
+        Disk { directories: [log, kept], files: RefCell::default() }
+    }
+
+    fn path(&self, log: WhichLog, segment: SegmentId) -> PathBuf {
+        self.directories[log as usize].join(segment.file_name())
+    }
+
+    /// Carries out one operation.
+    pub async fn execute(&self, log: WhichLog, op: DiskOp<DmaPool>) -> Result<(), DiskError> {
+        match op {
+            DiskOp::OpenSegment { segment, size, reuse, header, .. } => {
+                let opened = self.open_segment(log, segment, size, reuse, &header[..]).await;
+                if opened.is_err() {
+                    self.files.borrow_mut().remove(&(log, segment));
+                    for leftover in [Some(segment), reuse].into_iter().flatten() {
+                        let _ = std::fs::remove_file(self.path(log, leftover));
+                    }
+                }
+                opened
+            }
+            DiskOp::Write { segment, offset, data, from } => {
+                let file = self.file(log, segment).await?;
+                write(&file, data, from, offset).await
+            }
+            DiskOp::Sync { segment } => {
+                let file = self.file(log, segment).await?;
+                file.fdatasync().await.map_err(disk_error)
+            }
+            DiskOp::Remove { segment } => {
+                self.close(log, segment).await;
+                match std::fs::remove_file(self.path(log, segment)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(&error)),
+                    _ => self.sync_directory(log).await,
+                }
+            }
+        }
+    }
+
+    async fn open_segment(
+        &self,
+        log: WhichLog,
+        segment: SegmentId,
+        size: u64,
+        reuse: Option<SegmentId>,
+        header: &[u8],
+    ) -> Result<(), DiskError> {
+        let path = self.path(log, segment);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).mode(0o600).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
+        let file = match reuse {
+            Some(old) => {
+                self.close(log, old).await;
+                std::fs::rename(self.path(log, old), &path).map_err(|error| io_error(&error))?;
+                options.dma_open(&path).await.map_err(disk_error)?
+            }
+            None => {
+                match std::fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(&error)),
+                    _ => {}
+                }
+                options.create_new(true);
+                let file = options.dma_open(&path).await.map_err(disk_error)?;
+                file.pre_allocate(PAGE_BYTES as u64 + size, false).await.map_err(disk_error)?;
+                file
+            }
+        };
+        let mut page = glommio::allocate_dma_buffer(PAGE_BYTES);
+        page.as_bytes_mut().copy_from_slice(header);
+        let written = file.write_at(page, 0).await.map_err(disk_error)?;
+        if written != PAGE_BYTES {
+            return Err(DiskError::ShortWrite { written: written as u64 });
+        }
+        file.fdatasync().await.map_err(disk_error)?;
+        self.sync_directory(log).await?;
+        self.files.borrow_mut().insert((log, segment), Rc::new(file));
+        Ok(())
+    }
+
+    async fn sync_directory(&self, log: WhichLog) -> Result<(), DiskError> {
+        let directory = Directory::open(&self.directories[log as usize]).await.map_err(disk_error)?;
+        let synced = directory.sync().await.map_err(disk_error);
+        let _ = directory.close().await;
+        synced
+    }
+
+    /// The open file of a segment; one that was there before this process is opened when first needed.
+    async fn file(&self, log: WhichLog, segment: SegmentId) -> Result<Rc<DmaFile>, DiskError> {
+        if let Some(file) = self.files.borrow().get(&(log, segment)) {
+            return Ok(file.clone());
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
+        let file = Rc::new(options.dma_open(self.path(log, segment)).await.map_err(disk_error)?);
+        self.files.borrow_mut().insert((log, segment), file.clone());
+        Ok(file)
+    }
+
+    async fn close(&self, log: WhichLog, segment: SegmentId) {
+        let file = self.files.borrow_mut().remove(&(log, segment));
+        if let Some(file) = file {
+            let _ = file.close_rc().await;
+        }
+    }
+
+    /// The bytes at an entry's place, fewer at the end of the file; `None` if the disk refuses.
+    pub async fn read(&self, op: ReadOp) -> Option<Vec<u8>> {
+        let file = self.file(op.log, op.segment).await.ok()?;
+        match file.read_at(op.offset, op.len).await {
+            Ok(read) => Some(read.to_vec()),
+            Err(error) => {
+                tracing::error!(%error, segment = %op.segment.file_name(), offset = op.offset, "cannot read the log");
+                None
+            }
+        }
+    }
+}
+
+/// A block whose beginning went to disk before is written from a copy of the rest: a registered buffer can
+/// only be written whole, and this happens once per group.
+async fn write(file: &DmaFile, data: DmaShared, from: usize, offset: u64) -> Result<(), DiskError> {
+    let len = data.as_ref().len() - from;
+    let written = if from == 0 {
+        file.write_rc_at(data.0, offset).await
+    } else {
+        let mut rest = glommio::allocate_dma_buffer(len);
+        rest.as_bytes_mut().copy_from_slice(&data.as_ref()[from..]);
+        drop(data);
+        file.write_at(rest, offset).await
+    };
+    match written.map_err(disk_error)? {
+        written if written == len => Ok(()),
+        written => Err(DiskError::ShortWrite { written: written as u64 }),
+    }
+}
+
+fn disk_error(error: GlommioError<()>) -> DiskError {
+    io_error(&io::Error::from(error))
+}
+
+fn io_error(error: &io::Error) -> DiskError {
+    tracing::error!(%error, "disk operation failed");
+    match error.raw_os_error() {
+        Some(code) if code == rustix::io::Errno::NOSPC.raw_os_error() => DiskError::NoSpace,
+        Some(code) if code == rustix::io::Errno::DQUOT.raw_os_error() => DiskError::NoSpace,
+        Some(code) if code == rustix::io::Errno::CANCELED.raw_os_error() => DiskError::Cancelled,
+        Some(code) => DiskError::Io(code),
+        None => DiskError::Io(0),
+    }
+}

@@ -1,0 +1,263 @@
+//! What the landing core writes to its logs besides spans: byte layouts and their codecs.
+//!
+//! Integers are little-endian; a payload stands behind an entry's checksum. Readers return `None` for bytes
+//! that no version wrote.
+//!
+//! ```text
+//!  verdicts │ n × { trace id 16, verdict u8, reason u8, flags u8, 0 u8, policy u16, 0 u16, threshold u64 }
+//!  copied   │ n × { trace id 16, entry u64, run u16, 0 u16 × 3, kept log from u64, kept log to u64 }
+//!  names    │ policies: u16 count, each { u16 length, name };  then as cursors
+//!  cursors  │ destinations: u16 count, each { u16 length, id, position in the kept log u64 }
+//!  kept     │ trace id 16, span count u32, policy u16, reason u8, flags u8, then `resource_spans` fields
+//! ```
+//!
+//! A policy number counts in the names entry at the head of the same segment; 0xffff is none.
+
+use crate::base::codec::Reader;
+use crate::base::ids::{Position, TraceId};
+use crate::route::{Decision, PolicyNumber};
+use crate::verdict::{Reason, Threshold, Verdict};
+use crate::wal::EntryKind;
+
+pub const SPANS: EntryKind = EntryKind(EntryKind::FIRST_FREE);
+pub const VERDICTS: EntryKind = EntryKind(EntryKind::FIRST_FREE + 1);
+pub const COPIED: EntryKind = EntryKind(EntryKind::FIRST_FREE + 2);
+pub const CURSORS: EntryKind = EntryKind(EntryKind::FIRST_FREE + 3);
+/// In the kept log only.
+pub const KEPT: EntryKind = EntryKind(EntryKind::FIRST_FREE + 4);
+
+const LATE: u8 = 1;
+const HAS_THRESHOLD: u8 = 2;
+const INCOMPLETE: u8 = 4;
+const NO_POLICY: u16 = u16::MAX;
+
+/// One decision as the log has it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct VerdictRecord {
+    pub trace: TraceId,
+    pub decision: Decision,
+    pub late: bool,
+}
+
+impl VerdictRecord {
+    pub const BYTES: usize = 32;
+
+    pub fn put(&self, out: &mut Vec<u8>) {
+        let Decision { verdict, reason, policy, threshold, incomplete } = self.decision;
+        let mut flags = if self.late { LATE } else { 0 };
+        flags |= if threshold.is_some() { HAS_THRESHOLD } else { 0 };
+        flags |= if incomplete { INCOMPLETE } else { 0 };
+        out.extend_from_slice(self.trace.as_bytes());
+        out.extend_from_slice(&[verdict as u8, reason as u8, flags, 0]);
+        out.extend_from_slice(&policy.map_or(NO_POLICY, |policy| policy.0).to_le_bytes());
+        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&threshold.map_or(0, Threshold::value).to_le_bytes());
+    }
+
+    /// All records of a verdicts entry; `None` if one of them was never written.
+    pub fn read_all(payload: &[u8]) -> Option<Vec<VerdictRecord>> {
+        let mut reader = Reader::new(payload);
+        let mut records = Vec::with_capacity(payload.len() / Self::BYTES);
+        while !reader.is_empty() {
+            let trace = TraceId::new(reader.bytes(16)?)?;
+            let [verdict, reason, flags, _] = reader.array::<4>()?;
+            let policy = reader.u16()?;
+            reader.u16()?;
+            let threshold = reader.u64()?;
+            let decision = Decision {
+                verdict: Verdict::from_byte(verdict)?,
+                reason: Reason::from_byte(reason)?,
+                policy: (policy != NO_POLICY).then_some(PolicyNumber(policy)),
+                threshold: if flags & HAS_THRESHOLD != 0 { Some(Threshold::new(threshold)?) } else { None },
+                incomplete: flags & INCOMPLETE != 0,
+            };
+            records.push(VerdictRecord { trace, decision, late: flags & LATE != 0 });
+        }
+        Some(records)
+    }
+}
+
+/// A kept fragment has been copied to `from..to` of the kept log; empty if there was nothing to copy.
+///
+/// It names the last place of the fragment, because that is the one that leaves the log last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopiedRecord {
+    pub trace: TraceId,
+    pub entry: Position,
+    pub run: u16,
+    pub from: Position,
+    pub to: Position,
+}
+
+impl CopiedRecord {
+    pub fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.trace.as_bytes());
+        out.extend_from_slice(&self.entry.0.to_le_bytes());
+        out.extend_from_slice(&self.run.to_le_bytes());
+        out.extend_from_slice(&[0; 6]);
+        out.extend_from_slice(&self.from.0.to_le_bytes());
+        out.extend_from_slice(&self.to.0.to_le_bytes());
+    }
+
+    pub fn read_all(payload: &[u8]) -> Option<Vec<CopiedRecord>> {
+        let mut reader = Reader::new(payload);
+        let mut records = Vec::new();
+        while !reader.is_empty() {
+            let trace = TraceId::new(reader.bytes(16)?)?;
+            let (entry, run) = (Position(reader.u64()?), reader.u16()?);
+            reader.bytes(6)?;
+            let (from, to) = (Position(reader.u64()?), Position(reader.u64()?));
+            records.push(CopiedRecord { trace, entry, run, from, to });
+        }
+        Some(records)
+    }
+}
+
+/// How far each destination has come in the kept log.
+pub type Cursors = Vec<(String, Position)>;
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    let len = u16::try_from(text.len()).expect("names are shorter than 64 KiB, config sees to it");
+    out.extend_from_slice(&len.to_le_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn read_text(reader: &mut Reader<'_>) -> Option<String> {
+    let len = reader.u16()? as usize;
+    String::from_utf8(reader.bytes(len)?.to_vec()).ok()
+}
+
+pub fn put_cursors<'a>(out: &mut Vec<u8>, cursors: impl ExactSizeIterator<Item = (&'a str, Position)>) {
+    out.extend_from_slice(&(cursors.len() as u16).to_le_bytes());
+    for (id, position) in cursors {
+        put_text(out, id);
+        out.extend_from_slice(&position.0.to_le_bytes());
+    }
+}
+
+pub fn read_cursors(payload: &[u8]) -> Option<Cursors> {
+    let mut reader = Reader::new(payload);
+    let count = reader.u16()?;
+    (0..count).map(|_| Some((read_text(&mut reader)?, Position(reader.u64()?)))).collect()
+}
+
+pub fn put_names<'a>(
+    out: &mut Vec<u8>,
+    policies: &[String],
+    cursors: impl ExactSizeIterator<Item = (&'a str, Position)>,
+) {
+    out.extend_from_slice(&(policies.len() as u16).to_le_bytes());
+    policies.iter().for_each(|name| put_text(out, name));
+    put_cursors(out, cursors);
+}
+
+pub fn read_names(payload: &[u8]) -> Option<(Vec<String>, Cursors)> {
+    let mut reader = Reader::new(payload);
+    let count = reader.u16()?;
+    let policies = (0..count).map(|_| read_text(&mut reader)).collect::<Option<Vec<_>>>()?;
+    Some((policies, read_cursors(reader.rest())?))
+}
+
+/// A piece of a kept trace, framed for export.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct KeptRecord<'a> {
+    pub trace: TraceId,
+    pub span_count: u32,
+    pub policy: Option<PolicyNumber>,
+    pub reason: Reason,
+    pub late: bool,
+    /// `resource_spans` fields of a TracesData.
+    pub framed: &'a [u8],
+}
+
+impl<'a> KeptRecord<'a> {
+    pub const HEADER_BYTES: usize = 24;
+
+    /// Fills exactly `HEADER_BYTES + framed.len()` bytes.
+    pub fn write(&self, out: &mut [u8]) {
+        let mut writer = crate::base::codec::Writer::new(out);
+        writer.bytes(self.trace.as_bytes());
+        writer.u32(self.span_count);
+        writer.u16(self.policy.map_or(NO_POLICY, |policy| policy.0));
+        writer.u8(self.reason as u8);
+        writer.u8(if self.late { LATE } else { 0 });
+        writer.bytes(self.framed);
+        writer.finish();
+    }
+
+    pub fn read(payload: &'a [u8]) -> Option<KeptRecord<'a>> {
+        let mut reader = Reader::new(payload);
+        let trace = TraceId::new(reader.bytes(16)?)?;
+        let span_count = reader.u32()?;
+        let policy = reader.u16()?;
+        let reason = Reason::from_byte(reader.u8()?)?;
+        let late = reader.u8()? & LATE != 0;
+        let policy = (policy != NO_POLICY).then_some(PolicyNumber(policy));
+        Some(KeptRecord { trace, span_count, policy, reason, late, framed: reader.rest() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trace() -> TraceId {
+        TraceId::new(&[9; 16]).expect("not zero")
+    }
+
+    #[test]
+    fn verdicts_are_read_back() {
+        let mut records = Vec::new();
+        for verdict in Verdict::ALL {
+            for reason in Reason::ALL {
+                let kept = verdict == Verdict::Keep;
+                let decision = Decision {
+                    verdict,
+                    reason,
+                    policy: kept.then_some(PolicyNumber(reason as u16)),
+                    threshold: kept.then_some(Threshold::KEEP_ALL),
+                    incomplete: reason == Reason::Quiet,
+                };
+                records.push(VerdictRecord { trace: trace(), decision, late: reason == Reason::Peer });
+            }
+        }
+        let mut payload = Vec::new();
+        records.iter().for_each(|record| record.put(&mut payload));
+        assert_eq!(payload.len(), records.len() * VerdictRecord::BYTES);
+        assert_eq!(VerdictRecord::read_all(&payload), Some(records));
+        assert_eq!(VerdictRecord::read_all(&payload[1..]), None);
+    }
+
+    #[test]
+    fn copied_names_cursors_and_kept_are_read_back() {
+        let copied = CopiedRecord {
+            trace: trace(),
+            entry: Position(128),
+            run: 7,
+            from: Position(64),
+            to: Position(4096),
+        };
+        let mut payload = Vec::new();
+        copied.put(&mut payload);
+        assert_eq!(CopiedRecord::read_all(&payload), Some(vec![copied]));
+
+        let (names, cursor) = (vec!["errors".to_string(), "größer".to_string()], ("file", Position(77)));
+        let mut payload = Vec::new();
+        put_names(&mut payload, &names, [cursor].into_iter());
+        let cursors = vec![(cursor.0.to_string(), cursor.1)];
+        assert_eq!(read_names(&payload), Some((names, cursors)));
+        assert!((0..payload.len()).all(|len| read_names(&payload[..len]).is_none()));
+
+        let kept = KeptRecord {
+            trace: trace(),
+            span_count: 3,
+            policy: None,
+            reason: Reason::Expired,
+            late: true,
+            framed: b"framed",
+        };
+        let mut payload = vec![0; KeptRecord::HEADER_BYTES + kept.framed.len()];
+        kept.write(&mut payload);
+        assert_eq!(KeptRecord::read(&payload), Some(kept));
+    }
+}

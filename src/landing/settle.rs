@@ -1,0 +1,327 @@
+//! Verdicts at the landing core: logged first, then acted upon.
+//!
+//! A Keep acts once its verdict entry is durable: the spans are read where they lie, framed for export with
+//! their annotations, and appended to the kept log; only when that copy is durable, or every destination has
+//! got it, is the place in the log let go (W3). Any other verdict lets go at once.
+
+use super::deliver::KeptEntry;
+use super::fetch::{Fetched, READ_BYTES, ReadOp, WhichLog};
+use super::record::{COPIED, CopiedRecord, KEPT, KeptRecord, VERDICTS, VerdictRecord};
+use super::{Landing, LandingOptions};
+use crate::base::block::BlockPool;
+use crate::base::ids::{Place, Position, TraceId};
+use crate::base::time::Now;
+use crate::otlp::join::{Annotation, AttributeValue, Joiner, ThresholdMark};
+use crate::otlp::payload::SpansPayload;
+use crate::route::{Decision, Settlement};
+use crate::stats::Stats;
+use crate::verdict::Verdict;
+use crate::wal::{EntryFlags, Log};
+
+/// Framed bytes copied in one turn, and so how long a turn may get.
+const TURN_BYTES_MAX: usize = 256 << 10;
+/// Verdicts of one entry.
+const VERDICTS_PER_ENTRY: usize = 1024;
+/// Places looked ahead for reads while the first one is waited for.
+const LOOK_AHEAD_COUNT: usize = 32;
+
+/// A kept fragment on its way to the kept log.
+#[derive(Debug)]
+pub(super) struct KeepJob {
+    trace: TraceId,
+    decision: Decision,
+    late: bool,
+    span_count: u32,
+    places: Vec<Place>,
+    /// The place to copy next.
+    next: usize,
+    copied_spans: u32,
+    /// What was written of it so far.
+    kept: Option<(Position, Position)>,
+    /// End of its verdict entry.
+    durable_at: Position,
+}
+
+impl<P: BlockPool, W> Landing<P, W> {
+    /// Logs the verdicts and lets go of what is not kept. Empties the list.
+    pub fn settle(&mut self, now: Now, settlements: &mut Vec<Settlement>, stats: &mut Stats) {
+        for chunk in settlements.chunks(VERDICTS_PER_ENTRY) {
+            let mut payload = std::mem::take(&mut self.framed);
+            payload.clear();
+            for Settlement { trace, decision, late, .. } in chunk {
+                VerdictRecord { trace: *trace, decision: *decision, late: *late }.put(&mut payload);
+            }
+            let end = self.append(now, VERDICTS, &payload);
+            self.framed = payload;
+            for settlement in chunk {
+                stats.spans.decided[settlement.decision.verdict as usize] += u64::from(settlement.span_count);
+                self.act_on(settlement, end);
+            }
+        }
+        settlements.clear();
+    }
+
+    fn act_on(&mut self, settlement: &Settlement, durable_at: Position) {
+        match settlement.decision.verdict {
+            Verdict::Keep => self.keeps.push_back(KeepJob {
+                trace: settlement.trace,
+                decision: settlement.decision,
+                late: settlement.late,
+                span_count: settlement.span_count,
+                places: settlement.places.clone(),
+                next: 0,
+                copied_spans: 0,
+                kept: None,
+                durable_at,
+            }),
+            Verdict::Rollup | Verdict::Deny => {
+                settlement.places.iter().for_each(|place| self.log.release(place.entry(), 1));
+            }
+            Verdict::Pending => unreachable!("V1: a settlement carries a verdict"),
+        }
+    }
+
+    /// A Keep that a replay found without a copy: its verdict is durable already.
+    pub fn resume_keep(&mut self, settlement: &Settlement) {
+        self.act_on(settlement, Position::default());
+    }
+
+    /// Holds a replayed place that is still needed.
+    pub fn hold(&mut self, place: Place) {
+        self.log.hold(place.entry(), 1);
+    }
+
+    /// Appends one of our own entries; these are not subject to admission.
+    pub(super) fn append(&mut self, now: Now, kind: crate::wal::EntryKind, payload: &[u8]) -> Position {
+        let out = self.log.begin(now, kind, payload.len());
+        out.expect("our own entries fit in a segment").copy_from_slice(payload);
+        self.tail = self.log.finish(EntryFlags::LAST_OF_RUN).end;
+        self.tail
+    }
+
+    /// Copies what was kept and whose verdict is durable; `true`: there is more for another turn.
+    pub(super) fn copy_kept(&mut self, now: Now, stats: &mut Stats) -> bool {
+        let durable = self.log.durable();
+        let mut bytes = 0;
+        let mut more = false;
+        while self.keeps.front().is_some_and(|job| job.durable_at <= durable) {
+            if bytes >= TURN_BYTES_MAX {
+                more = true;
+                break;
+            }
+            let mut job = self.keeps.pop_front().expect("just seen");
+            let finished = self.copy_job(now, &mut job, &mut bytes, stats);
+            if !finished {
+                more = bytes >= TURN_BYTES_MAX;
+                self.keeps.push_front(job);
+                break;
+            }
+            self.finish_job(&job, stats);
+        }
+        if !self.copied.is_empty() {
+            let copied = std::mem::take(&mut self.copied);
+            self.append(now, COPIED, &copied);
+            self.copied = copied;
+            self.copied.clear();
+        }
+        more
+    }
+
+    fn finish_job(&mut self, job: &KeepJob, stats: &mut Stats) {
+        let lost = u64::from(job.span_count.saturating_sub(job.copied_spans));
+        stats.spans_not_copied += lost;
+        let tail = self.queue.end();
+        let (from, to) = job.kept.unwrap_or((tail, tail));
+        let Some(last) = job.places.last() else { return };
+        let (entry, run) = (last.entry(), last.run());
+        CopiedRecord { trace: job.trace, entry, run, from, to }.put(&mut self.copied);
+    }
+
+    /// Copies places of one job; `true` when all are done.
+    fn copy_job(&mut self, now: Now, job: &mut KeepJob, bytes: &mut usize, stats: &mut Stats) -> bool {
+        while let Some(place) = job.places.get(job.next).copied() {
+            if *bytes >= TURN_BYTES_MAX {
+                return false;
+            }
+            let Landing { log, fetcher, framed, options, .. } = self;
+            framed.clear();
+            let spans = match find_payload(log, fetcher, place) {
+                Found::Waiting => {
+                    self.look_ahead(job);
+                    return false;
+                }
+                Found::Lost => None,
+                Found::Here(payload) => frame(options, job, place, payload, framed, stats),
+            };
+            job.next += 1;
+            match spans {
+                Some(span_count) => {
+                    *bytes += self.framed.len();
+                    self.keep_framed(now, job, place, span_count, stats);
+                }
+                None => self.log.release(place.entry(), 1),
+            }
+        }
+        true
+    }
+
+    /// Appends what `framed` holds to the kept log, or loses it, counted, when that is full.
+    fn keep_framed(&mut self, now: Now, job: &mut KeepJob, place: Place, span_count: u32, stats: &mut Stats) {
+        let framed = std::mem::take(&mut self.framed);
+        let len = KeptRecord::HEADER_BYTES + framed.len();
+        if self.kept.admit(len as u64).is_err() {
+            stats.spans_lost_queue_full += u64::from(span_count);
+            job.copied_spans += span_count;
+            self.log.release(place.entry(), 1);
+            self.framed = framed;
+            return;
+        }
+        let record = KeptRecord {
+            trace: job.trace,
+            span_count,
+            policy: job.decision.policy,
+            reason: job.decision.reason,
+            late: job.late,
+            framed: &framed,
+        };
+        match self.kept.begin(now, KEPT, len) {
+            Ok(out) => {
+                record.write(out);
+                let appended = self.kept.finish(EntryFlags::LAST_OF_RUN);
+                self.kept.hold(appended.position, 1);
+                self.copies.push_back((appended.end, place));
+                self.queue.push(KeptEntry {
+                    position: appended.position,
+                    end: appended.end,
+                    framed_len: framed.len() as u32,
+                    span_count,
+                    kept_at: now.instant,
+                });
+                let from = job.kept.map_or(appended.position, |(from, _)| from);
+                job.kept = Some((from, appended.end));
+                job.copied_spans += span_count;
+            }
+            Err(_) => {
+                stats.spans_lost_queue_full += u64::from(span_count);
+                job.copied_spans += span_count;
+                self.log.release(place.entry(), 1);
+            }
+        }
+        self.uncounted_bytes += len as u64;
+        self.framed = framed;
+    }
+
+    /// Asks for the entries that the next jobs will want.
+    fn look_ahead(&mut self, job: &KeepJob) {
+        let durable = self.log.durable();
+        let ahead = self.keeps.iter().take_while(|job| job.durable_at <= durable);
+        let places = job.places[job.next..].iter().chain(ahead.flat_map(|job| &job.places));
+        let mut asked = None;
+        for place in places.take(LOOK_AHEAD_COUNT) {
+            if asked != Some(place.entry()) && self.log.resident(place.entry()).is_none() {
+                asked = Some(place.entry());
+                if let Some(op) = read_op(&self.log, place.entry())
+                    && self.fetcher.fetch(op) == Fetched::Busy
+                {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Lets go of places whose copy is durable or has reached every destination.
+    pub(super) fn let_copies_go(&mut self) {
+        let safe = self.kept.durable().max(self.lowest_cursor());
+        while let Some((end, place)) = self.copies.front().copied()
+            && end <= safe
+        {
+            self.copies.pop_front();
+            self.log.release(place.entry(), 1);
+        }
+    }
+}
+
+enum Found<'a> {
+    Here(&'a [u8]),
+    Waiting,
+    Lost,
+}
+
+fn read_op<P: BlockPool>(log: &Log<P>, entry: Position) -> Option<ReadOp> {
+    let (segment, offset) = log.locate(entry)?;
+    Some(ReadOp { log: WhichLog::Main, position: entry, segment, offset, len: READ_BYTES })
+}
+
+fn find_payload<'a, P: BlockPool>(
+    log: &'a Log<P>,
+    fetcher: &'a mut super::Fetcher,
+    place: Place,
+) -> Found<'a> {
+    if let Some(entry) = log.resident(place.entry()) {
+        return Found::Here(entry.payload);
+    }
+    let Some(op) = read_op(log, place.entry()) else { return Found::Lost };
+    match fetcher.fetch(op) {
+        Fetched::Waiting | Fetched::Busy => Found::Waiting,
+        Fetched::Lost => Found::Lost,
+        Fetched::Here(bytes) => match log.check(place.entry(), bytes) {
+            Ok(entry) => Found::Here(entry.payload),
+            Err(_) => Found::Lost,
+        },
+    }
+}
+
+/// Writes the run that `place` names to `out`, framed and annotated. `None`: the payload has no such run.
+fn frame(
+    options: &LandingOptions,
+    job: &KeepJob,
+    place: Place,
+    payload: &[u8],
+    out: &mut Vec<u8>,
+    stats: &mut Stats,
+) -> Option<u32> {
+    let payload = SpansPayload::parse(payload).ok()?;
+    let (run, spans) = payload.run(place.run())?;
+    assert_eq!(run.trace, job.trace, "W3: place {place:?} names a run of another trace");
+    let attributes = scope_attributes(options, job);
+    let threshold = job.decision.threshold.map_or(ThresholdMark::Erase, ThresholdMark::Raise);
+    let mut joiner = Joiner::new(Annotation { scope_attributes: &attributes, threshold });
+    let (mut resource, mut scope) = (None, None);
+    for span in spans {
+        if scope != Some(span.scope) {
+            let (resource_part, scope_part) = payload.context(span.scope)?;
+            let of = payload.resource_of(span.scope);
+            if resource != of {
+                joiner.resource(&[resource_part]);
+                resource = of;
+            }
+            joiner.scope(&[scope_part]);
+            scope = Some(span.scope);
+        }
+        joiner.span(span.bytes);
+    }
+    let not_written = joiner.finish(out);
+    stats.thresholds_unwritten += not_written.unparsable_count + not_written.too_long_count;
+    Some(run.span_count)
+}
+
+/// What the contract puts on every scope of a kept trace.
+fn scope_attributes<'a>(options: &'a LandingOptions, job: &KeepJob) -> Vec<(&'static str, AttributeValue<'a>)> {
+    if !options.annotate {
+        return Vec::new();
+    }
+    let policy = job.decision.policy.and_then(|number| options.policy_names.get(number.0 as usize));
+    let mut attributes = Vec::with_capacity(5);
+    if let Some(policy) = policy {
+        attributes.push(("tailsampling.policy", AttributeValue::String(policy)));
+    }
+    if job.late {
+        attributes.push(("tailsampling.cached_decision", AttributeValue::Bool(true)));
+    }
+    attributes.push(("tailkeep.reason", AttributeValue::String(job.decision.reason.name())));
+    attributes.push(("tailkeep.node", AttributeValue::String(&options.node)));
+    if job.decision.incomplete {
+        attributes.push(("tailkeep.incomplete", AttributeValue::Bool(true)));
+    }
+    attributes
+}

@@ -1,0 +1,167 @@
+//! One pass from a request body to resource parts, scope parts and spans.
+//!
+//! ```text
+//!  ExportTraceServiceRequest
+//!  └ 1 resource_spans*   ┌ 1 resource, 3 schema_url, unknown ──────────► resource(part)
+//!                        └ 2 scope_spans*  ┌ 1 scope, 3 schema_url … ──► scope(part)
+//!                                          └ 2 spans* ─────────────────► span(view)
+//! ```
+//!
+//! Fields may come in any order (`schema_url` regularly follows the spans), yet a sink always gets the resource
+//! before its scopes and a scope before its spans. So each ResourceSpans and ScopeSpans is walked twice: once
+//! over its own fields, stepping over scopes or spans by their length, then into these.
+
+use super::check;
+use super::view::SpanView;
+use super::wire::{DEPTH_MAX, FramingError, Reader};
+
+/// Takes what a request is made of: a resource, then for each of its scopes the scope and its spans.
+///
+/// A part comes as the pieces of the body that hold it, in order; their concatenation is the part.
+pub trait CutSink<'a> {
+    /// Every field of a ResourceSpans but `scope_spans`, keys included.
+    fn resource(&mut self, part: &[&'a [u8]]);
+    /// Every field of a ScopeSpans but `spans`, keys included.
+    fn scope(&mut self, part: &[&'a [u8]]);
+    fn span(&mut self, span: &SpanView<'a>);
+}
+
+/// Cuts `body`, an ExportTraceServiceRequest. After an error the sink has seen what lies before the damage, and
+/// is to be dropped with it: a request is refused whole.
+///
+/// Takes and refuses what prost does, but for text that is not UTF-8 (see [`check`]). Fields
+/// of the request that are unknown are checked and left out.
+pub fn cut<'a>(body: &'a [u8], sink: &mut impl CutSink<'a>) -> Result<(), FramingError> {
+    let mut pieces = Pieces { list: Vec::new() };
+    let mut reader = Reader::new(body);
+    while !reader.is_empty() {
+        let begin = reader.at();
+        match reader.key()? {
+            0x0a => {
+                let (inner, depth) = reader.message(DEPTH_MAX)?;
+                resource_spans(inner, depth, &mut pieces, sink)?;
+            }
+            key => reader.skip_unknown(key, begin, 1, DEPTH_MAX)?,
+        }
+    }
+    Ok(())
+}
+
+fn resource_spans<'a>(
+    mut reader: Reader<'a>,
+    depth: u32,
+    pieces: &mut Pieces<'a>,
+    sink: &mut impl CutSink<'a>,
+) -> Result<(), FramingError> {
+    let whole = reader;
+    let mut scopes = Stretch::NONE;
+    pieces.list.clear();
+    let mut piece_begin = reader.at();
+    while !reader.is_empty() {
+        let begin = reader.at();
+        match reader.key()? {
+            0x12 => {
+                reader.bytes()?;
+                pieces.push(whole.between(piece_begin, begin));
+                piece_begin = reader.at();
+                scopes.add(begin, piece_begin);
+            }
+            0x0a => {
+                let (inner, depth) = reader.message(depth)?;
+                check::resource(inner, depth)?;
+            }
+            0x1a => drop(reader.bytes()?), // schema_url
+            key => reader.skip_unknown(key, begin, 3, depth)?,
+        }
+    }
+    pieces.push(whole.between(piece_begin, reader.at()));
+    sink.resource(&pieces.list);
+
+    let mut reader = whole.narrow(scopes.begin, scopes.end);
+    while !reader.is_empty() {
+        match reader.key()? {
+            0x12 => {
+                let (inner, depth) = reader.message(depth)?;
+                scope_spans(inner, depth, pieces, sink)?;
+            }
+            key => reader.step_over(key)?,
+        }
+    }
+    Ok(())
+}
+
+fn scope_spans<'a>(
+    mut reader: Reader<'a>,
+    depth: u32,
+    pieces: &mut Pieces<'a>,
+    sink: &mut impl CutSink<'a>,
+) -> Result<(), FramingError> {
+    let whole = reader;
+    let mut spans = Stretch::NONE;
+    pieces.list.clear();
+    let mut piece_begin = reader.at();
+    while !reader.is_empty() {
+        let begin = reader.at();
+        match reader.key()? {
+            0x12 => {
+                reader.bytes()?;
+                pieces.push(whole.between(piece_begin, begin));
+                piece_begin = reader.at();
+                spans.add(begin, piece_begin);
+            }
+            0x0a => {
+                let (inner, depth) = reader.message(depth)?;
+                check::scope(inner, depth)?;
+            }
+            0x1a => drop(reader.bytes()?), // schema_url
+            key => reader.skip_unknown(key, begin, 3, depth)?,
+        }
+    }
+    pieces.push(whole.between(piece_begin, reader.at()));
+    sink.scope(&pieces.list);
+
+    let mut reader = whole.narrow(spans.begin, spans.end);
+    while !reader.is_empty() {
+        match reader.key()? {
+            0x12 => {
+                let (inner, _) = reader.message(depth)?;
+                sink.span(&SpanView::read(inner)?);
+            }
+            key => reader.step_over(key)?,
+        }
+    }
+    Ok(())
+}
+
+/// The pieces of the part being read; one list serves the whole request.
+struct Pieces<'a> {
+    list: Vec<&'a [u8]>,
+}
+
+impl<'a> Pieces<'a> {
+    #[inline]
+    fn push(&mut self, piece: &'a [u8]) {
+        if !piece.is_empty() {
+            self.list.push(piece);
+        }
+    }
+}
+
+/// From the first scope or span to the last.
+struct Stretch {
+    begin: usize,
+    end: usize,
+}
+
+impl Stretch {
+    const NONE: Stretch = Stretch {
+        begin: usize::MAX,
+        end: 0,
+    };
+
+    #[inline]
+    fn add(&mut self, begin: usize, end: usize) {
+        self.begin = self.begin.min(begin);
+        self.end = end;
+    }
+}

@@ -1,0 +1,315 @@
+//! Protobuf → JSON.
+//!
+//! What encoders write is nearly always in order: fields by rising number, a list's elements side by side.
+//! One look at the tags tells ([`is_in_order`]), and such a message is written as it is read. For the others
+//! (an annotated span carries its new tracestate at its end) the places of the fields are collected first,
+//! so that a list becomes one array, a message that came in parts is put together, and of a scalar that came
+//! twice the last counts: protobuf's own rules.
+//!
+//! A field whose wire type is not the schema's is skipped like an unknown one, as protobuf libraries do.
+
+use super::DEPTH_MAX;
+use super::schema::{FIELD_COUNT_MAX, Field, Kind, Label, Message, WireType};
+use super::text::{push_base64, push_hex, push_string};
+use super::wire::{Fields, FramingError, Value};
+
+/// The bytes are not what the cut lets through: a broken invariant of ours or a damaged log. The output is
+/// as it was before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    #[error("the bytes are no protobuf message")]
+    Framing,
+    #[error("more than {DEPTH_MAX} messages inside each other")]
+    Depth,
+}
+
+impl From<FramingError> for EncodeError {
+    fn from(_: FramingError) -> EncodeError {
+        EncodeError::Framing
+    }
+}
+
+/// Appends `message`, of which `bytes` are the protobuf encoding, as one JSON object without a line break.
+pub fn encode(message: &'static Message, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let begin = out.len();
+    push_message(out, message, bytes, DEPTH_MAX).inspect_err(|_| out.truncate(begin))
+}
+
+fn push_message(
+    out: &mut Vec<u8>,
+    message: &Message,
+    bytes: &[u8],
+    depth_left: usize,
+) -> Result<(), EncodeError> {
+    let begin = out.len();
+    if is_in_order(message, bytes)? {
+        push_in_order(out, message, bytes, depth_left)?;
+    } else {
+        push_collected(out, message, bytes, depth_left)?;
+    }
+    // Every key was written with a comma before it; the first one's place is the brace's.
+    match out.get_mut(begin) {
+        Some(comma) => *comma = b'{',
+        None => out.push(b'{'),
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+/// Whether each field may be written when it is met.
+fn is_in_order(message: &Message, bytes: &[u8]) -> Result<bool, EncodeError> {
+    let mut fields = Fields::new(bytes, 0);
+    let mut next = 0;
+    let mut has_oneof = false;
+    while let Some((number, value)) = fields.next()? {
+        let Some((index, field)) = known(message, number, value) else {
+            continue;
+        };
+        let is_second_member = field.label == Label::Oneof && has_oneof;
+        if index < next || is_second_member {
+            return Ok(false);
+        }
+        has_oneof |= field.label == Label::Oneof;
+        next = index + usize::from(field.label != Label::Repeated);
+    }
+    Ok(true)
+}
+
+fn push_in_order(
+    out: &mut Vec<u8>,
+    message: &Message,
+    bytes: &[u8],
+    depth_left: usize,
+) -> Result<(), EncodeError> {
+    let mut fields = Fields::new(bytes, 0);
+    let mut list = None;
+    while let Some((number, value)) = fields.next()? {
+        let Some((index, field)) = known(message, number, value) else {
+            continue;
+        };
+        if list.is_some_and(|list| list != index) {
+            out.push(b']');
+            list = None;
+        }
+        if field.label == Label::Repeated {
+            if list.is_none() {
+                out.extend_from_slice(field.key.as_bytes());
+                out.push(b'[');
+                list = Some(index);
+            }
+            push_elements(out, field, value, depth_left)?;
+        } else {
+            push_single(out, field, value, depth_left)?;
+        }
+    }
+    if list.is_some() {
+        out.push(b']');
+    }
+    Ok(())
+}
+
+/// Where the occurrences of one field lie.
+#[derive(Clone, Copy, Default)]
+struct Places {
+    first: usize,
+    last: usize,
+    count: usize,
+}
+
+#[inline(never)]
+fn push_collected(
+    out: &mut Vec<u8>,
+    message: &Message,
+    bytes: &[u8],
+    depth_left: usize,
+) -> Result<(), EncodeError> {
+    let places = collect(message, bytes)?;
+    for (index, (field, places)) in message.fields.iter().zip(places).enumerate() {
+        if places.count == 0 {
+            continue;
+        }
+        let mut fields = Fields::new(bytes, places.first);
+        if field.label == Label::Repeated {
+            out.extend_from_slice(field.key.as_bytes());
+            out.push(b'[');
+            while fields.at() <= places.last {
+                let Some((number, value)) = fields.next()? else {
+                    break;
+                };
+                if known(message, number, value).is_some_and(|(found, _)| found == index) {
+                    push_elements(out, field, value, depth_left)?;
+                }
+            }
+            out.push(b']');
+        } else if places.count > 1 && matches!(field.kind, Kind::Message(_)) {
+            // Messages that follow each other are the encoding of their merger.
+            let mut merged = Vec::new();
+            while fields.at() <= places.last {
+                match fields.next()? {
+                    Some((number, Value::Length(part))) if number == u32::from(field.number) => {
+                        merged.extend_from_slice(part);
+                    }
+                    Some(_) => {}
+                    None => break,
+                }
+            }
+            push_single(out, field, Value::Length(&merged), depth_left)?;
+        } else if let Some((_, value)) = Fields::new(bytes, places.last).next()? {
+            push_single(out, field, value, depth_left)?;
+        }
+    }
+    Ok(())
+}
+
+fn collect(message: &Message, bytes: &[u8]) -> Result<[Places; FIELD_COUNT_MAX], EncodeError> {
+    let mut places = [Places::default(); FIELD_COUNT_MAX];
+    let mut fields = Fields::new(bytes, 0);
+    let mut member = None;
+    loop {
+        let at = fields.at();
+        let Some((number, value)) = fields.next()? else {
+            return Ok(places);
+        };
+        let Some((index, field)) = known(message, number, value) else {
+            continue;
+        };
+        if field.label == Label::Oneof
+            && let Some(replaced) = member.replace(index).filter(|member| *member != index)
+        {
+            places[replaced] = Places::default();
+        }
+        let seen = &mut places[index];
+        if seen.count == 0 {
+            seen.first = at;
+        }
+        seen.last = at;
+        seen.count += 1;
+    }
+}
+
+/// The field of a number, if the schema has it with this wire type, or as a list of it.
+#[inline]
+fn known<'m>(message: &'m Message, number: u32, value: Value) -> Option<(usize, &'m Field)> {
+    let index = message.index_of_number(number)?;
+    let field = &message.fields[index];
+    let wire_type = match value {
+        Value::Varint(_) => WireType::Varint,
+        Value::Fixed64(_) => WireType::Fixed64,
+        Value::Length(_) => WireType::Length,
+        Value::Fixed32(_) => WireType::Fixed32,
+        Value::Group => return None,
+    };
+    let is_packed = field.label == Label::Repeated && wire_type == WireType::Length;
+    (wire_type == field.kind.wire_type() || is_packed).then_some((index, field))
+}
+
+/// One field that is no list, with its key; nothing for a default that is the same as absence.
+fn push_single(out: &mut Vec<u8>, field: &Field, value: Value, depth_left: usize) -> Result<(), EncodeError> {
+    if field.label == Label::Singular {
+        let is_default = match value {
+            Value::Varint(raw) | Value::Fixed64(raw) => raw == 0,
+            Value::Fixed32(raw) => raw == 0,
+            Value::Length(bytes) => bytes.is_empty() && !matches!(field.kind, Kind::Message(_)),
+            Value::Group => true,
+        };
+        if is_default {
+            return Ok(());
+        }
+    }
+    out.extend_from_slice(field.key.as_bytes());
+    push_value(out, field.kind, value, depth_left)
+}
+
+/// One occurrence of a list: an element, or several that are packed.
+fn push_elements(
+    out: &mut Vec<u8>,
+    field: &Field,
+    value: Value,
+    depth_left: usize,
+) -> Result<(), EncodeError> {
+    let push_comma = |out: &mut Vec<u8>| {
+        // No value ends with a bracket that opens.
+        if out.last() != Some(&b'[') {
+            out.push(b',');
+        }
+    };
+    let wire_type = field.kind.wire_type();
+    let Value::Length(packed) = value else {
+        push_comma(out);
+        return push_value(out, field.kind, value, depth_left);
+    };
+    if wire_type == WireType::Length {
+        push_comma(out);
+        return push_value(out, field.kind, value, depth_left);
+    }
+    let mut elements = Fields::new(packed, 0);
+    while elements.at() < packed.len() {
+        push_comma(out);
+        let raw = match wire_type {
+            WireType::Varint | WireType::Length => elements.varint()?,
+            WireType::Fixed64 => elements.fixed64()?,
+            WireType::Fixed32 => u64::from(elements.fixed32()?),
+        };
+        push_scalar(out, field.kind, raw);
+    }
+    Ok(())
+}
+
+/// A value of the wire type that `kind` has.
+fn push_value(out: &mut Vec<u8>, kind: Kind, value: Value, depth_left: usize) -> Result<(), EncodeError> {
+    match (value, kind) {
+        (Value::Length(bytes), Kind::Message(message)) => {
+            let depth_left = depth_left.checked_sub(1).ok_or(EncodeError::Depth)?;
+            push_message(out, message, bytes, depth_left)?;
+        }
+        (Value::Length(bytes), Kind::String) => push_string(out, bytes),
+        (Value::Length(bytes), Kind::Id) => push_quoted(out, |out| push_hex(out, bytes)),
+        (Value::Length(bytes), _) => push_quoted(out, |out| push_base64(out, bytes)),
+        (Value::Varint(raw) | Value::Fixed64(raw), _) => push_scalar(out, kind, raw),
+        (Value::Fixed32(raw), _) => push_scalar(out, kind, u64::from(raw)),
+        (Value::Group, _) => unreachable!("`known` knows no groups"),
+    }
+    Ok(())
+}
+
+/// A scalar from its bits. 32-bit kinds take the low half, as protobuf does with varints that are too long.
+fn push_scalar(out: &mut Vec<u8>, kind: Kind, raw: u64) {
+    match kind {
+        Kind::Bool => out.extend_from_slice(if raw == 0 { b"false" } else { b"true" }),
+        Kind::Enum | Kind::Int32 => push_number(out, &(raw as i32)),
+        Kind::Uint32 | Kind::Fixed32 => push_number(out, &(raw as u32)),
+        Kind::Sint32 => {
+            let zigzag = raw as u32;
+            push_number(out, &((zigzag >> 1) as i32 ^ -((zigzag & 1) as i32)));
+        }
+        Kind::Int64 | Kind::Sfixed64 => push_quoted(out, |out| push_number(out, &(raw as i64))),
+        Kind::Uint64 | Kind::Fixed64 => push_quoted(out, |out| push_number(out, &raw)),
+        Kind::Double => push_double(out, f64::from_bits(raw)),
+        Kind::String | Kind::Bytes | Kind::Id | Kind::Message(_) => unreachable!("no scalar"),
+    }
+}
+
+fn push_double(out: &mut Vec<u8>, value: f64) {
+    if value.is_finite() {
+        push_number(out, &value);
+    } else if value.is_nan() {
+        out.extend_from_slice(b"\"NaN\"");
+    } else {
+        out.extend_from_slice(if value > 0.0 {
+            b"\"Infinity\""
+        } else {
+            b"\"-Infinity\""
+        });
+    }
+}
+
+fn push_number(out: &mut Vec<u8>, number: &impl serde::Serialize) {
+    serde_json::to_writer(out, number).expect("a Vec takes all bytes, and a number is no map");
+}
+
+#[inline]
+fn push_quoted(out: &mut Vec<u8>, push: impl FnOnce(&mut Vec<u8>)) {
+    out.push(b'"');
+    push(out);
+    out.push(b'"');
+}

@@ -1,0 +1,116 @@
+//! One open trace: its digest, its places, and how near it is to being complete.
+
+use crate::base::ids::{Place, TraceId};
+use crate::base::monoid::Monoid;
+use crate::base::slab::Key;
+use crate::base::time::{Instant, Now};
+use crate::completion::Progress;
+use crate::completion::structure::Structure;
+use crate::digest::Digest;
+
+/// State of an open trace on its owner.
+///
+/// Invariant: `digest` is the merge of all items absorbed, `places` their places in order of arrival.
+#[derive(Debug)]
+pub struct Trace {
+    id: TraceId,
+    digest: Digest,
+    opened_at: Instant,
+    last_span_at: Instant,
+    root_at: Option<Instant>,
+    resumed: bool,
+    structure: Structure,
+    /// The first place stands here: most traces come in one or two requests.
+    first_place: Option<Place>,
+    more_places: Vec<Place>,
+    /// Neighbours in the table's list of traces by opening.
+    pub(super) older: Option<Key>,
+    pub(super) newer: Option<Key>,
+}
+
+impl Trace {
+    pub(super) fn new(id: TraceId, now: Now, structural: bool) -> Trace {
+        Trace {
+            id,
+            digest: Digest::EMPTY,
+            opened_at: now.instant,
+            last_span_at: now.instant,
+            root_at: None,
+            resumed: false,
+            structure: if structural { Structure::default() } else { Structure::given_up() },
+            first_place: None,
+            more_places: Vec::new(),
+            older: None,
+            newer: None,
+        }
+    }
+
+    pub(super) fn absorb(
+        &mut self,
+        now: Now,
+        digest: Digest,
+        places: &[Place],
+        spans: &[u32],
+        parents: &[u32],
+    ) {
+        if digest.has_root && self.root_at.is_none() {
+            self.root_at = Some(now.instant);
+        }
+        self.digest = self.digest.merge(digest);
+        self.last_span_at = now.instant;
+        self.structure.absorb(spans, parents);
+        let mut places = places.iter().copied();
+        if self.first_place.is_none() {
+            self.first_place = places.next();
+        }
+        self.more_places.extend(places);
+    }
+
+    /// After a replay the wait begins anew: it is not the trace's fault that the process was away.
+    pub(super) fn resume(&mut self, now: Now) {
+        self.resumed = true;
+        self.last_span_at = now.instant;
+    }
+
+    pub(super) fn into_places(self) -> Vec<Place> {
+        self.places().collect()
+    }
+
+    pub fn id(&self) -> TraceId {
+        self.id
+    }
+
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    pub fn opened_at(&self) -> Instant {
+        self.opened_at
+    }
+
+    pub fn places(&self) -> impl Iterator<Item = Place> {
+        self.first_place.into_iter().chain(self.more_places.iter().copied())
+    }
+
+    /// Root seen and every parent resolved, as far as anyone has looked.
+    pub fn is_whole(&self) -> bool {
+        self.digest.has_root && self.structure.unresolved().is_none_or(|count| count == 0)
+    }
+
+    /// What completion goes by.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            opened_at: self.opened_at,
+            last_span_at: self.last_span_at,
+            root_at: self.root_at,
+            parents_unresolved: self.structure.unresolved(),
+            distinct_spans: self.structure.distinct(),
+            resumed_at: self.resumed.then_some(self.last_span_at),
+        }
+    }
+
+    /// Bytes outside the table's slot.
+    pub(super) fn heap_bytes(&self) -> u64 {
+        (self.more_places.capacity() * size_of::<Place>()) as u64 + self.structure.heap_bytes() as u64
+    }
+}

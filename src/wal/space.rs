@@ -1,0 +1,408 @@
+//! Space: which segments there are, what keeps them, and where the next file comes from.
+//!
+//! Segments go strictly oldest first, so that what is left is always the newer part of the log and a
+//! verdict never goes before the spans it settles. One goes when it is durable, before the floor and held
+//! by no live run; younger than `retain` only when its space is needed. A crash between letting a file go
+//! and using it again brings it back: replay then sees a log that reaches further back, nothing else.
+
+use super::Log;
+use super::ops::RETRY_DELAY;
+use super::options::{Marks, Refused, Usage};
+use super::segment::SegmentId;
+use crate::base::block::{BLOCK_BYTES, BlockPool, PAGE_BYTES};
+use crate::base::ids::Position;
+use crate::base::time::{Instant, Now, WallTime};
+
+/// Files kept for their next use; more are removed.
+const FREE_COUNT_MAX: usize = 2;
+
+/// Segments that `admit` leaves for entries that are appended without asking.
+const RESERVE_COUNT: u64 = 1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SegmentState {
+    /// Has positions, perhaps entries in memory, and no file yet.
+    Planned,
+    Opening,
+    Open,
+    /// A write or sync failed: never synced again.
+    Poisoned,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Segment {
+    pub id: SegmentId,
+    pub base: Position,
+    pub end: Position,
+    pub cut: Position,
+    /// Data bytes of the file.
+    pub size: u64,
+    pub state: SegmentState,
+    /// Live runs in its durable part.
+    pub holds: u64,
+    pub oldest: Option<WallTime>,
+    pub newest: Option<WallTime>,
+    /// When its newest entry is older than `retain`.
+    pub expires: Instant,
+}
+
+impl Segment {
+    pub fn planned(id: SegmentId, base: Position, end: Position, size: u64) -> Segment {
+        Segment {
+            id,
+            base,
+            end,
+            cut: base,
+            size,
+            state: SegmentState::Planned,
+            holds: 0,
+            oldest: None,
+            newest: None,
+            expires: Instant(0),
+        }
+    }
+
+    /// Begins where a group of the one before failed, and so without a names entry of its own.
+    fn continues(&self) -> bool {
+        !self.base.0.is_multiple_of(self.size)
+    }
+}
+
+/// A file whose positions another segment has taken over, waiting for the end of its operations.
+#[derive(Debug)]
+pub(super) struct Retired {
+    pub segment: SegmentId,
+    pub reusable: bool,
+}
+
+impl<P: BlockPool> Log<P> {
+    /// Whether a request of `bytes` (all its entries) may be appended now. Entries that must be written
+    /// whatever happens (verdicts, cursors) are appended without asking: a segment is kept back for them.
+    pub fn admit(&self, bytes: u64) -> Result<(), Refused> {
+        if self.failures > 1 {
+            return Err(match self.no_space {
+                true => Refused::NoSpace { retry: RETRY_DELAY },
+                false => Refused::Failing { retry: RETRY_DELAY },
+            });
+        }
+        // Padding, group and entry headers on top, generously.
+        let mut needed = bytes + bytes / 16 + 2 * BLOCK_BYTES as u64;
+        needed += RESERVE_COUNT * self.options.segment_size;
+        // What has no file yet takes one of those that can still be had.
+        let ahead = self
+            .segments
+            .iter()
+            .rev()
+            .take_while(|segment| segment.end > self.tail);
+        let ready: u64 = ahead
+            .filter(|segment| segment.state != SegmentState::Planned)
+            .map(|segment| segment.end.since(segment.base.max(self.tail)))
+            .sum();
+        if ready >= needed {
+            return Ok(());
+        }
+        let mut spare = (self.free.len() + self.blank.len()) as u64;
+        if !self.no_space {
+            spare += self.file_count_max().saturating_sub(self.file_count());
+        }
+        let missing = (needed - ready).div_ceil(self.options.segment_size);
+        if spare + self.recyclable_count(missing.saturating_sub(spare)) >= missing {
+            return Ok(());
+        }
+        Err(match self.no_space {
+            true => Refused::NoSpace { retry: RETRY_DELAY },
+            false => Refused::Full { retry: RETRY_DELAY },
+        })
+    }
+
+    /// `count` runs of the entry at `position` are live: its segment stays.
+    pub fn hold(&mut self, position: Position, count: u32) {
+        *self.holds_at(position) += u64::from(count);
+    }
+
+    /// Takes back what `hold` said.
+    pub fn release(&mut self, position: Position, count: u32) {
+        let holds = self.holds_at(position);
+        *holds = holds
+            .checked_sub(u64::from(count))
+            .unwrap_or_else(|| panic!("W3: {position} is released more often than held"));
+    }
+
+    /// Nothing at or after `position` may be recycled. At the start there is no floor.
+    pub fn set_floor(&mut self, position: Position) {
+        self.floor = position;
+    }
+
+    /// Lets the oldest durable blocks go from memory until `resident_bytes_target` is met or none is
+    /// left that may go. Returns the bytes that went.
+    pub fn evict(&mut self, resident_bytes_target: u64) -> u64 {
+        let before = self.memory.bytes();
+        while self.memory.bytes() > resident_bytes_target
+            && self
+                .memory
+                .sealed
+                .front()
+                .is_some_and(|block| block.end() <= self.durable && block.writes == 0)
+        {
+            let block = self.memory.pop_oldest().expect("looked at above");
+            self.pool.give(block);
+        }
+        before - self.memory.bytes()
+    }
+
+    /// All marks at once (W1); walks the writes under way and the segments before `head`.
+    pub fn marks(&self) -> Marks {
+        let begin = self
+            .segments
+            .front()
+            .map_or(self.durable, |segment| segment.base.min(self.durable));
+        let marks = Marks {
+            begin,
+            head: self.head(),
+            durable: self.durable,
+            written: self.written_mark(),
+            sealed: self.sealed_mark(),
+            tail: self.tail,
+        };
+        marks.assert_ordered();
+        marks
+    }
+
+    /// Walks the segments.
+    pub fn usage(&self) -> Usage {
+        let head = self.head();
+        let mut usage = Usage {
+            resident_bytes: self.memory.bytes(),
+            undurable_bytes: self.tail.since(self.durable).min(self.memory.bytes()),
+            copy_bytes: self.copy_bytes,
+            written_bytes: self.written_bytes,
+            poisoned_segments: self.poisoned_segments,
+            oldest: self.segments.iter().find_map(|segment| segment.oldest),
+            ..Usage::default()
+        };
+        for segment in &self.segments {
+            if segment.state == SegmentState::Planned {
+                continue;
+            }
+            usage.segments += 1;
+            let file_bytes = segment.size + PAGE_BYTES as u64;
+            match segment.end <= head {
+                true => usage.retained_bytes += file_bytes,
+                false => usage.used_bytes += file_bytes,
+            }
+        }
+        let free = (self.free.len() + self.blank.len() + self.removals.len() + self.retired.len()) as u64;
+        usage.free_bytes = free * (self.options.segment_size + PAGE_BYTES as u64);
+        usage
+    }
+
+    fn head(&self) -> Position {
+        let first = (0..self.segments.len()).find(|index| !self.may_recycle(*index));
+        let head = first.map_or(self.durable, |index| self.segments[index].base);
+        head.min(self.durable)
+    }
+
+    pub(super) fn sealed_mark(&self) -> Position {
+        match &self.memory.filling {
+            Some(filling) => filling.start.plus(filling.written as u64),
+            None => self.tail,
+        }
+    }
+
+    fn written_mark(&self) -> Position {
+        if self.poisoned_segments != self.poisoned_handled {
+            return self.durable;
+        }
+        let waiting = self.writes.front().map(|write| write.position);
+        let under_way = self
+            .in_flight
+            .iter()
+            .filter_map(|(_, op)| self.position_written_by(op));
+        under_way
+            .chain(waiting)
+            .min()
+            .unwrap_or(self.sealed_mark())
+            .max(self.durable)
+    }
+
+    fn holds_at(&mut self, position: Position) -> &mut u64 {
+        if position >= self.durable {
+            let index = self.groups.partition_point(|group| group.start <= position);
+            let index = index.checked_sub(1).filter(|_| position < self.tail);
+            return match index {
+                Some(index) => &mut self.groups[index].holds,
+                None => panic!("W3: {position} is not in the log"),
+            };
+        }
+        match self.segment_index(position) {
+            Some(index) => &mut self.segments[index].holds,
+            None => panic!("W3: the segment of {position} is gone"),
+        }
+    }
+
+    /// The segment whose positions include `position`.
+    pub(super) fn segment_index(&self, position: Position) -> Option<usize> {
+        let index = self
+            .segments
+            .partition_point(|segment| segment.base <= position)
+            .checked_sub(1)?;
+        (position < self.segments[index].end).then_some(index)
+    }
+
+    pub(super) fn state_of(&self, segment: SegmentId) -> Option<SegmentState> {
+        self.segments
+            .iter()
+            .rfind(|known| known.id == segment)
+            .map(|known| known.state)
+    }
+
+    pub(super) fn take_segment_id(&mut self) -> SegmentId {
+        let id = SegmentId(self.next_segment);
+        self.next_segment += 1;
+        id
+    }
+
+    pub(super) fn plan_next_segment(&mut self) {
+        let size = self.options.segment_size;
+        let base = self
+            .segments
+            .back()
+            .map_or(self.tail, |last| last.end.max(self.tail));
+        debug_assert!(base.0.is_multiple_of(size));
+        let id = self.take_segment_id();
+        self.segments
+            .push_back(Segment::planned(id, base, base.plus(size), size));
+    }
+
+    /// Asks for the next segment when the current one is half full, so that it is open when it is needed.
+    pub(super) fn plan_ahead(&mut self) {
+        let last = self.segments.back().expect("a segment is always planned");
+        let half = last.base.plus(last.end.since(last.base) / 2);
+        if self.tail >= half {
+            self.plan_next_segment();
+        }
+    }
+
+    /// A file for the next segment: one to use again, or `None` for a new one. Nothing at all when the
+    /// log is at its size and the segment is not needed yet.
+    pub(super) fn claim_file(&mut self, needed: bool) -> Option<Claim> {
+        if let Some(blank) = self.blank.pop() {
+            return Some(Claim(Some(blank)));
+        }
+        let full = self.no_space || self.file_count() >= self.file_count_max();
+        if full && self.free.is_empty() && self.may_recycle_first() {
+            self.recycle_first();
+        }
+        // Older files must be gone first, else a crash would leave a hole in the log.
+        if self.removals.is_empty()
+            && let Some(free) = self.free.pop_front()
+        {
+            return Some(Claim(Some(free)));
+        }
+        (!full || needed || self.no_space).then_some(Claim(None))
+    }
+
+    fn file_count_max(&self) -> u64 {
+        (self.options.size_max / (self.options.segment_size + PAGE_BYTES as u64)).max(4)
+    }
+
+    fn file_count(&self) -> u64 {
+        let planned = self
+            .segments
+            .iter()
+            .filter(|segment| segment.state == SegmentState::Planned)
+            .count();
+        let others = self.free.len() + self.blank.len() + self.removals.len() + self.retired.len();
+        (self.segments.len() - planned + others) as u64
+    }
+
+    /// Whether nothing needs this segment any more, its age aside.
+    fn may_recycle(&self, index: usize) -> bool {
+        let segment = &self.segments[index];
+        let idle = segment.end <= self.durable
+            && segment.end <= self.floor
+            && segment.holds == 0
+            && !self.in_flight.iter().any(|(_, op)| op.segment() == segment.id);
+        // Its names serve the segment that continues it.
+        idle && self
+            .segments
+            .get(index + 1)
+            .is_none_or(|next| !next.continues() || self.may_recycle(index + 1))
+    }
+
+    pub(super) fn may_recycle_first(&self) -> bool {
+        !self.segments.is_empty() && self.may_recycle(0)
+    }
+
+    fn recyclable_count(&self, wanted: u64) -> u64 {
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        (0..self.segments.len())
+            .take(wanted)
+            .take_while(|index| self.may_recycle(*index))
+            .count() as u64
+    }
+
+    pub(super) fn recycle_expired(&mut self, now: Now) {
+        while self.may_recycle_first() && self.segments[0].expires <= now.instant {
+            self.recycle_first();
+        }
+    }
+
+    fn recycle_first(&mut self) {
+        let segment = self.segments.pop_front().expect("may_recycle_first");
+        while self
+            .memory
+            .sealed
+            .front()
+            .is_some_and(|block| block.end() <= segment.end && block.writes == 0)
+        {
+            let block = self.memory.pop_oldest().expect("looked at above");
+            self.pool.give(block);
+        }
+        let reusable = segment.state == SegmentState::Open && segment.size == self.options.segment_size;
+        if reusable && self.free.len() < FREE_COUNT_MAX {
+            self.free.push_back(segment.id);
+            return;
+        }
+        if !reusable {
+            // Files leave in the order of their ids.
+            self.removals.extend(self.free.drain(..));
+            self.removals.push_back(segment.id);
+            return;
+        }
+        self.removals.extend(self.free.pop_front());
+        self.free.push_back(segment.id);
+    }
+
+    /// Other segments have taken over all positions of this one.
+    pub(super) fn retire(&mut self, segment: &Segment) {
+        if segment.state != SegmentState::Planned {
+            let reusable =
+                segment.state != SegmentState::Poisoned && segment.size == self.options.segment_size;
+            self.retired.push(Retired {
+                segment: segment.id,
+                reusable,
+            });
+            self.retire_finished();
+        }
+    }
+
+    /// Files without operations under way can be used again, or go.
+    pub(super) fn retire_finished(&mut self) {
+        let mut index = 0;
+        while index < self.retired.len() {
+            let segment = self.retired[index].segment;
+            if self.in_flight.iter().any(|(_, op)| op.segment() == segment) {
+                index += 1;
+                continue;
+            }
+            match self.retired.swap_remove(index).reusable {
+                true => self.blank.push(segment),
+                false => self.removals.push_back(segment),
+            }
+        }
+    }
+}
+
+/// Where the file of a new segment comes from: the old one, or none.
+pub(super) struct Claim(pub Option<SegmentId>);
