@@ -276,3 +276,6 @@ impl PolicyMask {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

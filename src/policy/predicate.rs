@@ -143,6 +143,11 @@ impl PredicateTable {
         &self.predicates[index.index()]
     }
 
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.predicates.len()
+    }
+
     pub fn wants_attributes(&self) -> bool {
         !self.keys.is_empty()
     }

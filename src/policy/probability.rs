@@ -74,8 +74,8 @@ fn fnv_1a(state: u64, bytes: &[u8]) -> u64 {
     })
 }
 
-/// `share × (2⁶⁴ − 1)` with a 64-bit mantissa, to nearest even, then truncated and saturated: what Go's
-/// `big.Float` of that precision gives.
+/// `share × (2⁶⁴ − 1)`, truncated and saturated. The Collector rounds the product to a mantissa of 64 bits
+/// first, which changes no limit: what it rounds away lies below the bit that truncation cuts at.
 fn salted_limit(share: f64) -> u64 {
     if share >= 1.0 {
         return u64::MAX;
@@ -86,21 +86,47 @@ fn salted_limit(share: f64) -> u64 {
     }
     let bits = share.to_bits();
     let mantissa = bits & ((1 << 52) - 1) | 1 << 52;
-    let exponent = (bits >> 52) as i32 - 1075; // share = mantissa × 2^exponent
-
-    let exact = u128::from(u64::MAX) * u128::from(mantissa); // 117 bits
-    let excess = (u128::BITS - exact.leading_zeros()).saturating_sub(u64::BITS);
-    let (kept, rest, half) = (exact >> excess, exact & ((1 << excess) - 1), 1u128 << excess >> 1);
-    let rounded = kept + u128::from(rest > half || rest == half && kept & 1 == 1);
-
-    let shift = -(exponent + excess as i32);
-    debug_assert!(shift >= 0, "a share below 1 gives a limit below 2^64");
-    u64::try_from(rounded.checked_shr(shift as u32).unwrap_or(0)).unwrap_or(u64::MAX)
+    let halvings = 1075 - (bits >> 52) as u32; // share = mantissa / 2^halvings
+    let product = u128::from(u64::MAX) * u128::from(mantissa);
+    product.checked_shr(halvings).unwrap_or(0) as u64
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// As Go's `big.Float` of 64 bits does it, bit by bit.
+    fn limit_by_rounding(share: f64) -> u64 {
+        let (mut whole, mut halvings) = (share, 0);
+        while whole.fract() != 0.0 {
+            whole *= 2.0;
+            halvings += 1;
+        }
+        let mut product = u128::from(u64::MAX) * whole as u128;
+        let (mut half, mut rest) = (false, false);
+        while product >= 1 << 64 {
+            rest |= half;
+            half = product & 1 == 1;
+            product >>= 1;
+            halvings -= 1;
+        }
+        if half && (rest || product & 1 == 1) {
+            product += 1;
+        }
+        product.checked_shr(halvings).unwrap_or(0) as u64
+    }
+
+    proptest! {
+        #[test]
+        fn salted_limit_is_the_collectors_though_it_rounds_first(share in 0.0..1.0f64, halvings in 0..80i32) {
+            let share = share * 0.5f64.powi(halvings);
+            prop_assert_eq!(salted_limit(share), limit_by_rounding(share));
+            let power = 0.5f64.powi(halvings + 1);
+            prop_assert_eq!(salted_limit(power), limit_by_rounding(power));
+        }
+    }
 
     #[test]
     fn thresholds_are_the_ones_the_specification_shows() {
