@@ -31,19 +31,31 @@ impl PolicySet {
 }
 
 fn compile_entry(entry: &PolicyEntry, path: &str, errors: &mut Vec<CompileError>) {
-    if let PolicyKind::StringAttribute {
-        values, regex: true, ..
-    } = &entry.kind
-    {
-        for (index, value) in values.iter().enumerate() {
-            if regex::Regex::new(value).is_err() {
+    match &entry.kind {
+        PolicyKind::StringAttribute {
+            values, regex: true, ..
+        } => {
+            for (index, value) in values.iter().enumerate() {
+                let Err(error) = regex::Regex::new(value) else {
+                    continue;
+                };
+                let text = error.to_string();
+                let reason = text
+                    .rsplit_once("error: ")
+                    .map_or(text.as_str(), |(_, reason)| reason);
                 errors.push(CompileError {
                     path: format!("{path}.string_attribute.values[{index}]"),
-                    message: format!("\"{value}\" is not a regular expression"),
+                    message: format!("is no regular expression: {}", reason.trim()),
                     help: "the syntax is RE2's: https://github.com/google/re2/wiki/Syntax".to_owned(),
                 });
             }
         }
+        PolicyKind::And(parts) => {
+            for (index, part) in parts.iter().enumerate() {
+                compile_entry(part, &format!("{path}.and.and_sub_policy[{index}]"), errors);
+            }
+        }
+        _ => {}
     }
 }
 
