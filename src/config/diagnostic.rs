@@ -77,16 +77,35 @@ impl fmt::Display for Origin {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: ", self.severity.name(), self.origin)?;
+        write!(
+            f,
+            "{}: {}: ",
+            self.severity.name(),
+            Harmless(&self.origin.to_string())
+        )?;
         // `--set KEY` names the key already.
         let named = matches!(&self.origin, Origin::Flag(flag) if flag.ends_with(&format!(" {}", self.path)));
         if !self.path.is_empty() && !named {
-            write!(f, "{}: ", self.path)?;
+            write!(f, "{}: ", Harmless(&self.path))?;
         }
-        write!(f, "{}", self.message)?;
+        write!(f, "{}", Harmless(&self.message))?;
         match &self.help {
-            Some(help) => write!(f, "\n  help: {help}"),
+            Some(help) => write!(f, "\n  help: {}", Harmless(help)),
             None => Ok(()),
         }
+    }
+}
+
+/// Text of a configuration in a message: nothing in it commands the terminal or begins a line.
+struct Harmless<'t>(&'t str);
+
+impl fmt::Display for Harmless<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .chars()
+            .try_for_each(|character| match character.is_control() {
+                true => write!(f, "{}", character.escape_default()),
+                false => write!(f, "{character}"),
+            })
     }
 }

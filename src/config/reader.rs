@@ -5,9 +5,10 @@
 //! `Value` method that gives `None` has said why in the [`Report`]; the caller goes on with a default,
 //! which nobody will see, because a report with an error gives no configuration.
 
-mod nearest;
+pub mod nearest;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use self::nearest::nearest;
@@ -15,6 +16,9 @@ use super::diagnostic::{Diagnostic, Origin, Severity};
 use super::options::{Auto, Endpoint};
 use super::tree::{Entry, Node, NodeKind, Scalar, join_path};
 use super::units::{parse_duration, parse_endpoint, parse_size};
+
+/// What the contract has and this version lacks.
+pub const NOT_YET: &str = "not yet in this version of tailkeep";
 
 /// Everything said so far.
 #[derive(Debug, Default)]
@@ -32,11 +36,11 @@ impl Report {
         self.say(severity, tree.locate(path), path, message.to_owned(), help);
     }
 
-    pub fn has_error_at(&self, path: &str) -> bool {
+    /// The keys that errors are about.
+    pub fn refused_paths(&self) -> BTreeSet<String> {
         let diagnostics = self.diagnostics.borrow();
-        diagnostics
-            .iter()
-            .any(|said| said.severity == Severity::Error && said.path == path)
+        let errors = diagnostics.iter().filter(|said| said.severity == Severity::Error);
+        errors.map(|error| error.path.clone()).collect()
     }
 
     pub fn into_diagnostics(self) -> Vec<Diagnostic> {
@@ -63,6 +67,8 @@ pub struct Section<'t> {
     entries: &'t [Entry],
     /// Keys asked for so far: they are the known ones.
     known: Vec<&'static str>,
+    /// Keys that are known only to be refused: no help names them.
+    foreign: Vec<&'static str>,
     /// Cannot be read at all, and that was said: absent keys are no news.
     broken: bool,
 }
@@ -71,6 +77,7 @@ impl<'t> Section<'t> {
     pub fn root(report: &'t Report, node: &'t Node) -> Section<'t> {
         Value {
             report,
+            key_origin: &node.origin,
             origin: &node.origin,
             path: String::new(),
             node,
@@ -116,6 +123,7 @@ impl<'t> Section<'t> {
                 path: join_path(&self.path, key),
                 entries: &[],
                 known: Vec::new(),
+                foreign: Vec::new(),
                 broken: self.broken,
             },
         }
@@ -129,13 +137,20 @@ impl<'t> Section<'t> {
             .collect()
     }
 
-    /// Keys of the Collector or of the contract that this version lacks whatever their value.
+    /// Keys of the Collector that this version lacks whatever their value.
     pub fn refuse_unbuilt(&mut self, keys: &[&'static str]) {
         for key in keys {
-            if let Some(value) = self.value(key) {
-                value.not_yet::<()>("");
+            if let Some(value) = self.foreign(key) {
+                value.refuse(NOT_YET, "");
             }
         }
+    }
+
+    /// The value of a key that no help should name.
+    pub fn foreign(&mut self, key: &'static str) -> Option<Value<'t>> {
+        self.foreign.push(key);
+        let entry = self.entries.iter().find(|entry| entry.key == key)?;
+        Some(self.value_of(entry))
     }
 
     /// A key of the contract that is built for its default value only, which `shown` writes out.
@@ -166,7 +181,7 @@ impl<'t> Section<'t> {
         if self.known.contains(&key) {
             None
         } else {
-            self.value(key)
+            self.foreign(key)
         }
     }
 
@@ -185,24 +200,16 @@ impl<'t> Section<'t> {
 
     /// Complains about the keys that nobody asked for.
     pub fn finish(self) {
-        for entry in self
-            .entries
-            .iter()
-            .filter(|entry| !self.known.contains(&entry.key.as_str()))
-        {
-            let path = join_path(&self.path, &entry.key);
-            let help = match (entry.key.as_str(), nearest(&entry.key, &self.known)) {
-                ("<<", _) => "merge keys are not YAML 1.2; write the keys out".to_owned(),
-                (_, Some(near)) => format!("did you mean `{near}`?"),
-                (_, None) => format!("known here: {}", self.known.join(", ")),
+        let asked = |key: &str| self.known.contains(&key) || self.foreign.contains(&key);
+        for entry in self.entries.iter().filter(|entry| !asked(&entry.key)) {
+            let help = if entry.key == "<<" {
+                "merge keys are not YAML 1.2; write the keys out".to_owned()
+            } else if let Some(near) = nearest(&entry.key, &self.known) {
+                format!("did you mean `{near}`?")
+            } else {
+                format!("known here: {}", self.known.join(", "))
             };
-            self.report.say(
-                Severity::Error,
-                &entry.key_origin,
-                &path,
-                "unknown key".into(),
-                &help,
-            );
+            self.value_of(entry).refuse("unknown key", &help);
         }
     }
 
@@ -215,6 +222,7 @@ impl<'t> Section<'t> {
         };
         Value {
             report: self.report,
+            key_origin: &entry.key_origin,
             origin,
             path: join_path(&self.path, &entry.key),
             node: &entry.value,
@@ -225,6 +233,8 @@ impl<'t> Section<'t> {
 /// One value and where it stands.
 pub struct Value<'t> {
     report: &'t Report,
+    /// Where its key stands; of a list's item, where the item does.
+    key_origin: &'t Origin,
     origin: &'t Origin,
     path: String,
     node: &'t Node,
@@ -243,6 +253,7 @@ impl<'t> Value<'t> {
             path: self.path.clone(),
             entries: entries.unwrap_or(&[]),
             known: Vec::new(),
+            foreign: Vec::new(),
             broken: entries.is_none(),
         }
     }
@@ -253,6 +264,7 @@ impl<'t> Value<'t> {
         };
         let value = |(index, node): (usize, &'t Node)| Value {
             report: self.report,
+            key_origin: &node.origin,
             origin: &node.origin,
             path: format!("{}[{index}]", self.path),
             node,
@@ -416,7 +428,18 @@ impl<'t> Value<'t> {
 
     /// A value of the contract or the Collector that this version lacks; `built` says what it has.
     pub fn not_yet<T>(&self, built: &str) -> Option<T> {
-        self.error("not yet in this version of tailkeep", built)
+        self.error(NOT_YET, built)
+    }
+
+    /// An error about the key, whatever its value.
+    pub fn refuse(&self, message: &str, help: &str) {
+        self.report.say(
+            Severity::Error,
+            self.key_origin,
+            &self.path,
+            message.to_owned(),
+            help,
+        );
     }
 
     /// An error here. Always `None`.
@@ -508,7 +531,8 @@ pub fn kind_of(text: &str) -> Kind {
         ".nan" | ".NaN" | ".NAN" => return Kind::Float,
         _ => {}
     }
-    if all(unsigned, 10)
+    // `100_000`, as in the Collector's own examples.
+    if (unsigned.starts_with(|first: char| first.is_ascii_digit()) && all(&unsigned.replace('_', ""), 10))
         || text.strip_prefix("0x").is_some_and(|digits| all(digits, 16))
         || text.strip_prefix("0o").is_some_and(|digits| all(digits, 8))
     {
@@ -529,6 +553,6 @@ fn integer_of(text: &str) -> Option<i64> {
     match (text.strip_prefix("0x"), text.strip_prefix("0o")) {
         (Some(digits), _) => i64::from_str_radix(digits, 16).ok(),
         (_, Some(digits)) => i64::from_str_radix(digits, 8).ok(),
-        _ => text.parse().ok(),
+        _ => text.replace('_', "").parse().ok(),
     }
 }

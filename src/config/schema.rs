@@ -61,9 +61,10 @@ pub fn read(report: &Report, tree: &Node, built_in: bool) -> Config {
 
 /// What only several keys together can get wrong.
 fn check_together(report: &Report, tree: &Node, config: &Config) {
+    let refused = report.refused_paths();
     let refuse = |path: &str, because_of: &str, message: &str, help: &str| {
         // A value that was refused already stands here as its default: nothing to hold it against.
-        if !report.has_error_at(path) && !report.has_error_at(because_of) {
+        if !refused.contains(path) && !refused.contains(because_of) {
             report.say_at(tree, Severity::Error, path, message, help);
         }
     };
@@ -78,17 +79,26 @@ fn check_together(report: &Report, tree: &Node, config: &Config) {
             config.receivers.http.body_bytes_max,
         ),
     ] {
-        if bytes > segment_bytes {
-            let message = format!(
-                "{} does not fit into one segment of the log, wal.segment_size is {}",
-                show_size(bytes),
-                show_size(segment_bytes)
-            );
+        if bytes <= segment_bytes {
+            continue;
+        }
+        let (bytes, segment) = (show_size(bytes), show_size(segment_bytes));
+        if tree.has(path) {
+            let message =
+                format!("{bytes} does not fit into one segment of the log, wal.segment_size is {segment}");
             refuse(
                 path,
                 "wal.segment_size",
                 &message,
                 "lower this, or raise wal.segment_size",
+            );
+        } else {
+            let message = format!("{segment} has no room for one request, {path} is {bytes}");
+            refuse(
+                "wal.segment_size",
+                path,
+                &message,
+                &format!("raise this, or set {path}"),
             );
         }
     }
@@ -166,7 +176,10 @@ fn check_together(report: &Report, tree: &Node, config: &Config) {
 
 /// What `processors` held beside `tail_sampling`, which was lifted out of it.
 fn other_processors(root: &mut Section<'_>) {
-    for (name, value) in root.section("processors").named_values() {
+    let Some(value) = root.foreign("processors") else {
+        return;
+    };
+    for (name, value) in value.section().named_values() {
         let kind = name.split('/').next().unwrap_or(name);
         let help = match kind {
             "batch" => "delete it: tailkeep forms batches by itself",
@@ -174,19 +187,16 @@ fn other_processors(root: &mut Section<'_>) {
             "groupbytrace" => "delete it: tailkeep gathers traces by itself",
             _ => "run it in a Collector before or behind tailkeep",
         };
-        value.error::<()>("tailkeep has no processor but tail_sampling", help);
+        value.refuse("tailkeep has no processor but tail_sampling", help);
     }
 }
 
 /// Sections of a Collector file that have no meaning here.
 fn collector_sections(root: &mut Section<'_>) {
     for key in ["service", "extensions", "connectors"] {
-        if let Some(value) = root.value(key) {
-            let message = "a section of the Collector's that tailkeep does not have";
-            value.error::<()>(
-                message,
-                "delete it: everything received goes through tail_sampling to every exporter",
-            );
+        if let Some(value) = root.foreign(key) {
+            let help = "delete it: everything received goes through tail_sampling to every exporter";
+            value.refuse("a section of the Collector's that tailkeep does not have", help);
         }
     }
 }

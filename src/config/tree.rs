@@ -97,6 +97,16 @@ impl Node {
     /// Where the value at `path` (such as `tail_sampling.policies[1].name`) was written, or the
     /// nearest thing around it that was.
     pub fn locate(&self, path: &str) -> &Origin {
+        &self.walk(path).0.origin
+    }
+
+    /// Whether there is a value at `path`.
+    pub fn has(&self, path: &str) -> bool {
+        self.walk(path).1
+    }
+
+    /// The node at `path` and `true`, or the last one before the path leaves the tree.
+    fn walk(&self, path: &str) -> (&Node, bool) {
         let mut node = self;
         for step in path.split(['.', '[']).filter(|step| !step.is_empty()) {
             let next = match &node.kind {
@@ -108,10 +118,10 @@ impl Node {
             };
             match next {
                 Some(next) => node = next,
-                None => break,
+                None => return (node, false),
             }
         }
-        &node.origin
+        (node, true)
     }
 }
 

@@ -1,9 +1,14 @@
 //! `exporters`: `<type>[/name]` to options.
 
+use std::time::Duration;
+
 use super::host::path;
 use crate::config::options::{ExporterKind, ExporterOptions, FileExporterOptions, RotationOptions};
-use crate::config::reader::{Section, Value};
-use std::time::Duration;
+use crate::config::reader::nearest::nearest;
+use crate::config::reader::{NOT_YET, Section, Value};
+
+/// `otlp` and `otlphttp` are the Collector's older names.
+const TYPES: [&str; 5] = ["file", "otlp_grpc", "otlp_http", "otlp", "otlphttp"];
 
 /// Of the Collector's file exporter those we lack.
 const FILE_UNBUILT: [&str; 6] = [
@@ -53,12 +58,17 @@ fn exporter(id: &str, value: &Value<'_>) -> Option<ExporterOptions> {
             })
         }
         "otlp_grpc" | "otlp" | "otlp_http" | "otlphttp" => {
-            value.not_yet("the `file` exporter is what exists so far")
+            value.refuse(NOT_YET, "the `file` exporter is what exists so far");
+            None
         }
-        _ => value.error(
-            "unknown exporter type",
-            "known are file, otlp_grpc (otlp) and otlp_http (otlphttp)",
-        ),
+        _ => {
+            let help = match nearest(kind, &TYPES) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("known are {}", TYPES.join(", ")),
+            };
+            value.refuse("unknown exporter type", &help);
+            None
+        }
     }
 }
 
@@ -69,7 +79,7 @@ fn file(mut section: Section<'_>) -> Option<FileExporterOptions> {
     let rotation = rotation.map(|value| rotation_of(value.section()));
     every_signal(&mut section);
     section.default_only("format", |value| value.word(&["json", "proto"]), "json", "json");
-    if let Some(value) = section.value("append")
+    if let Some(value) = section.foreign("append")
         && value.boolean() == Some(false)
     {
         value.error::<()>("tailkeep always appends", "leave the key out");

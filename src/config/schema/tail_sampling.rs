@@ -53,8 +53,8 @@ fn refuse_other_ways(section: &mut Section<'_>) {
         let help = "tailkeep decides as early as the rules allow anyway; leave the key out";
         value.error::<()>("span-ingest is not supported", help);
     }
-    if let Some(value) = section.value("tail_storage").filter(|value| !value.is_null()) {
-        value.error::<()>(
+    if let Some(value) = section.foreign("tail_storage").filter(|value| !value.is_null()) {
+        value.refuse(
             "storage extensions are not supported",
             "tailkeep has its own log: see `wal`",
         );

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_saphyr::granit_parser::{self, Event, Marker, Parser, ScalarStyle};
+use serde_saphyr::granit_parser::{self, ErrorKind, Event, Marker, Parser, ScalarStyle};
 
 use super::{
     DEPTH_MAX, DOCUMENT_BYTES_MAX, ENTRY_COUNT_MAX, Entry, NODE_COUNT_MAX, Node, NodeKind, Scalar, join_path,
@@ -43,12 +43,18 @@ impl DocumentName {
 /// The one document in `bytes`; nothing at all is a null at 1:1.
 pub fn parse(name: &DocumentName, bytes: &[u8]) -> Result<Node, Vec<Diagnostic>> {
     let text = text_of(name, bytes).map_err(|error| vec![error])?;
-    let mut options = granit_parser::Options::default();
-    options.set_emit_comments(false);
+    let options = granit_parser::options! {
+        emit_comments: false,
+        flow_nesting_limit: DEPTH_MAX,
+        block_nesting_limit: DEPTH_MAX,
+    };
     let mut builder = Builder::new(name);
     for step in Parser::new_from_str_with_options(text, options) {
         let outcome = match step {
             Ok((event, span)) => builder.handle_event(event, &span),
+            Err(error) if matches!(error.kind(), ErrorKind::RecursionLimitExceeded) => {
+                Err(too_deep(name.at_mark(error.marker())))
+            }
             Err(error) => {
                 let message = format!("not YAML: {}", error.info());
                 Err(Diagnostic::error(name.at_mark(error.marker()), "", message))
@@ -134,7 +140,7 @@ impl<'n> Builder<'n> {
                 }
             }
             Event::Scalar(text, style, anchor, tag) => {
-                self.refuse_tag(tag.is_some(), &origin);
+                self.refuse_tag(tag.is_some(), span);
                 if self.wants_key() {
                     return self.open_key(text.into_owned(), origin);
                 }
@@ -156,11 +162,11 @@ impl<'n> Builder<'n> {
                 )?;
             }
             Event::SequenceStart(_, anchor, tag) => {
-                self.refuse_tag(tag.is_some(), &origin);
+                self.refuse_tag(tag.is_some(), span);
                 self.open_collection(Content::List(Vec::new()), anchor, origin)?;
             }
             Event::MappingStart(_, anchor, tag) => {
-                self.refuse_tag(tag.is_some(), &origin);
+                self.refuse_tag(tag.is_some(), span);
                 let content = Content::Map {
                     entries: Vec::new(),
                     key: None,
@@ -376,9 +382,10 @@ impl<'n> Builder<'n> {
         Ok(())
     }
 
-    fn refuse_tag(&mut self, tagged: bool, origin: &Origin) {
+    fn refuse_tag(&mut self, tagged: bool, span: &granit_parser::Span) {
         if tagged {
-            let error = Diagnostic::error(origin.clone(), "", "tags (`!…`) are not supported")
+            let origin = self.name.at_mark(span.tag_start.as_ref().unwrap_or(&span.start));
+            let error = Diagnostic::error(origin, "", "tags (`!…`) are not supported")
                 .with_help("put text that looks like a number or a boolean in quotes");
             self.errors.push(error);
         }
