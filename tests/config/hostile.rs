@@ -47,8 +47,11 @@ fn binary_files_are_not_utf8() {
 
 #[test]
 fn control_characters_are_not_yaml() {
-    check(b"node: { name: \"a\x1b[31m\" }\x00", "error: a.yaml:1:");
-    check(&[0; 4096], "error: a.yaml:1:1: ");
+    check(
+        b"node: { name: \"a\x1b[31m\" }\x00",
+        "error: a.yaml:1:17: not YAML",
+    );
+    check(&[0; 4096], "error: a.yaml:1:1: not YAML");
 }
 
 #[test]
@@ -90,13 +93,19 @@ fn alias_bombs_are_refused_by_count() {
         let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
         bomb.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
     }
-    check(bomb.as_bytes(), "error: a.yaml:5:");
+    check(
+        bomb.as_bytes(),
+        "error: a.yaml:5:9: more than 200000 values, aliases counted each time",
+    );
     // Aliases may not dig deeper than plain nesting either.
     let mut chain = String::from("a0: &a0 [x]\n");
     for level in 1..100 {
         chain.push_str(&format!("a{level}: &a{level} [*a{}]\n", level - 1));
     }
-    check(chain.as_bytes(), "error: a.yaml:64:");
+    check(
+        chain.as_bytes(),
+        "error: a.yaml:64:12: nested more than 64 levels deep",
+    );
     check(
         b"a: &a [*a]\n",
         "error: a.yaml:1:8: this alias stands inside what it names",
@@ -106,7 +115,9 @@ fn alias_bombs_are_refused_by_count() {
 #[test]
 fn many_mistakes_are_cut_short() {
     let many: String = (0..400).map(|key| format!("key{key}: 1\n")).collect();
-    check(many.as_bytes(), "error: a.yaml:1:1: ");
+    check(many.as_bytes(), "error: a.yaml:1:1: key0: unknown key");
+    // 400 keys, no policies and no exporter; 100 of them are shown.
+    check(many.as_bytes(), "error: 302 more");
     let too_many: String = (0..1_000).map(|key| format!("key{key}: 1\n")).collect();
     check(
         too_many.as_bytes(),
@@ -116,14 +127,14 @@ fn many_mistakes_are_cut_short() {
         "a: 1\n".repeat(100_000).as_bytes(),
         "error: a.yaml:2:1: a: duplicate key; first at a.yaml:1:1",
     );
-    check("!x ".repeat(1).as_bytes(), "error: a.yaml:1:");
+    check(b"!x ", "error: a.yaml:1:1: tags (`!…`) are not supported");
     check(
         format!("{}: 1", "k".repeat(1_000)).as_bytes(),
-        "error: a.yaml:1:1: ",
+        "error: a.yaml:1:1: kkkk",
     );
     check(
         format!("node: {{ name: [{}] }}", "[],".repeat(300_000)).as_bytes(),
-        "error: a.yaml:1:",
+        "error: a.yaml:1:600007: more than 200000 values",
     );
 }
 
