@@ -2,6 +2,17 @@
 //!
 //! The log is the only state. Everything else is a fold of it, and folds merge.
 //!
+//! [`manual::architecture`] has the picture. The way of a span:
+//!
+//! | step | where |
+//! |---|---|
+//! | a request comes in | [`io::ingress`] |
+//! | is cut, folded, and written to the log | [`landing`], [`otlp::cut`], [`policy`], [`wal`] |
+//! | its traces' digests merge at their owner | [`route`], [`table`] |
+//! | a trace is closed and judged | [`completion`], [`policy`] |
+//! | the verdict is logged; kept spans are copied | [`landing`], [`verdict`] |
+//! | and exported | [`export`], [`io::egress`] |
+//!
 //! The modules below stand in layer order, lowest first; a module imports only from those above it
 //! (`tests/layers.rs` holds every `use` line to this list).
 
@@ -24,3 +35,5 @@ pub mod shard; // one core, whole
 pub mod config; // YAML to each module's plain options
 pub mod io; // the only glommio, the only clock
 pub mod commands; // what `main` runs
+
+pub mod manual; // documents: architecture, invariants, formats, decisions, glossary

@@ -7,7 +7,7 @@ use crate::config::units::parse_percent;
 /// The unit of residency: a segment is a whole number of blocks.
 const BLOCK_BYTES: u64 = 256 << 10;
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
-const SEGMENT_BYTES_MAX: u64 = 4 << 30;
+const SEGMENT_BYTES_MAX: u64 = crate::wal::SEGMENT_SIZE_MAX;
 
 pub fn wal(mut section: Section<'_>) -> WalOptions {
     let default = WalOptions::default();
@@ -38,7 +38,7 @@ fn durability(value: &Value<'_>) -> Option<Durability> {
 fn segment_size(value: &Value<'_>) -> Option<u64> {
     let bytes = value.size()?;
     if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes) {
-        return value.error("must be from 1MiB to 4GiB", "");
+        return value.error("must be from 1MiB to 1GiB", "");
     }
     if !bytes.is_multiple_of(BLOCK_BYTES) {
         return value.error("must be a multiple of 256KiB", "");
