@@ -161,6 +161,11 @@ impl<P: BlockPool> Log<P> {
     /// Everything that is due: all of it may be done at any time and again.
     fn housekeep(&mut self, now: Now) {
         self.begun = None;
+        for at in [&mut self.retry_at, &mut self.remove_at] {
+            if *at <= now.instant {
+                *at = Instant(0);
+            }
+        }
         self.fail_over(now);
         self.recycle_expired(now);
         if self.idle_at.is_some_and(|at| at <= now.instant) {
@@ -190,7 +195,6 @@ impl<P: BlockPool> Log<P> {
         if busy || self.half_made.is_some() || now.instant < self.retry_at {
             return None;
         }
-        self.retry_at = Instant(0);
         let needed = planned.base < self.tail;
         let Claim(reuse) = self.claim_file(needed)?;
         // Claiming may have let an older segment go.
@@ -301,7 +305,6 @@ impl<P: BlockPool> Log<P> {
         if busy || now.instant < self.remove_at {
             return None;
         }
-        self.remove_at = Instant(0);
         Some((DiskOp::Remove { segment }, InFlight::Remove { segment }))
     }
 

@@ -304,12 +304,11 @@ impl World {
             "a crash made files unreadable: {recovered:?}"
         );
         if self.was_full {
-            let back = self
-                .dropped
-                .iter()
-                .filter(|(position, _)| replayed.contains_key(position));
-            self.entries
-                .extend(back.map(|(position, entry)| (*position, *entry)));
+            for (position, entry) in &self.dropped {
+                if replayed.contains_key(position) {
+                    self.entries.entry(*position).or_insert(*entry);
+                }
+            }
         }
         self.compare(&replayed, marks.begin, marks.durable)?;
 
