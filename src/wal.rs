@@ -104,8 +104,10 @@ pub struct Log<P: BlockPool> {
     /// Replaced after a failure before anything in them was durable.
     blank: Vec<SegmentId>,
     retired: Vec<Retired>,
-    /// To be removed, the one that is being removed included.
+    /// Recycled and to be removed, oldest first, the one that is being removed included.
     removals: VecDeque<SegmentId>,
+    /// Replaced after a failure or found at the start, and to be removed, newest first.
+    replaced: Vec<SegmentId>,
     /// Goes before anything new comes.
     half_made: Option<SegmentId>,
     /// What recovery left to remove stays until the first segment cuts it off.
@@ -177,7 +179,8 @@ impl<P: BlockPool> Log<P> {
             retired: Vec::new(),
             half_made: start.half_made,
             first_is_open: false,
-            removals: start.removable.into(),
+            removals: VecDeque::new(),
+            replaced: start.removable,
             writes: VecDeque::new(),
             in_flight: Vec::new(),
             next_op: 0,

@@ -125,6 +125,7 @@ impl<P: BlockPool> Log<P> {
             InFlight::Remove { segment } => {
                 if result.is_ok() {
                     self.removals.retain(|removal| *removal != segment);
+                    self.replaced.retain(|replaced| *replaced != segment);
                     self.half_made = self.half_made.filter(|half_made| *half_made != segment);
                 } else {
                     self.remove_at = now.instant.plus(RETRY_DELAY);
@@ -160,6 +161,11 @@ impl<P: BlockPool> Log<P> {
     /// Everything that is due: all of it may be done at any time and again.
     fn housekeep(&mut self, now: Now) {
         self.begun = None;
+        for at in [&mut self.retry_at, &mut self.remove_at] {
+            if *at <= now.instant {
+                *at = Instant(0);
+            }
+        }
         self.fail_over(now);
         self.recycle_expired(now);
         if self.idle_at.is_some_and(|at| at <= now.instant) {
@@ -189,7 +195,6 @@ impl<P: BlockPool> Log<P> {
         if busy || self.half_made.is_some() || now.instant < self.retry_at {
             return None;
         }
-        self.retry_at = Instant(0);
         let needed = planned.base < self.tail;
         let Claim(reuse) = self.claim_file(needed)?;
         // Claiming may have let an older segment go.
@@ -284,13 +289,15 @@ impl<P: BlockPool> Log<P> {
         Some((DiskOp::Sync { segment }, InFlight::Sync { segment }))
     }
 
-    /// Oldest first and one at a time, so that what is left after a crash is the log's newer part.
+    /// One at a time. Recycled files go oldest first, so that what is left after a crash is the log's newer
+    /// part. Replaced ones stay until what takes over from them is there, and go newest first: a file
+    /// without the one before it would show the second half of a run, or what that one cut off.
     fn next_remove(&mut self, now: Now) -> Option<(DiskOp<P>, InFlight<P>)> {
-        // A file that failed stays until the one that takes over from it is there: without both, what a
-        // later file still has of a run would stand alone.
-        let replaced = self.no_space || (self.first_is_open && !self.segment_is_awaited());
-        let removable = self.removals.front().filter(|_| replaced);
-        let segment = *self.half_made.as_ref().or(removable)?;
+        let taken_over = self.first_is_open && !self.segment_is_awaited();
+        // Without space nothing can take over, so they go first.
+        let in_the_way = self.no_space && self.blank.is_empty() && self.retired.is_empty();
+        let replaced = self.replaced.iter().max().filter(|_| taken_over || in_the_way);
+        let segment = *self.half_made.as_ref().or(self.removals.front()).or(replaced)?;
         let busy = self
             .in_flight
             .iter()
@@ -298,7 +305,6 @@ impl<P: BlockPool> Log<P> {
         if busy || now.instant < self.remove_at {
             return None;
         }
-        self.remove_at = Instant(0);
         Some((DiskOp::Remove { segment }, InFlight::Remove { segment }))
     }
 

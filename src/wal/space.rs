@@ -191,7 +191,7 @@ impl<P: BlockPool> Log<P> {
                 false => usage.used_bytes += file_bytes,
             }
         }
-        let free = (self.free.len() + self.blank.len() + self.removals.len() + self.retired.len()) as u64;
+        let free = self.file_count_free() as u64;
         usage.free_bytes = free * (self.options.segment_size + PAGE_BYTES as u64);
         usage
     }
@@ -312,8 +312,13 @@ impl<P: BlockPool> Log<P> {
             .iter()
             .filter(|segment| segment.state == SegmentState::Planned)
             .count();
-        let others = self.free.len() + self.blank.len() + self.removals.len() + self.retired.len();
-        (self.segments.len() - planned + others) as u64
+        (self.segments.len() - planned + self.file_count_free()) as u64
+    }
+
+    /// Files that hold no position of the log.
+    fn file_count_free(&self) -> usize {
+        let going = self.removals.len() + self.replaced.len() + self.retired.len();
+        self.free.len() + self.blank.len() + going
     }
 
     /// Whether nothing needs this segment any more, its age aside.
@@ -330,8 +335,11 @@ impl<P: BlockPool> Log<P> {
             .is_none_or(|next| !next.continues() || self.may_recycle(index + 1))
     }
 
+    /// Whether the oldest segment may go now. Files that were replaced go before the segments that cut
+    /// them off do.
     pub(super) fn may_recycle_first(&self) -> bool {
-        !self.segments.is_empty() && self.may_recycle(0)
+        let replaced_are_gone = self.replaced.is_empty() && self.retired.is_empty() && self.blank.is_empty();
+        replaced_are_gone && !self.segments.is_empty() && self.may_recycle(0)
     }
 
     fn recyclable_count(&self, wanted: u64) -> u64 {
@@ -398,7 +406,7 @@ impl<P: BlockPool> Log<P> {
             }
             match self.retired.swap_remove(index).reusable {
                 true => self.blank.push(segment),
-                false => self.removals.push_back(segment),
+                false => self.replaced.push(segment),
             }
         }
     }

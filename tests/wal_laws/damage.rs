@@ -91,14 +91,6 @@ pub fn costs_only_what_it_touches(world: &mut World, damages: &[(usize, Damage)]
         if replayed.contains_key(position) {
             continue;
         }
-        if world.entries[position].run_end > recovered.synced {
-            // The damage took the groups that knew better: the log ends before this run.
-            ensure!(
-                recovered.start.cut <= *position,
-                "{position} is gone amid the log: {recovered:?}"
-            );
-            continue;
-        }
         let known = sound
             .start
             .segments
@@ -109,12 +101,20 @@ pub fn costs_only_what_it_touches(world: &mut World, damages: &[(usize, Damage)]
         let until = from + 48 + length;
         let (old, new) = (&before[&known.segment], &after[&known.segment]);
         let touched = new.get(from..until) != Some(&old[from..until]);
-        ensure!(touched, "{position} was not touched and is gone: {recovered:?}");
         let reported = recovered
             .corrupt
             .iter()
             .any(|range| range.start <= *position && *position < range.end);
-        ensure!(reported, "{position} is gone and not reported: {recovered:?}");
+        let unreadable = recovered.unreadable.contains(&known.segment);
+        if !(touched && (reported || unreadable)) {
+            // The damage took the groups that knew better, and the log ends before this entry's run.
+            let beyond =
+                world.entries[position].run_end > recovered.synced && recovered.start.cut <= *position;
+            ensure!(
+                beyond,
+                "{position} is gone, touched {touched}, reported {reported}: {recovered:?}"
+            );
+        }
     }
     let lost = (all.len() - replayed.len()) as u64;
     let names = sound.entries - all.len() as u64;

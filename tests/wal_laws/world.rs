@@ -32,6 +32,10 @@ pub struct World {
     pub now: Now,
     pub entries: BTreeMap<Position, ModelEntry>,
     next_id: u64,
+    /// Entries that a recovery dropped. They never come back, unless a full disk made the log remove the
+    /// file that cut them off before there was room for another one to do so.
+    dropped: BTreeMap<Position, ModelEntry>,
+    was_full: bool,
 }
 
 pub fn payload(id: u64, length: usize) -> Vec<u8> {
@@ -82,6 +86,8 @@ impl World {
             now,
             entries: BTreeMap::new(),
             next_id: 0,
+            dropped: BTreeMap::new(),
+            was_full: false,
         }
     }
 
@@ -159,6 +165,8 @@ impl World {
     }
 
     pub fn fail(&mut self, which: usize, no_space: bool) -> Checked {
+        self.was_full |= no_space;
+
         if self.disk.under_way() > 0 {
             let (id, error) = self.disk.fail(which % self.disk.under_way(), no_space);
             self.log.handle_op(self.now, id, Err(error));
@@ -295,7 +303,15 @@ impl World {
             recovered.unreadable.is_empty(),
             "a crash made files unreadable: {recovered:?}"
         );
+        if self.was_full {
+            for (position, entry) in &self.dropped {
+                if replayed.contains_key(position) {
+                    self.entries.entry(*position).or_insert(*entry);
+                }
+            }
+        }
         self.compare(&replayed, marks.begin, marks.durable)?;
+
         // A run counts whole or not at all.
         for (position, entry) in self.entries.range(marks.begin..) {
             let last = self
@@ -309,7 +325,12 @@ impl World {
         for segment in &recovered.unsynced {
             self.disk.sync(*segment);
         }
-        self.entries.retain(|position, _| replayed.contains_key(position));
+        let (kept, dropped) = std::mem::take(&mut self.entries)
+            .into_iter()
+            .partition(|(position, _)| replayed.contains_key(position));
+        self.entries = kept;
+        self.dropped.extend::<BTreeMap<_, _>>(dropped);
+
         self.now.instant = self.now.instant.plus(Duration::from_millis(10));
         self.log = Log::new(
             self.options.clone(),
