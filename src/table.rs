@@ -13,9 +13,11 @@
 //! `poll_timeout` says when `handle_timeout` is due. During replay `absorb` only merges; `resume` ends it.
 
 mod cache;
+mod recent;
 mod trace;
 
 pub use cache::{DecidedCache, FALSE_HIT_ODDS_MAX};
+pub use recent::{DecidedTrace, Recent};
 pub use trace::Trace;
 
 use crate::base::ids::{Place, TraceId};
@@ -29,11 +31,8 @@ use crate::route::{Decision, HashKey, Item, ItemBatch, PolicyNumber, Settlement}
 use crate::stats::Stats;
 use crate::verdict::Reason;
 use hashbrown::{HashMap, HashTable};
-use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Decisions remembered for the list of recent ones.
-const RECENT_COUNT_MAX: usize = 4096;
 /// Traces judged in one call of `handle_timeout`, so that no turn is long.
 const DUE_COUNT_MAX: usize = 256;
 /// Traces are forced at most this often while the share is not exceeded.
@@ -51,18 +50,6 @@ pub struct TableOptions {
     pub dropped_count_max: usize,
 }
 
-/// What became of one trace, for people who ask.
-#[derive(Clone, Debug)]
-pub struct DecidedTrace {
-    pub trace: TraceId,
-    pub decision: Decision,
-    pub digest: Digest,
-    pub first_seen: WallTime,
-    pub last_seen: WallTime,
-    pub decided_at: WallTime,
-    pub late_spans: u32,
-}
-
 #[derive(Debug)]
 pub struct Table {
     options: TableOptions,
@@ -76,7 +63,7 @@ pub struct Table {
     /// Bytes of the lists that traces own.
     heap_bytes: u64,
     decided: DecidedCache,
-    recent: VecDeque<DecidedTrace>,
+    recent: Recent,
     relieved_at: Option<Instant>,
     tier: u8,
     /// During replay: fragments of decided traces whose own verdict entry has not come yet.
@@ -95,7 +82,7 @@ impl Table {
             oldest: None,
             newest: None,
             heap_bytes: 0,
-            recent: VecDeque::new(),
+            recent: Recent::default(),
             relieved_at: None,
             tier: 0,
             replaying: Some(HashMap::new()),
@@ -170,7 +157,7 @@ impl Table {
             return;
         }
         stats.late_spans[decision.verdict as usize] += u64::from(item.digest.span_count);
-        if let Some(decided) = self.recent.iter_mut().rev().find(|decided| decided.trace == item.trace) {
+        if let Some(decided) = self.recent.get_mut(&item.trace) {
             stats.late_span_age.record(Duration::from_nanos(now.wall.0.saturating_sub(decided.decided_at.0)));
             decided.late_spans += item.digest.span_count;
         }
@@ -264,11 +251,10 @@ impl Table {
 
     fn remember(&mut self, now: Now, trace: &Trace, decision: Decision) {
         self.decided.insert(self.options.hash_key.trace(&trace.id()), trace.id(), decision);
-        if self.recent.len() == RECENT_COUNT_MAX {
-            self.recent.pop_front();
-        }
-        let wall_of = |instant: Instant| WallTime(now.wall.0 - now.instant.since(instant).as_nanos() as u64);
-        self.recent.push_back(DecidedTrace {
+        let wall_of = |instant: Instant| {
+            WallTime(now.wall.0.saturating_sub(now.instant.since(instant).as_nanos() as u64))
+        };
+        self.recent.push(DecidedTrace {
             trace: trace.id(),
             decision,
             digest: *trace.digest(),
@@ -425,9 +411,8 @@ impl Table {
         self.decided.get(self.options.hash_key.trace(id), id)
     }
 
-    /// The newest decision first.
-    pub fn recent(&self) -> impl Iterator<Item = &DecidedTrace> {
-        self.recent.iter().rev()
+    pub fn recent(&self) -> &Recent {
+        &self.recent
     }
 
     /// What replaying the logs must rebuild (W4), in an order that two tables share.

@@ -14,32 +14,11 @@
 //! Lookups run over unsorted `u32`s: at 8 spans a trace that is a few vector compares, at the 4,096 that
 //! bound it about a microsecond.
 
-use std::hash::Hasher;
-
-use siphasher::sip::SipHasher13;
-
 /// Above so many spans, or unresolved parents, the check is given up.
 pub const SPAN_COUNT_MAX: usize = 4096;
 
 /// Fingerprints that fit in place: the most that leave [`Structure`] at 40 bytes.
 const IN_PLACE: usize = 9;
-
-/// Makes fingerprints of span ids, keyed with the data directory's secret.
-#[derive(Clone, Copy, Debug)]
-pub struct Fingerprints(SipHasher13);
-
-impl Fingerprints {
-    pub fn new(secret: u128) -> Fingerprints {
-        Fingerprints(SipHasher13::new_with_keys(secret as u64, (secret >> 64) as u64))
-    }
-
-    #[inline]
-    pub fn of(&self, span_id: &[u8]) -> u32 {
-        let mut hasher = self.0;
-        hasher.write(span_id);
-        hasher.finish() as u32
-    }
-}
 
 /// The spans of one open trace and the parents it still lacks.
 ///
@@ -310,15 +289,6 @@ mod tests {
             ),
             (None, 1, 0)
         );
-    }
-
-    #[test]
-    fn fingerprints_depend_on_the_secret() {
-        let (one, other) = (Fingerprints::new(1), Fingerprints::new(2));
-        let id = [7; 8];
-        assert_eq!(one.of(&id), Fingerprints::new(1).of(&id));
-        assert_ne!(one.of(&id), other.of(&id));
-        assert_ne!(one.of(&id), one.of(&[8; 8]));
     }
 
     proptest! {

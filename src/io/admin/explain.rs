@@ -26,7 +26,7 @@ impl Admin {
         if let Some(open) = shard.table().open_trace(&trace) {
             return Reply::json(StatusCode::OK, &self.pending(&core, open));
         }
-        if let Some(decided) = shard.table().recent().find(|decided| decided.trace == trace) {
+        if let Some(decided) = shard.table().recent().get(&trace) {
             return Reply::json(StatusCode::OK, &self.decided(&core, decided));
         }
         match shard.table().decided(&trace) {
@@ -71,6 +71,7 @@ impl Admin {
         let traces = shard
             .table()
             .recent()
+            .iter()
             .filter(|decided| verdict.is_none_or(|verdict| decided.decision.verdict == verdict))
             .filter(|decided| policy.is_none() || name(&decided.decision) == policy)
             .take(limit)

@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""What tailkeep costs: the table of BENCHMARKS.md.
+
+    measure.py [--seconds 10] [--only NAME] [--rounds 3] [--json FILE]
+
+Each cell starts a fresh `tailkeep run` on CPU 0 (fsync, real rules, about 5 % kept and exported to a file) and
+`tailkeep-bench load` on CPU 1, first as fast as acknowledgements allow, then at half of that rate. Cells are run
+in rounds, one after the other, and medians are printed, because machines are noisy. Needs release builds and
+two CPUs; standard library only; ends only what it started.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+from tailkeep_process import PROJECT, Tailkeep
+
+CONFIG = """
+node: { data_dir: %(work)s/data, cores: [0] }
+receivers: { otlp: { protocols: { grpc: { endpoint: "127.0.0.1:0" }, http: { endpoint: "127.0.0.1:0" } } } }
+admin: { endpoint: "127.0.0.1:0" }
+memory: { limit: %(memory)s }
+wal: { durability: %(durability)s }
+completion: { quiet: 1s }
+tail_sampling:
+  decision_wait: 10s
+  policies:
+    - { name: errors, type: status_code, status_code: { status_codes: [ERROR] } }
+    - { name: slow, type: latency, latency: { threshold_ms: 2000 } }
+    - name: vip
+      type: string_attribute
+      string_attribute: { key: customer.tier, values: [platinum], enabled_regex_matching: false }
+    - name: busy
+      type: and
+      and:
+        and_sub_policy:
+          - { name: many, type: span_count, span_count: { min_spans: 500 } }
+          - { name: retries, type: numeric_attribute, numeric_attribute: { key: http.resend_count, min_value: 3, max_value: 100 } }
+    - { name: baseline, type: probabilistic, probabilistic: { sampling_percentage: 1 } }
+exporters: { file: { path: %(work)s/kept.jsonl, flush_interval: 1s, rotation: { max_megabytes: 200, max_backups: 1 } } }
+"""
+
+CELLS = [
+    (f"{transport}-{size}-{batch}", transport, size, batch)
+    for size in (380, 800)
+    for batch in (512, 64, 8)
+    for transport in ("grpc", "http")
+]
+
+
+def load(arguments, server, transport, size, batch, seconds, rate=None, warmup=3):
+    command = [
+        arguments.bench, "load", "--json", "--transport", transport, "--endpoint", server.endpoints[transport],
+        "--cpu", "1", "--span-bytes", str(size), "--spans-per-request", str(batch), "--spans-per-trace", "8",
+        "--duration", f"{seconds}s", "--warmup", f"{warmup}s", "--server-pid", str(server.pid),
+    ]
+    if rate:
+        command += ["--rate", str(int(rate))]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=seconds + warmup + 120)
+    if run.returncode != 0:
+        raise SystemExit(f"{' '.join(command)}\n{run.stderr}")
+    return json.loads(run.stdout)
+
+
+def measure(arguments, work, transport, size, batch):
+    shutil.rmtree(work, ignore_errors=True)
+    os.makedirs(work)
+    config = os.path.join(work, "tailkeep.yaml")
+    with open(config, "w", encoding="utf-8") as file:
+        file.write(CONFIG % {"work": work, "durability": arguments.durability, "memory": arguments.memory})
+    server = Tailkeep(arguments.binary, config, os.path.join(work, "server.log"))
+    server.wait_ready()
+    try:
+        full = load(arguments, server, transport, size, batch, arguments.seconds)
+        half = None
+        if not arguments.full_only:
+            rate = full["spans_per_second"] / 2
+            half = load(arguments, server, transport, size, batch, arguments.seconds, rate)
+        status = server.status()
+    finally:
+        server.kill()
+        shutil.rmtree(work, ignore_errors=True)
+    return {"full": full, "half": half, "status": status}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", help="cells whose name contains this")
+    parser.add_argument("--full-only", action="store_true", help="leave out half load")
+    parser.add_argument("--durability", default="fsync")
+    parser.add_argument("--memory", default="4GiB")
+    parser.add_argument("--json", help="write every raw report there")
+    parser.add_argument("--binary", default=os.path.join(PROJECT, "target/release/tailkeep"))
+    parser.add_argument("--bench", default=os.path.join(PROJECT, "target/release/tailkeep-bench"))
+    parser.add_argument("--work", default=os.path.join(PROJECT, "target/measure"))
+    arguments = parser.parse_args()
+    cells = [cell for cell in CELLS if not arguments.only or arguments.only in cell[0]]
+    raw = {name: [] for name, *_ in cells}
+    for _ in range(arguments.rounds):
+        for name, transport, size, batch in cells:
+            raw[name].append(measure(arguments, arguments.work, transport, size, batch))
+            print(name, json.dumps(raw[name][-1]["full"]), file=sys.stderr)
+            time.sleep(1)
+    if arguments.json:
+        with open(arguments.json, "w", encoding="utf-8") as file:
+            json.dump(raw, file, indent=1)
+    print(json.dumps(summary(raw), indent=1))
+
+
+def summary(raw):
+    def median(reports, *path):
+        values = []
+        for report in reports:
+            for key in path:
+                report = report.get(key) if isinstance(report, dict) else None
+            if isinstance(report, (int, float)):
+                values.append(report)
+        return round(statistics.median(values), 4) if values else None
+
+    table = {}
+    for name, reports in raw.items():
+        kept = [r["status"]["signals"]["spans"] for r in reports]
+        table[name] = {
+            "spans_per_second": median(reports, "full", "spans_per_second"),
+            "server": {k: median(reports, "full", "server", k) for k in reports[0]["full"].get("server", {})},
+            "ack_full": {k: median(reports, "full", "ack_ms", k) for k in reports[0]["full"].get("ack_ms", {})},
+            "half_server": {k: median(reports, "half", "server", k) for k in (reports[0]["half"] or {}).get("server", {})},
+            "ack_half": {k: median(reports, "half", "ack_ms", k) for k in (reports[0]["half"] or {}).get("ack_ms", {})},
+            "kept_share": round(statistics.median(k["kept"] / max(1, k["kept"] + k["rolled_up"]) for k in kept), 4),
+        }
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+//! The last decisions with what they were made of, for people who ask.
+
+use crate::base::ids::TraceId;
+use crate::base::time::WallTime;
+use crate::digest::Digest;
+use crate::route::Decision;
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+
+/// Decisions remembered; the oldest gives way.
+const COUNT_MAX: usize = 4096;
+
+/// What became of one trace.
+#[derive(Clone, Debug)]
+pub struct DecidedTrace {
+    pub trace: TraceId,
+    pub decision: Decision,
+    pub digest: Digest,
+    pub first_seen: WallTime,
+    pub last_seen: WallTime,
+    pub decided_at: WallTime,
+    pub late_spans: u32,
+}
+
+/// A ring of decisions, found by trace too.
+///
+/// Invariant: `by_trace` names an entry of the ring, the newest of that trace.
+#[derive(Debug, Default)]
+pub struct Recent {
+    ring: VecDeque<DecidedTrace>,
+    /// Number of the oldest in the ring; numbers rise by one.
+    first: u64,
+    by_trace: HashMap<TraceId, u64>,
+}
+
+impl Recent {
+    pub fn push(&mut self, decided: DecidedTrace) {
+        if self.ring.len() == COUNT_MAX
+            && let Some(oldest) = self.ring.pop_front()
+        {
+            if self.by_trace.get(&oldest.trace) == Some(&self.first) {
+                self.by_trace.remove(&oldest.trace);
+            }
+            self.first += 1;
+        }
+        self.by_trace.insert(decided.trace, self.first + self.ring.len() as u64);
+        self.ring.push_back(decided);
+    }
+
+    pub fn get(&self, trace: &TraceId) -> Option<&DecidedTrace> {
+        let number = self.by_trace.get(trace)?;
+        self.ring.get((number - self.first) as usize)
+    }
+
+    pub fn get_mut(&mut self, trace: &TraceId) -> Option<&mut DecidedTrace> {
+        let number = self.by_trace.get(trace)?;
+        self.ring.get_mut((number - self.first) as usize)
+    }
+
+    /// The newest first.
+    pub fn iter(&self) -> impl Iterator<Item = &DecidedTrace> {
+        self.ring.iter().rev()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::monoid::Monoid;
+    use crate::verdict::{Reason, Verdict};
+
+    fn decided(number: u64) -> DecidedTrace {
+        let mut id = [1; 16];
+        id[..8].copy_from_slice(&number.to_be_bytes());
+        let decision = Decision {
+            verdict: Verdict::Rollup,
+            reason: Reason::Quiet,
+            policy: None,
+            threshold: None,
+            incomplete: false,
+        };
+        DecidedTrace {
+            trace: TraceId::new(&id).expect("not zero"),
+            decision,
+            digest: Digest::EMPTY,
+            first_seen: WallTime(0),
+            last_seen: WallTime(0),
+            decided_at: WallTime(number),
+            late_spans: 0,
+        }
+    }
+
+    #[test]
+    fn the_newest_of_a_trace_is_found_until_it_leaves_the_ring() {
+        let mut recent = Recent::default();
+        recent.push(decided(7));
+        let mut again = decided(7);
+        again.late_spans = 3;
+        recent.push(again);
+        assert_eq!(recent.get(&decided(7).trace).map(|found| found.late_spans), Some(3));
+        (100..100 + COUNT_MAX as u64 - 1).for_each(|number| recent.push(decided(number)));
+        assert!(recent.get(&decided(7).trace).is_some());
+        recent.push(decided(99));
+        assert!(recent.get(&decided(7).trace).is_none());
+        assert_eq!(recent.iter().count(), COUNT_MAX);
+        assert_eq!(recent.by_trace.len(), COUNT_MAX);
+        assert_eq!(recent.get(&decided(99).trace).map(|found| found.decided_at), Some(WallTime(99)));
+    }
+}
