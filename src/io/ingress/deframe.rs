@@ -125,7 +125,7 @@ mod tests {
             cuts.extend([0, framed.len()]);
             cuts.sort_unstable();
 
-            let (mut deframe, mut taken) = (Deframe::default(), Vec::new());
+            let (mut deframe, mut taken) = (Deframe::default(), Vec::<u8>::new());
             for pair in cuts.windows(2) {
                 taken.extend(deframe.take(&framed[pair[0]..pair[1]], 1000).expect("well framed"));
             }
