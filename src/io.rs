@@ -1,6 +1,7 @@
 //! Everything that touches the kernel: the only glommio, the only sockets, the only clock (S1).
 
 pub mod clock; // the only place that reads a clock
+pub mod metronome; // keeps an executor from sleeping over work that is ready
 pub mod connections; // how many connections there are, and when each wait of theirs ends
 pub mod inflate; // gzip, limited while it inflates
 pub mod stream; // a socket as h2 and hyper want it

@@ -8,7 +8,7 @@
 //!  Connections ── slots: │ at │ idle since │ passed │ waker │   one per wait
 //!      │ sweep()  at ≤ now: passed, wake
 //!      │ admit()  full: the longest idle slot passes at once, so that the idle never keep out the busy
-//!      └ stop()   wakes all: "leave"; after the grace once more: "now"
+//!      └ leave()  wakes all; all_gone() once more after the grace, "now"
 //! ```
 
 use std::cell::{Cell, RefCell};
@@ -27,7 +27,7 @@ pub struct Connections {
     count: Cell<usize>,
     ending: Cell<Ending>,
     slots: RefCell<Slots>,
-    all_gone: RefCell<Option<Waker>>,
+    all_gone_waker: RefCell<Option<Waker>>,
 }
 
 /// What connections are asked to do.
@@ -80,7 +80,7 @@ impl Connections {
             count: Cell::new(0),
             ending: Cell::new(Ending::No),
             slots: RefCell::default(),
-            all_gone: RefCell::default(),
+            all_gone_waker: RefCell::default(),
         })
     }
 
@@ -122,9 +122,14 @@ impl Connections {
         due.into_iter().for_each(Waker::wake);
     }
 
-    /// Asks every connection to leave, and after `grace` to close. Done when the last one is gone.
-    pub async fn stop(self: &Rc<Connections>, grace: Duration) {
+    /// Takes no more connections and asks those there are to leave.
+    pub fn leave(&self) {
         self.end(Ending::Leave);
+    }
+
+    /// After [`Connections::leave`]: done when the last connection is gone, all being told to close at
+    /// once when `grace` is over.
+    pub async fn all_gone(self: &Rc<Connections>, grace: Duration) {
         let deadline = self.deadline();
         deadline.set(grace);
         poll_fn(|cx| {
@@ -134,7 +139,7 @@ impl Connections {
             if self.count.get() == 0 {
                 return Poll::Ready(());
             }
-            *self.all_gone.borrow_mut() = Some(cx.waker().clone());
+            *self.all_gone_waker.borrow_mut() = Some(cx.waker().clone());
             Poll::Pending
         })
         .await;
@@ -190,7 +195,7 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         self.0.count.set(self.0.count.get() - 1);
         if self.0.count.get() == 0
-            && let Some(waker) = self.0.all_gone.borrow_mut().take()
+            && let Some(waker) = self.0.all_gone_waker.borrow_mut().take()
         {
             waker.wake();
         }

@@ -23,7 +23,8 @@ use std::time::Duration;
 use glommio::{GlommioError, Task, TaskQueueHandle, timer};
 
 use crate::io::clock::Clock;
-use crate::io::connections::Connections;
+use crate::io::connections::{Connections, Ending};
+use crate::io::metronome::Metronome;
 use crate::io::stream::{ReadBuffers, Stream};
 use bodies::Bodies;
 
@@ -158,8 +159,15 @@ pub struct Ingress {
     buffers: Rc<ReadBuffers>,
     accepted: Cell<u64>,
     turned_away: Cell<u64>,
-    acceptors: RefCell<Vec<Task<()>>>,
+    acceptors: RefCell<Vec<Acceptor>>,
     _sweeper: Task<()>,
+    _metronome: Metronome,
+}
+
+/// One listener's task, and the socket once more, to end it by.
+struct Acceptor {
+    socket: TcpListener,
+    task: Task<()>,
 }
 
 /// How long accepting rests after an error that is not the peer's (no file descriptors, no memory).
@@ -191,23 +199,34 @@ impl Ingress {
             turned_away: Cell::new(0),
             acceptors: RefCell::default(),
             _sweeper: sweeper,
+            _metronome: Metronome::start(queue),
         })
     }
 
     /// Accepts connections on a socket of [`listener::bind`].
-    pub fn serve(self: &Rc<Ingress>, transport: Transport, listener: TcpListener) {
+    pub fn serve(self: &Rc<Ingress>, transport: Transport, socket: TcpListener) -> io::Result<()> {
+        let descriptor = socket.try_clone()?.into_raw_fd();
         // SAFETY: the descriptor is open, a listening socket, and owned by nobody else.
-        let listener = unsafe { glommio::net::TcpListener::from_raw_fd(listener.into_raw_fd()) };
+        let listener = unsafe { glommio::net::TcpListener::from_raw_fd(descriptor) };
         let accept = accept(self.clone(), transport, listener);
         let task = glommio::spawn_local_into(accept, self.queue).expect("the queue exists");
-        self.acceptors.borrow_mut().push(task);
+        self.acceptors.borrow_mut().push(Acceptor { socket, task });
+        Ok(())
     }
 
     /// Stops accepting, asks every connection to leave, gives calls in flight the grace of the options,
     /// closes the rest. The log must go on answering tickets meanwhile.
     pub async fn stop(&self) {
-        drop(self.acceptors.take());
-        self.connections.stop(self.options.time.grace).await;
+        self.connections.leave();
+        for Acceptor { socket, task } in self.acceptors.take() {
+            // Refuses from now on, and fails the accept that the kernel holds. Dropping that one instead
+            // would leave the socket listening for a while, and lose what it accepts.
+            match rustix::net::shutdown(&socket, rustix::net::Shutdown::Both) {
+                Ok(()) => task.await,
+                Err(error) => tracing::warn!(%error, "cannot shut a listening socket down"),
+            }
+        }
+        self.connections.all_gone(self.options.time.grace).await;
     }
 
     pub fn connection_count(&self) -> usize {
@@ -252,6 +271,7 @@ async fn accept(ingress: Rc<Ingress>, transport: Transport, listener: glommio::n
     loop {
         match listener.accept().await {
             Ok(tcp) => ingress.take(transport, tcp),
+            Err(_) if ingress.connections.ending() != Ending::No => return,
             Err(GlommioError::IoError(error)) if is_peers_fault(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, transport = transport.name(), "cannot accept connections");

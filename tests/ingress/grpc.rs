@@ -6,8 +6,8 @@ use http::Request;
 use tailkeep::io::ingress::Code;
 
 use crate::grpc_client::{
-    BAD_REQUEST, CHECK, Client, DATA, EXPORT, END_STREAM, Frames, GOAWAY, RETRY_INFO, RST_STREAM, frame, framed,
-    open, raw_frame,
+    BAD_REQUEST, CHECK, Client, DATA, END_STREAM, EXPORT, Frames, GOAWAY, RETRY_INFO, RST_STREAM, frame,
+    framed, open, raw_frame,
 };
 use crate::server::{HOLD, INVALID, REFUSE, Server, TOO_LARGE, bytes, gzip, options};
 
@@ -15,14 +15,25 @@ use crate::server::{HOLD, INVALID, REFUSE, Server, TOO_LARGE, bytes, gzip, optio
 fn g01_too_large_is_resource_exhausted_without_retry_info() {
     let server = Server::start();
     let mut client = Client::connect(server.grpc);
-    assert_eq!(client.export(&bytes(1 << 20)).status(), 0, "the limit itself fits");
+    assert_eq!(
+        client.export(&bytes(1 << 20)).status(),
+        0,
+        "the limit itself fits"
+    );
     for reply in [
         client.export(&bytes((1 << 20) + 1)),
-        client.export_with(&[("grpc-encoding", "gzip")], framed(1, &gzip(&bytes((1 << 20) + 1)))),
+        client.export_with(
+            &[("grpc-encoding", "gzip")],
+            framed(1, &gzip(&bytes((1 << 20) + 1))),
+        ),
         client.export(TOO_LARGE),
     ] {
         assert_eq!(reply.status(), 8);
-        assert_eq!(reply.details().details, [], "no RetryInfo: clients must not retry");
+        assert_eq!(
+            reply.details().details,
+            [],
+            "no RetryInfo: clients must not retry"
+        );
     }
 }
 
@@ -35,7 +46,10 @@ fn g02_g04_overload_is_unavailable_with_retry_info() {
     assert_eq!((details.code, details.message.as_str()), (14, "refuse: full"));
     assert_eq!(details.details[0].type_url, RETRY_INFO);
     // retry_delay: 1.5 s
-    assert_eq!(details.details[0].value, [10, 8, 8, 1, 16, 0x80, 0xca, 0xb5, 0xee, 1]);
+    assert_eq!(
+        details.details[0].value,
+        [10, 8, 8, 1, 16, 0x80, 0xca, 0xb5, 0xee, 1]
+    );
 }
 
 #[test]
@@ -54,7 +68,11 @@ fn g06_another_content_type_is_415() {
         let reply = client.export_with(&[("content-type", content_type)], frame(b"spans"));
         assert_eq!(reply.http_status, 415, "{content_type:?}");
     }
-    let mut get = client.open_request(Request::get(format!("http://localhost{EXPORT}")).body(()).expect("a request"));
+    let mut get = client.open_request(
+        Request::get(format!("http://localhost{EXPORT}"))
+            .body(())
+            .expect("a request"),
+    );
     get.send("", true);
     assert_eq!(get.reply().http_status, 405);
     assert_eq!(server.finish_bodies().len(), 0);
@@ -75,9 +93,18 @@ fn g08_a_compressed_flag_without_encoding_is_internal() {
     let mut client = Client::connect(server.grpc);
     let compressed = framed(1, &gzip(b"spans"));
     assert_eq!(client.export_with(&[], compressed.clone()).status(), 13);
-    assert_eq!(client.export_with(&[("grpc-encoding", "identity")], compressed).status(), 13);
+    assert_eq!(
+        client
+            .export_with(&[("grpc-encoding", "identity")], compressed)
+            .status(),
+        13
+    );
     let plain = client.export_with(&[("grpc-encoding", "gzip")], framed(0, b"spans"));
-    assert_eq!(plain.status(), 0, "a call with an encoding may send a message without");
+    assert_eq!(
+        plain.status(),
+        0,
+        "a call with an encoding may send a message without"
+    );
     assert_eq!(server.finish_bodies(), [b"spans"]);
 }
 
@@ -96,7 +123,10 @@ fn g09_the_status_is_in_trailers_and_an_immediate_error_is_trailers_only() {
 fn g10_messages_are_percent_encoded() {
     let server = Server::start();
     let reply = Client::connect(server.grpc).export(INVALID);
-    assert_eq!(reply.field("grpc-message"), Some("invalid: 100 %25 \"w%C3%A4rong\""));
+    assert_eq!(
+        reply.field("grpc-message"),
+        Some("invalid: 100 %25 \"w%C3%A4rong\"")
+    );
 }
 
 #[test]
@@ -135,7 +165,12 @@ fn g12_an_expired_timeout_cancels_the_wait_and_not_the_request() {
 
     let in_time = client.export_with(&[("grpc-timeout", "99999999H")], frame(b"spans"));
     assert_eq!(in_time.status(), 0);
-    assert_eq!(client.export_with(&[("grpc-timeout", "1 hour")], frame(b"spans")).status(), 13);
+    assert_eq!(
+        client
+            .export_with(&[("grpc-timeout", "1 hour")], frame(b"spans"))
+            .status(),
+        13
+    );
     assert_eq!(server.finish_bodies(), [b"spans"]);
 }
 
@@ -146,7 +181,9 @@ fn g13_early_trailers_are_followed_by_a_reset_without_error() {
     let server = Server::with(options);
     let mut frames = Frames::connect(server.grpc);
     // Announces more than would ever be drained.
-    frames.send(open(1, 0)).send(raw_frame(DATA, 0, 1, &[0, 0xff, 0xff, 0xff, 0xff, 1, 2, 3]));
+    frames
+        .send(open(1, 0))
+        .send(raw_frame(DATA, 0, 1, &[0, 0xff, 0xff, 0xff, 0xff, 1, 2, 3]));
     let trailers = frames.until(1).expect("a reply before the request is complete");
     assert_eq!((trailers.stream, trailers.flags & END_STREAM), (1, END_STREAM));
     let reset = frames.until(RST_STREAM).expect("a reset");
@@ -172,7 +209,9 @@ fn an_error_waits_for_the_rest_of_the_request() {
 fn g14_goaway_comes_before_the_end_of_a_connection() {
     let server = Server::start();
     let mut frames = Frames::connect(server.grpc);
-    frames.send(open(1, 0)).send(raw_frame(DATA, END_STREAM, 1, &frame(HOLD)));
+    frames
+        .send(open(1, 0))
+        .send(raw_frame(DATA, END_STREAM, 1, &frame(HOLD)));
     server.exported();
     server.begin_stop();
     let goaway = frames.until(GOAWAY).expect("a GOAWAY");
@@ -187,12 +226,21 @@ fn g15_the_header_list_is_bounded_and_said_to_be() {
     let server = Server::start();
     let mut frames = Frames::connect(server.grpc);
     let settings = frames.next().expect("settings");
-    let limit = settings.payload.chunks(6).find(|setting| setting[..2] == [0, 6]).expect("MAX_HEADER_LIST_SIZE");
+    let limit = settings
+        .payload
+        .chunks(6)
+        .find(|setting| setting[..2] == [0, 6])
+        .expect("MAX_HEADER_LIST_SIZE");
     assert_eq!(limit[2..], (16u32 << 10).to_be_bytes());
 
     let mut client = Client::connect(server.grpc);
     let large = "x".repeat(8 << 10);
-    assert_eq!(client.export_with(&[("x-large", &large)], frame(b"spans")).status(), 0);
+    assert_eq!(
+        client
+            .export_with(&[("x-large", &large)], frame(b"spans"))
+            .status(),
+        0
+    );
     let too_large = "x".repeat(17 << 10);
     let mut call = client.open(EXPORT, &[("x-large", &too_large)]);
     let _ = call.body.send_data(frame(b"spans").into(), true);
@@ -220,7 +268,11 @@ fn g16_unknown_methods_are_unimplemented() {
 fn g17_binary_headers_come_padded_and_unpadded() {
     let server = Server::start();
     let mut client = Client::connect(server.grpc);
-    let headers = [("x-padded-bin", "AQ=="), ("x-unpadded-bin", "AQ"), ("grpc-trace-bin", "AAA=")];
+    let headers = [
+        ("x-padded-bin", "AQ=="),
+        ("x-unpadded-bin", "AQ"),
+        ("grpc-trace-bin", "AAA="),
+    ];
     assert_eq!(client.export_with(&headers, frame(b"spans")).status(), 0);
 }
 

@@ -48,11 +48,16 @@ impl Client {
     }
 
     pub fn with(address: SocketAddr, builder: h2::client::Builder) -> Client {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let runtime = Arc::new(runtime);
         let (send, end) = patiently(&runtime, async {
-            let tcp = tokio::net::TcpStream::connect(address).await.expect("the server listens");
+            let tcp = tokio::net::TcpStream::connect(address)
+                .await
+                .expect("the server listens");
             tcp.set_nodelay(true).expect("a socket");
             let (send, connection) = builder.handshake::<_, Bytes>(tcp).await.expect("HTTP/2");
             (send, tokio::spawn(connection))
@@ -77,7 +82,11 @@ impl Client {
             let mut send = self.send.clone().ready().await.expect("an open connection");
             send.send_request(request, false).expect("a stream")
         });
-        Call { runtime, body, response }
+        Call {
+            runtime,
+            body,
+            response,
+        }
     }
 
     /// One call whose request is these bytes, framing included.
@@ -122,12 +131,25 @@ impl Call {
     }
 
     pub fn try_reply(self) -> Result<Reply, h2::Error> {
-        let Call { runtime, response, body: _body } = self;
+        let Call {
+            runtime,
+            response,
+            body: _body,
+        } = self;
         patiently(&runtime, async {
             let (head, mut body) = response.await?.into_parts();
-            let message = if body.is_end_stream() { None } else { read(&mut body).await? };
+            let message = if body.is_end_stream() {
+                None
+            } else {
+                read(&mut body).await?
+            };
             let trailers = body.trailers().await?;
-            Ok(Reply { http_status: head.status.as_u16(), headers: head.headers, message, trailers })
+            Ok(Reply {
+                http_status: head.status.as_u16(),
+                headers: head.headers,
+                message,
+                trailers,
+            })
         })
     }
 }
@@ -145,11 +167,18 @@ async fn read(body: &mut RecvStream) -> Result<Option<Vec<u8>>, h2::Error> {
 impl Reply {
     /// `grpc-status`, wherever it is.
     pub fn status(&self) -> i32 {
-        self.field("grpc-status").expect("a grpc-status").parse().expect("a number")
+        self.field("grpc-status")
+            .expect("a grpc-status")
+            .parse()
+            .expect("a number")
     }
 
     pub fn field(&self, name: &str) -> Option<&str> {
-        let value = self.trailers.as_ref().and_then(|trailers| trailers.get(name)).or(self.headers.get(name));
+        let value = self
+            .trailers
+            .as_ref()
+            .and_then(|trailers| trailers.get(name))
+            .or(self.headers.get(name));
         value.map(|value| value.to_str().expect("ASCII"))
     }
 
@@ -162,7 +191,10 @@ impl Reply {
     pub fn response(&self) -> opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse {
         let message = self.message.as_ref().expect("a message");
         assert_eq!(message[0], 0, "not compressed");
-        assert_eq!(message[1..5], u32::try_from(message.len() - 5).expect("short").to_be_bytes());
+        assert_eq!(
+            message[1..5],
+            u32::try_from(message.len() - 5).expect("short").to_be_bytes()
+        );
         Message::decode(&message[5..]).expect("protobuf")
     }
 
@@ -286,7 +318,12 @@ impl Frames {
         let mut payload = vec![0; length];
         self.read(&mut payload)?;
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-        let frame = RawFrame { kind: head[3], flags: head[4], stream, payload };
+        let frame = RawFrame {
+            kind: head[3],
+            flags: head[4],
+            stream,
+            payload,
+        };
         if frame.kind == SETTINGS && frame.flags & ACK == 0 {
             let _ = self.0.write_all(&raw_frame(SETTINGS, ACK, 0, &[]));
         }
@@ -308,7 +345,9 @@ impl Frames {
         let mut error = None;
         while let Some(frame) = self.next() {
             if frame.kind == GOAWAY {
-                error = Some(u32::from_be_bytes(frame.payload[4..8].try_into().expect("4 bytes")));
+                error = Some(u32::from_be_bytes(
+                    frame.payload[4..8].try_into().expect("4 bytes"),
+                ));
             }
         }
         error

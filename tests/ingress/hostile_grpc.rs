@@ -96,7 +96,10 @@ fn a_header_bomb_is_refused() {
     frames.send(raw_frame(HEADERS, END_HEADERS, 1, &block));
     // Answered with 431, the call was never begun.
     let reply = frames.next_that_matters();
-    assert!(matches!(reply, Some(HEADERS | RST_STREAM | GOAWAY) | None), "{reply:?}");
+    assert!(
+        matches!(reply, Some(HEADERS | RST_STREAM | GOAWAY) | None),
+        "{reply:?}"
+    );
     serves_others(server);
 }
 
@@ -122,7 +125,9 @@ fn a_hundred_calls_may_dribble_at_once() {
     let mut client = Client::connect(server.grpc);
     let mut calls: Vec<_> = (0..100).map(|_| client.open(EXPORT, &[])).collect();
     let message = frame(b"a slow body");
-    calls.iter_mut().for_each(|call| call.send(message[..5].to_vec(), false));
+    calls
+        .iter_mut()
+        .for_each(|call| call.send(message[..5].to_vec(), false));
     for byte in &message[5..] {
         calls.iter_mut().for_each(|call| call.send(vec![*byte], false));
     }
@@ -155,9 +160,13 @@ fn who_gives_no_window_for_the_reply_is_reset() {
     let server = Server::with(options);
     let mut frames = Frames::silent(server.grpc);
     // INITIAL_WINDOW_SIZE = 0
-    frames.send(PREFACE).send(raw_frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]));
+    frames
+        .send(PREFACE)
+        .send(raw_frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]));
     frames.until(SETTINGS);
-    frames.send(open(1, 0)).send(raw_frame(DATA, END_STREAM, 1, &frame(b"spans")));
+    frames
+        .send(open(1, 0))
+        .send(raw_frame(DATA, END_STREAM, 1, &frame(b"spans")));
     assert_eq!(server.exported().1, b"spans");
     let reset = frames.until(RST_STREAM).expect("a reset");
     assert_eq!(reset.payload, ENHANCE_YOUR_CALM.to_be_bytes());
@@ -167,11 +176,14 @@ fn who_gives_no_window_for_the_reply_is_reset() {
 #[test]
 fn slow_openings_are_closed() {
     let mut options = options();
-    options.time.first = Duration::from_millis(30);
+    options.time.first = Duration::from_millis(500);
     let server = Server::with(options);
-    for opening in [&b""[..], &PREFACE[..7], b"GET / HTTP/1.1\r\n"] {
+    let mut slow = [&b""[..], &PREFACE[..7], b"GET / HTTP/1.1\r\n"].map(|opening| {
         let mut frames = Frames::silent(server.grpc);
         frames.send(opening);
+        frames
+    });
+    for frames in &mut slow {
         while frames.next().is_some() {}
     }
     serves_others(server);
@@ -180,7 +192,7 @@ fn slow_openings_are_closed() {
 #[test]
 fn a_stalled_body_is_answered_and_the_connection_lives() {
     let mut options = options();
-    options.time.body = Duration::from_millis(30);
+    options.time.body = Duration::from_millis(300);
     options.time.drain = Duration::from_millis(10);
     let server = Server::with(options);
     let mut client = Client::connect(server.grpc);

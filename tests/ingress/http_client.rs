@@ -34,7 +34,8 @@ impl Client {
     }
 
     pub fn post(&mut self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
-        self.send(head("POST", path, headers, Some(body.len()))).send(body);
+        self.send(head("POST", path, headers, Some(body.len())))
+            .send(body);
         self.response()
     }
 
@@ -50,19 +51,30 @@ impl Client {
             match self.0.read(&mut byte) {
                 Ok(1) => head.push(byte[0]),
                 Ok(_) => return None,
-                Err(error) if is_timeout(&error) => panic!("no response: {:?}", String::from_utf8_lossy(&head)),
+                Err(error) if is_timeout(&error) => {
+                    panic!("no response: {:?}", String::from_utf8_lossy(&head))
+                }
                 Err(_) => return None,
             }
         }
         let head = String::from_utf8(head).expect("ASCII");
         let mut lines = head.lines();
-        let status = lines.next().and_then(|line| line.split(' ').nth(1)).expect("a status line");
+        let status = lines
+            .next()
+            .and_then(|line| line.split(' ').nth(1))
+            .expect("a status line");
         let headers: Vec<_> = lines
             .filter_map(|line| line.split_once(": "))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
             .collect();
-        let mut response = Response { status: status.parse().expect("a number"), headers, body: Vec::new() };
-        let length = response.header("content-length").map_or(0, |length| length.parse().expect("a number"));
+        let mut response = Response {
+            status: status.parse().expect("a number"),
+            headers,
+            body: Vec::new(),
+        };
+        let length = response
+            .header("content-length")
+            .map_or(0, |length| length.parse().expect("a number"));
         response.body.resize(length, 0);
         self.0.read_exact(&mut response.body).expect("the body");
         Some(response)
@@ -88,11 +100,10 @@ impl Client {
 
 impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(have, _)| have == name).map(|(_, value)| value.as_str())
-    }
-
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
+        self.headers
+            .iter()
+            .find(|(have, _)| have == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 

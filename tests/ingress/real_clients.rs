@@ -15,7 +15,10 @@ fn exports_a_span(server: &Server, exporter: SpanExporter) {
     provider.force_flush().expect("exported");
     provider.shutdown().expect("no error");
     let request = ExportTraceServiceRequest::decode(&server.exported().1[..]).expect("protobuf");
-    assert_eq!(request.resource_spans[0].scope_spans[0].spans[0].name, "a real span");
+    assert_eq!(
+        request.resource_spans[0].scope_spans[0].spans[0].name,
+        "a real span"
+    );
 }
 
 #[test]
@@ -24,7 +27,9 @@ fn the_sdk_exports_by_grpc() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let _inside = runtime.enter();
     for compression in [None, Some(Compression::Gzip)] {
-        let mut builder = SpanExporter::builder().with_tonic().with_endpoint(format!("http://{}", server.grpc));
+        let mut builder = SpanExporter::builder()
+            .with_tonic()
+            .with_endpoint(format!("http://{}", server.grpc));
         if let Some(compression) = compression {
             builder = builder.with_compression(compression);
         }
@@ -36,8 +41,9 @@ fn the_sdk_exports_by_grpc() {
 fn the_sdk_exports_by_http() {
     let server = Server::start();
     for compression in [None, Some(Compression::Gzip)] {
-        let mut builder =
-            SpanExporter::builder().with_http().with_endpoint(format!("http://{}/v1/traces", server.http));
+        let mut builder = SpanExporter::builder()
+            .with_http()
+            .with_endpoint(format!("http://{}/v1/traces", server.http));
         if let Some(compression) = compression {
             builder = builder.with_compression(compression);
         }

@@ -77,6 +77,7 @@ pub fn options() -> Options {
     options.time = TimeLimits {
         sweep: Duration::from_millis(2),
         grace: PATIENCE,
+        drain: Duration::from_millis(500),
         ..TimeLimits::default()
     };
     options
@@ -90,22 +91,28 @@ impl Server {
     pub fn with(options: Options) -> Server {
         let bind = || listener::bind("127.0.0.1:0".parse().expect("an address"), 1).expect("a free port");
         let (grpc, http) = (bind().remove(0), bind().remove(0));
-        let addresses = (grpc.local_addr().expect("bound"), http.local_addr().expect("bound"));
+        let addresses = (
+            grpc.local_addr().expect("bound"),
+            http.local_addr().expect("bound"),
+        );
         let control = Arc::new(Control::default());
         let (sender, events) = channel();
         let stub_control = control.clone();
         let thread = LocalExecutorBuilder::new(Placement::Unbound)
             .spawn(move || async move {
-                let stub =
-                    Rc::new(Stub { control: stub_control, events: sender, held: RefCell::default() });
+                let stub = Rc::new(Stub {
+                    control: stub_control,
+                    events: sender,
+                    held: RefCell::default(),
+                });
                 let queue = executor().create_task_queue(
                     Shares::default(),
                     Latency::Matters(Duration::from_millis(1)),
                     "ingest",
                 );
                 let ingress = Ingress::start(options, stub.clone(), Rc::new(Clock::new()), queue);
-                ingress.serve(Transport::Grpc, grpc);
-                ingress.serve(Transport::Http, http);
+                ingress.serve(Transport::Grpc, grpc).expect("a listener");
+                ingress.serve(Transport::Http, http).expect("a listener");
                 let run = stub.clone().run(ingress.clone(), false);
                 let control_task = glommio::spawn_local(run);
                 control_task.await;
@@ -116,7 +123,13 @@ impl Server {
                 drop(still_release);
             })
             .expect("an executor");
-        Server { grpc: addresses.0, http: addresses.1, events, control, thread: Some(thread) }
+        Server {
+            grpc: addresses.0,
+            http: addresses.1,
+            events,
+            control,
+            thread: Some(thread),
+        }
     }
 
     /// The next body that reached the core.
@@ -167,7 +180,11 @@ impl Server {
     }
 
     pub fn release(&self, answer: Result<(), Unavailable>) {
-        let how = if answer.is_ok() { RELEASE_OK } else { RELEASE_FAILED };
+        let how = if answer.is_ok() {
+            RELEASE_OK
+        } else {
+            RELEASE_FAILED
+        };
         self.control.release.store(how, Ordering::SeqCst);
     }
 
@@ -194,7 +211,9 @@ impl Server {
     }
 
     pub fn wait_for_turned_away(&self, count: usize) {
-        self.wait_for("connections turned away", &self.control.turned_away, |seen| seen >= count);
+        self.wait_for("connections turned away", &self.control.turned_away, |seen| {
+            seen >= count
+        });
     }
 
     fn wait_for(&self, what: &str, value: &AtomicUsize, is_there: impl Fn(usize) -> bool) {
@@ -203,7 +222,7 @@ impl Server {
         while !is_there(value.load(Ordering::SeqCst)) {
             let waited = clock.instant().since(begin);
             assert!(waited < PATIENCE, "{} {what}", value.load(Ordering::SeqCst));
-            std::thread::yield_now();
+            std::thread::park_timeout(Duration::from_millis(1));
         }
     }
 
@@ -227,14 +246,25 @@ impl Stub {
     /// Does what the test's thread asks for.
     async fn run(self: Rc<Stub>, ingress: Rc<Ingress>, stopping: bool) {
         while stopping || !self.control.stop.load(Ordering::SeqCst) {
-            self.control.connections.store(ingress.connection_count(), Ordering::SeqCst);
-            self.control.in_flight.store(ingress.in_flight_bytes(), Ordering::SeqCst);
+            self.control
+                .connections
+                .store(ingress.connection_count(), Ordering::SeqCst);
+            self.control
+                .in_flight
+                .store(ingress.in_flight_bytes(), Ordering::SeqCst);
             let turned_away = usize::try_from(ingress.turned_away_count()).expect("few");
             self.control.turned_away.store(turned_away, Ordering::SeqCst);
             match self.control.release.swap(0, Ordering::SeqCst) {
-                RELEASE_OK => self.held.take().into_iter().for_each(|ticket| ticket.answer(Ok(()))),
+                RELEASE_OK => self
+                    .held
+                    .take()
+                    .into_iter()
+                    .for_each(|ticket| ticket.answer(Ok(()))),
                 RELEASE_FAILED => {
-                    self.held.take().into_iter().for_each(|ticket| ticket.answer(Err(Unavailable)));
+                    self.held
+                        .take()
+                        .into_iter()
+                        .for_each(|ticket| ticket.answer(Err(Unavailable)));
                 }
                 DROP_TICKETS => drop(self.held.take()),
                 _ => {}
@@ -250,21 +280,36 @@ impl TraceService for Stub {
         let _ = self.events.send(Event::Exported(transport, body.to_vec()));
         let partial = |rejected_spans| {
             let message = String::from_utf8_lossy(body).into_owned();
-            Submitted::Accepted { durable: Durable::already(), partial: Some(Partial { rejected_spans, message }) }
+            Submitted::Accepted {
+                durable: Durable::already(),
+                partial: Some(Partial {
+                    rejected_spans,
+                    message,
+                }),
+            }
         };
         let message = String::from_utf8_lossy(body).into_owned();
         match body {
             _ if body.starts_with(HOLD) => {
                 let (ticket, durable) = ticket();
                 self.held.borrow_mut().push(ticket);
-                Submitted::Accepted { durable, partial: None }
+                Submitted::Accepted {
+                    durable,
+                    partial: None,
+                }
             }
             INVALID => Submitted::Invalid { message },
-            REFUSE => Submitted::Refused { retry_after: Duration::from_millis(1500), message },
+            REFUSE => Submitted::Refused {
+                retry_after: Duration::from_millis(1500),
+                message,
+            },
             TOO_LARGE => Submitted::TooLarge { message },
             PARTIAL => partial(2),
             WARNING => partial(0),
-            _ => Submitted::Accepted { durable: Durable::already(), partial: None },
+            _ => Submitted::Accepted {
+                durable: Durable::already(),
+                partial: None,
+            },
         }
     }
 
@@ -280,7 +325,7 @@ impl TraceService for Stub {
 /// One gzip member.
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     use std::io::Write;
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(bytes).expect("to a vector");
     encoder.finish().expect("to a vector")
 }

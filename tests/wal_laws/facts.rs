@@ -9,7 +9,7 @@ use tailkeep::wal::recover::{RecoverError, Recovery};
 use tailkeep::wal::{DiskOp, EntryFlags, EntryKind, LogOptions, OpId, Refused, SegmentHeader, SegmentId};
 
 use crate::disk::Crash;
-use crate::world::{World, options, payload, recover};
+use crate::world::{World, options, payload, recover, recover_files};
 
 /// Hands out everything that is wanted now, without carrying it out.
 fn wanted(world: &mut World) -> Vec<(OpId, DiskOp<VecPool>)> {
@@ -155,7 +155,7 @@ fn an_idle_log_says_once_that_its_last_group_was_synced() {
         .collect();
     let at = 4096 + appended.position.0 as usize + 60;
     files.values_mut().next().expect("one file")[at] ^= 1;
-    let (recovered, _) = crate::world::recover_files(&files).expect("recovers");
+    let (recovered, _) = recover_files(&files).expect("recovers");
     assert_eq!(
         recovered.entries_lost + recovered.corrupt.len() as u64,
         1,
@@ -346,7 +346,7 @@ fn rooms_are_filled_to_the_end_of_the_block() {
 }
 
 #[test]
-fn a_newer_file_is_named_and_a_foreign_one_too() {
+fn a_file_of_another_log_is_named() {
     let header = SegmentHeader {
         log: LogId(3),
         log_seed: 1,
@@ -415,4 +415,23 @@ fn an_entry_for_no_segment_is_refused() {
     world.settle().expect("sound");
     world.crash(Crash::PowerCut).expect("sound");
     assert_eq!(world.entries.len(), 2);
+}
+
+#[test]
+fn entries_of_the_segment_a_file_was_before_are_not_replayed() {
+    let mut world = World::new(1, options());
+    world.append(&[100, 200]).expect("sound").expect("room");
+    world.settle().expect("sound");
+    let (segment, file) = world.disk.files.iter().next().expect("one file");
+    let mut bytes = file.bytes();
+    let mut header = tailkeep::wal::parse_header(&bytes).expect("sound");
+    let files = |bytes: Vec<u8>, name: SegmentId| std::collections::BTreeMap::from([(name, bytes)]);
+    let (before, _) = recover_files(&files(bytes.clone(), *segment)).expect("recovers");
+    assert_eq!(before.entries, 3, "two and the names");
+
+    // Used again at the same positions, as after a failure.
+    header.segment = SegmentId(9);
+    bytes[..4096].copy_from_slice(&header.page()[..]);
+    let (after, _) = recover_files(&files(bytes, SegmentId(9))).expect("recovers");
+    assert_eq!((after.entries, after.corrupt.len()), (0, 0), "{after:?}");
 }

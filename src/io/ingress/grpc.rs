@@ -16,6 +16,7 @@ use h2::server::{Builder, Connection};
 use h2::{Ping, PingPong, Reason};
 
 use super::{Ingress, Options};
+use crate::base::time::Instant;
 use crate::io::connections::{Deadline, Ending};
 use crate::io::stream::{Meter, Stream};
 
@@ -35,12 +36,15 @@ struct Http2 {
     calls: FuturesUnordered<Pin<Box<dyn Future<Output = ()>>>>,
     /// Without a call: until we part. While leaving: until we close.
     idle: Deadline,
+    /// Once we have said GOAWAY: when we close at the latest.
+    leave_by: Option<Instant>,
+    /// We are leaving and no call is left.
+    parting: bool,
     /// Until the peer must have taken some of what we write.
     write: Deadline,
     written_bytes: u64,
     age: Deadline,
     keepalive: Keepalive,
-    leaving: bool,
 }
 
 struct Keepalive {
@@ -87,11 +91,12 @@ pub async fn serve(ingress: Rc<Ingress>, stream: Stream, number: u64) {
         connection,
         calls: FuturesUnordered::new(),
         idle,
+        leave_by: None,
+        parting: false,
         write: ingress.connections.deadline(),
         written_bytes: 0,
         age,
         keepalive,
-        leaving: false,
         ingress,
     };
     poll_fn(|cx| http2.poll(cx)).await;
@@ -148,14 +153,16 @@ impl Http2 {
     fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
         let ending = self.ingress.connections.ending();
         let idle = self.idle.poll(cx).is_ready();
-        if ending == Ending::Now || self.leaving && idle || self.write.poll(cx).is_ready() {
+        let leaving = self.leave_by.is_some();
+        if ending == Ending::Now || leaving && idle || self.write.poll(cx).is_ready() {
             return true;
         }
-        if !self.leaving && (idle || ending == Ending::Leave || self.age.poll(cx).is_ready()) {
-            self.leaving = true;
-            self.age.clear();
+        if !leaving && (idle || ending == Ending::Leave || self.age.poll(cx).is_ready()) {
             self.connection.graceful_shutdown();
-            self.idle.set(self.ingress.options.time.grace);
+            self.age.clear();
+            let leave_by = self.ingress.clock.instant().plus(self.ingress.options.time.grace);
+            self.leave_by = Some(leave_by);
+            self.idle.set_at(leave_by);
             // The first poll says ready no more: register for the new deadline.
             let _ = self.idle.poll(cx);
         }
@@ -172,12 +179,21 @@ impl Http2 {
 
     fn set_deadlines(&mut self) {
         let time = &self.ingress.options.time;
-        if !self.leaving {
-            if !self.calls.is_empty() {
-                self.idle.clear();
-            } else if !self.idle.is_set() {
-                self.idle.set_idle(time.idle);
+        match self.leave_by {
+            // The peer has yet to say that it read GOAWAY: not worth the whole grace.
+            Some(leave_by) if self.calls.is_empty() && !self.parting => {
+                self.parting = true;
+                self.idle
+                    .set_at(leave_by.min(self.ingress.clock.instant().plus(time.drain)));
             }
+            Some(leave_by) if !self.calls.is_empty() && self.parting => {
+                self.parting = false;
+                self.idle.set_at(leave_by);
+            }
+            Some(_) => {}
+            None if !self.calls.is_empty() => self.idle.clear(),
+            None if !self.idle.is_set() => self.idle.set_idle(time.idle),
+            None => {}
         }
         if !self.meter.is_write_blocked() {
             self.write.clear();
