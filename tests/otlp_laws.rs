@@ -392,7 +392,7 @@ fn values_nest_as_deep_as_prost_allows_and_no_deeper() {
 
 #[test]
 fn unknown_groups_nest_as_deep_as_prost_allows_and_no_deeper() {
-    let group = |depth: usize| [vec![0x9b, 0x01].repeat(depth), vec![0x9c, 0x01].repeat(depth)].concat();
+    let group = |depth: usize| [[0x9b, 0x01].repeat(depth), [0x9c, 0x01].repeat(depth)].concat();
     let mut taken = 0;
     for depth in 90..105 {
         let anywhere = [
@@ -417,7 +417,7 @@ fn bottomless_nesting_is_refused_on_a_small_stack() {
     let check = || {
         let values = in_attribute(&nested(&[2, 6, 1], 1_000_000, &[]));
         assert!(matches!(seen(&values), Err(FramingError::Depth { .. })));
-        let groups = vec![0x9b, 0x01].repeat(1_000_000);
+        let groups = [0x9b, 0x01].repeat(1_000_000);
         assert!(matches!(seen(&groups), Err(FramingError::Depth { .. })));
         assert!(matches!(
             seen(&in_attribute(&groups)),

@@ -35,13 +35,13 @@ pub fn cut<'a>(body: &'a [u8], sink: &mut impl CutSink<'a>) -> Result<(), Framin
     let mut pieces = Pieces { list: Vec::new() };
     let mut reader = Reader::new(body);
     while !reader.is_empty() {
-        let begin = reader.at();
+        let before = reader;
         match reader.key()? {
             0x0a => {
                 let (inner, depth) = reader.message(DEPTH_MAX)?;
                 resource_spans(inner, depth, &mut pieces, sink)?;
             }
-            key => reader.skip_unknown(key, begin, 1, DEPTH_MAX)?,
+            key => reader.skip_unknown(key, before.at(), 1, DEPTH_MAX)?,
         }
     }
     Ok(())
@@ -53,31 +53,30 @@ fn resource_spans<'a>(
     pieces: &mut Pieces<'a>,
     sink: &mut impl CutSink<'a>,
 ) -> Result<(), FramingError> {
-    let whole = reader;
-    let mut scopes = Stretch::NONE;
+    let mut scopes = Stretch::EMPTY;
     pieces.list.clear();
-    let mut piece_begin = reader.at();
+    let mut piece = reader;
     while !reader.is_empty() {
-        let begin = reader.at();
+        let before = reader;
         match reader.key()? {
             0x12 => {
                 reader.bytes()?;
-                pieces.push(whole.between(piece_begin, begin));
-                piece_begin = reader.at();
-                scopes.add(begin, piece_begin);
+                pieces.push(piece.until(&before));
+                piece = reader;
+                scopes.add(before, reader);
             }
             0x0a => {
                 let (inner, depth) = reader.message(depth)?;
                 check::resource(inner, depth)?;
             }
             0x1a => drop(reader.bytes()?), // schema_url
-            key => reader.skip_unknown(key, begin, 3, depth)?,
+            key => reader.skip_unknown(key, before.at(), 3, depth)?,
         }
     }
-    pieces.push(whole.between(piece_begin, reader.at()));
+    pieces.push(piece.until(&reader));
     sink.resource(&pieces.list);
 
-    let mut reader = whole.narrow(scopes.begin, scopes.end);
+    let mut reader = scopes.reader();
     while !reader.is_empty() {
         match reader.key()? {
             0x12 => {
@@ -96,36 +95,37 @@ fn scope_spans<'a>(
     pieces: &mut Pieces<'a>,
     sink: &mut impl CutSink<'a>,
 ) -> Result<(), FramingError> {
-    let whole = reader;
-    let mut spans = Stretch::NONE;
+    let mut spans = Stretch::EMPTY;
     pieces.list.clear();
-    let mut piece_begin = reader.at();
+    let mut piece = reader;
     while !reader.is_empty() {
-        let begin = reader.at();
+        let before = reader;
         match reader.key()? {
             0x12 => {
                 reader.bytes()?;
-                pieces.push(whole.between(piece_begin, begin));
-                piece_begin = reader.at();
-                spans.add(begin, piece_begin);
+                pieces.push(piece.until(&before));
+                piece = reader;
+                spans.add(before, reader);
             }
             0x0a => {
                 let (inner, depth) = reader.message(depth)?;
                 check::scope(inner, depth)?;
             }
             0x1a => drop(reader.bytes()?), // schema_url
-            key => reader.skip_unknown(key, begin, 3, depth)?,
+            key => reader.skip_unknown(key, before.at(), 3, depth)?,
         }
     }
-    pieces.push(whole.between(piece_begin, reader.at()));
+    pieces.push(piece.until(&reader));
     sink.scope(&pieces.list);
 
-    let mut reader = whole.narrow(spans.begin, spans.end);
+    let mut reader = spans.reader();
     while !reader.is_empty() {
         match reader.key()? {
             0x12 => {
                 let (inner, _) = reader.message(depth)?;
-                sink.span(&SpanView::read(inner)?);
+                let mut span = SpanView::EMPTY;
+                span.read(inner)?;
+                sink.span(&span);
             }
             key => reader.step_over(key)?,
         }
@@ -148,20 +148,27 @@ impl<'a> Pieces<'a> {
 }
 
 /// From the first scope or span to the last.
-struct Stretch {
-    begin: usize,
-    end: usize,
+struct Stretch<'a> {
+    first: Option<Reader<'a>>,
+    behind_last: Option<Reader<'a>>,
 }
 
-impl Stretch {
-    const NONE: Stretch = Stretch {
-        begin: usize::MAX,
-        end: 0,
+impl<'a> Stretch<'a> {
+    const EMPTY: Stretch<'static> = Stretch {
+        first: None,
+        behind_last: None,
     };
 
-    #[inline]
-    fn add(&mut self, begin: usize, end: usize) {
-        self.begin = self.begin.min(begin);
-        self.end = end;
+    #[inline(always)]
+    fn add(&mut self, before: Reader<'a>, behind: Reader<'a>) {
+        self.first.get_or_insert(before);
+        self.behind_last = Some(behind);
+    }
+
+    fn reader(&self) -> Reader<'a> {
+        match (self.first, self.behind_last) {
+            (Some(first), Some(behind)) => first.narrow(&behind),
+            _ => Reader::new(&[]),
+        }
     }
 }
