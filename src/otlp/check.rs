@@ -100,13 +100,11 @@ pub(super) fn status(mut reader: Reader<'_>, depth: u32, code: &mut i32) -> Resu
     Ok(())
 }
 
-/// A `KeyValue` and the length before it.
+/// A `KeyValue` and the length before it. Its value is never the first beyond the limit on depth: attributes lie in
+/// messages, not in values.
 #[inline(always)]
 pub(super) fn attribute(reader: &mut Reader<'_>, depth: u32) -> Result<(), FramingError> {
-    if depth < 2 {
-        let (inner, depth) = reader.message(depth)?;
-        return key_value(inner.rest(), inner.at() + inner.left(), depth);
-    }
+    debug_assert!(depth > 1);
     let message = reader.bytes()?;
     if value::plain_key_value(message).is_some() {
         return Ok(());
