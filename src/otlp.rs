@@ -13,8 +13,9 @@
 //! Nothing here decodes into owned values: views borrow, and parts are slices of the request.
 
 pub mod wire; // protobuf wire format: reader, fields, writer
+pub mod value; // attributes and their values, in place
 pub mod check; // whether known messages are framed as prost demands
-pub mod view; // a span, its attributes and values, in place
+pub mod view; // a span in place
 pub mod cut; // request → parts and spans
 pub mod tracestate; // the sampling threshold in W3C tracestate
 pub mod join; // parts and spans → request

@@ -5,186 +5,20 @@
 mod generate;
 #[path = "otlp_laws/mirror.rs"]
 mod mirror;
+#[path = "otlp_laws/seen.rs"]
+mod seen;
 
-use mirror::{AnyValue, ArrayValue, KeyValue, KeyValueList, OneValue};
+use mirror::{AnyValue, KeyValue, OneValue};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use proptest::prelude::*;
 use prost::Message;
-use tailkeep::otlp::cut::{CutSink, cut};
+use seen::{Seen, owned, seen, seen_is_what_prost_decodes};
+use tailkeep::otlp::cut::cut;
 use tailkeep::otlp::join::{Annotation, AttributeValue, Joiner, ThresholdMark};
 use tailkeep::otlp::tracestate::{self, Applied};
-use tailkeep::otlp::view::{AnyValueView, SpanView, resource_attributes};
+use tailkeep::otlp::view::{AnyValueView, resource_attributes};
 use tailkeep::otlp::wire::{Fields, FramingError, Value};
 use tailkeep::verdict::Threshold;
-
-/// What a sink saw, each part put together from its pieces.
-#[derive(Debug, Default, PartialEq)]
-struct Seen {
-    resources: Vec<SeenResource>,
-}
-
-#[derive(Debug, PartialEq)]
-struct SeenResource {
-    part: Vec<u8>,
-    scopes: Vec<SeenScope>,
-}
-
-#[derive(Debug, PartialEq)]
-struct SeenScope {
-    part: Vec<u8>,
-    spans: Vec<Vec<u8>>,
-}
-
-impl<'a> CutSink<'a> for Seen {
-    fn resource(&mut self, part: &[&'a [u8]]) {
-        self.resources.push(SeenResource {
-            part: part.concat(),
-            scopes: Vec::new(),
-        });
-    }
-
-    fn scope(&mut self, part: &[&'a [u8]]) {
-        let resource = self
-            .resources
-            .last_mut()
-            .expect("a resource comes before its scopes");
-        resource.scopes.push(SeenScope {
-            part: part.concat(),
-            spans: Vec::new(),
-        });
-    }
-
-    fn span(&mut self, span: &SpanView<'a>) {
-        view_shows_what_prost_decodes(span);
-        let resource = self
-            .resources
-            .last_mut()
-            .expect("a resource comes before its spans");
-        let scope = resource
-            .scopes
-            .last_mut()
-            .expect("a scope comes before its spans");
-        scope.spans.push(span.bytes.to_vec());
-    }
-}
-
-fn seen(body: &[u8]) -> Result<Seen, FramingError> {
-    let mut seen = Seen::default();
-    cut(body, &mut seen)?;
-    Ok(seen)
-}
-
-fn view_shows_what_prost_decodes(view: &SpanView) {
-    let span = mirror::Span::decode(view.bytes).expect("cut took it");
-    assert_eq!(view.trace_id, span.trace_id);
-    assert_eq!(view.span_id, span.span_id);
-    assert_eq!(view.parent_span_id, span.parent_span_id);
-    assert_eq!(view.trace_state, span.trace_state);
-    assert_eq!(
-        (view.start_ns, view.end_ns),
-        (span.start_time_unix_nano, span.end_time_unix_nano)
-    );
-    assert_eq!(view.status_code, span.status.unwrap_or_default().code);
-    assert_eq!(view.flags, span.flags);
-    assert_eq!((view.name(), view.kind()), (&span.name[..], span.kind));
-    assert_eq!(owned(view.attributes()), without_string_indices(span.attributes));
-}
-
-/// Attributes as prost would have decoded them, encoded so that NaN equals itself.
-fn owned<'a>(attributes: impl Iterator<Item = (&'a [u8], AnyValueView<'a>)>) -> Vec<Vec<u8>> {
-    attributes
-        .map(|(key, value)| owned_key_value(key, value).encode_to_vec())
-        .collect()
-}
-
-fn owned_key_value(key: &[u8], value: AnyValueView) -> KeyValue {
-    KeyValue {
-        key: key.to_vec(),
-        value: Some(owned_value(value)),
-        key_strindex: 0,
-    }
-}
-
-fn owned_value(view: AnyValueView) -> AnyValue {
-    let value = match view {
-        AnyValueView::Empty => None,
-        AnyValueView::String(text) => Some(OneValue::String(text.to_vec())),
-        AnyValueView::Bool(truth) => Some(OneValue::Bool(truth)),
-        AnyValueView::Int(number) => Some(OneValue::Int(number)),
-        AnyValueView::Double(number) => Some(OneValue::Double(number)),
-        AnyValueView::Bytes(bytes) => Some(OneValue::Bytes(bytes.to_vec())),
-        AnyValueView::Array(array) => {
-            let values = array.values().map(owned_value).collect();
-            Some(OneValue::Array(ArrayValue { values }))
-        }
-        AnyValueView::KeyValueList(list) => {
-            let values = list
-                .entries()
-                .map(|(key, value)| owned_key_value(key, value))
-                .collect();
-            Some(OneValue::KeyValueList(KeyValueList { values }))
-        }
-    };
-    AnyValue { value }
-}
-
-/// String indices count as absent in traces, and no value is an empty value.
-fn without_string_indices(attributes: Vec<KeyValue>) -> Vec<Vec<u8>> {
-    fn of_value(value: AnyValue) -> AnyValue {
-        let value = match value.value {
-            Some(OneValue::StringIndex(_)) => None,
-            Some(OneValue::Array(array)) => {
-                let values = array.values.into_iter().map(of_value).collect();
-                Some(OneValue::Array(ArrayValue { values }))
-            }
-            Some(OneValue::KeyValueList(list)) => {
-                let values = list.values.into_iter().map(of_key_value).collect();
-                Some(OneValue::KeyValueList(KeyValueList { values }))
-            }
-            other => other,
-        };
-        AnyValue { value }
-    }
-    fn of_key_value(attribute: KeyValue) -> KeyValue {
-        let value = Some(of_value(attribute.value.unwrap_or_default()));
-        KeyValue {
-            key: attribute.key,
-            value,
-            key_strindex: 0,
-        }
-    }
-    attributes
-        .into_iter()
-        .map(|attribute| of_key_value(attribute).encode_to_vec())
-        .collect()
-}
-
-/// `seen` is `body` as prost decodes it, part by part.
-fn seen_is_what_prost_decodes(seen: &Seen, body: &[u8]) {
-    let request = mirror::Request::decode(body).expect("cut took it");
-    assert_eq!(seen.resources.len(), request.resource_spans.len());
-    for (seen, mut came) in seen.resources.iter().zip(request.resource_spans) {
-        let scopes = std::mem::take(&mut came.scope_spans);
-        let part = mirror::ResourceSpans::decode(&seen.part[..]).expect("a part is a message");
-        assert_eq!(part.encode_to_vec(), came.encode_to_vec());
-        let attributes = came.resource.unwrap_or_default().attributes;
-        assert_eq!(
-            owned(resource_attributes(&seen.part)),
-            without_string_indices(attributes)
-        );
-        assert_eq!(seen.scopes.len(), scopes.len());
-        for (seen, mut came) in seen.scopes.iter().zip(scopes) {
-            let spans = std::mem::take(&mut came.spans);
-            let part = mirror::ScopeSpans::decode(&seen.part[..]).expect("a part is a message");
-            assert_eq!(part.encode_to_vec(), came.encode_to_vec());
-            assert_eq!(seen.spans.len(), spans.len());
-            for (seen, came) in seen.spans.iter().zip(spans) {
-                let span = mirror::Span::decode(&seen[..]).expect("a span is a message");
-                assert_eq!(span.encode_to_vec(), came.encode_to_vec());
-            }
-        }
-    }
-}
 
 fn joined(body: &[u8], annotation: Annotation) -> Vec<u8> {
     let mut joiner = Joiner::new(annotation);
@@ -366,6 +200,91 @@ fn in_attribute(inner: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn every_field_is_held_to_its_wire_type_in_every_message() {
+    let messages: [&[u32]; 16] = [
+        &[],
+        &[1],
+        &[1, 1],
+        &[1, 1, 1],
+        &[1, 1, 3],
+        &[1, 2],
+        &[1, 2, 1],
+        &[1, 2, 1, 3],
+        &[1, 2, 2],
+        &[1, 2, 2, 9],
+        &[1, 2, 2, 9, 2],
+        &[1, 2, 2, 9, 2, 5],
+        &[1, 2, 2, 9, 2, 6],
+        &[1, 2, 2, 11],
+        &[1, 2, 2, 13],
+        &[1, 2, 2, 15],
+    ];
+    let mut taken = 0;
+    for message in messages {
+        for key in 0..=20u8 << 3 {
+            // Payloads that suit one wire type each, the keys of one byte and of two, and the field twice.
+            for payload in [
+                &[][..],
+                &[0],
+                &[0; 4],
+                &[0; 8],
+                &[2, 0x80, 0x01],
+                &[0x80, 0x80, 0x00],
+            ] {
+                let mut field = Vec::new();
+                tailkeep::otlp::wire::put_varint(&mut field, key as u64);
+                field.extend(payload);
+                for field in [field.clone(), [&field[..], &field].concat()] {
+                    let body = message
+                        .iter()
+                        .rev()
+                        .fold(field, |body, number| nested(&[*number], 1, &body));
+                    let prost = mirror::Request::decode(&body[..]);
+                    assert_eq!(
+                        seen(&body).is_ok(),
+                        prost.is_ok(),
+                        "{message:?} {key:#x} {payload:?}"
+                    );
+                    taken += prost.is_ok() as u32;
+                }
+            }
+        }
+    }
+    assert!(taken > 1_000, "{taken}");
+}
+
+#[test]
+fn a_value_in_pieces_is_one_value() {
+    let value = |bytes: &[u8]| nested(&[2], 1, bytes);
+    // ["a"] follows a string; then come "b" in the same value and "c" in the next one, a foreign field between.
+    let array = [
+        &b"\x0a\x01x"[..],
+        b"\x2a\x05\x0a\x03\x0a\x01a",
+        b"\x48\x01",
+        b"\x2a\x05\x0a\x03\x0a\x01b",
+    ]
+    .concat();
+    let attribute = [
+        value(&array),
+        b"\x20\x05".to_vec(),
+        value(b"\x2a\x05\x0a\x03\x0a\x01c"),
+    ]
+    .concat();
+    let (_, view) = tailkeep::otlp::value::key_value(&attribute);
+    let AnyValueView::Array(array) = view else {
+        panic!("{view:?}")
+    };
+    let texts: Vec<_> = array
+        .values()
+        .map(|value| match value {
+            AnyValueView::String(text) => text,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(texts, [b"a", b"b", b"c"]);
+}
+
+#[test]
 fn values_nest_as_deep_as_prost_allows_and_no_deeper() {
     let mut taken = 0;
     for times in 25..40 {
@@ -392,7 +311,7 @@ fn values_nest_as_deep_as_prost_allows_and_no_deeper() {
 
 #[test]
 fn unknown_groups_nest_as_deep_as_prost_allows_and_no_deeper() {
-    let group = |depth: usize| [vec![0x9b, 0x01].repeat(depth), vec![0x9c, 0x01].repeat(depth)].concat();
+    let group = |depth: usize| [[0x9b, 0x01].repeat(depth), [0x9c, 0x01].repeat(depth)].concat();
     let mut taken = 0;
     for depth in 90..105 {
         let anywhere = [
@@ -417,7 +336,7 @@ fn bottomless_nesting_is_refused_on_a_small_stack() {
     let check = || {
         let values = in_attribute(&nested(&[2, 6, 1], 1_000_000, &[]));
         assert!(matches!(seen(&values), Err(FramingError::Depth { .. })));
-        let groups = vec![0x9b, 0x01].repeat(1_000_000);
+        let groups = [0x9b, 0x01].repeat(1_000_000);
         assert!(matches!(seen(&groups), Err(FramingError::Depth { .. })));
         assert!(matches!(
             seen(&in_attribute(&groups)),

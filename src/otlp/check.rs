@@ -9,12 +9,13 @@
 //! `depth` is how many messages may still begin inside the one being read. Values nest by recursion, at most
 //! [`wire::DEPTH_MAX`](super::wire::DEPTH_MAX) calls deep, each with a frame of a few hundred bytes.
 
+use super::value;
 use super::wire::{FramingError, Reader};
 
 /// `Resource`.
 pub(super) fn resource(mut reader: Reader<'_>, depth: u32) -> Result<(), FramingError> {
     while !reader.is_empty() {
-        let begin = reader.at();
+        let before = reader;
         match reader.key()? {
             0x0a => attribute(&mut reader, depth)?,
             0x10 => drop(reader.varint()?), // dropped_attributes_count
@@ -22,7 +23,7 @@ pub(super) fn resource(mut reader: Reader<'_>, depth: u32) -> Result<(), Framing
                 let (inner, depth) = reader.message(depth)?;
                 entity_ref(inner, depth)?;
             }
-            key => reader.skip_unknown(key, begin, 3, depth)?,
+            key => reader.skip_unknown(key, before.at(), 3, depth)?,
         }
     }
     Ok(())
@@ -31,10 +32,10 @@ pub(super) fn resource(mut reader: Reader<'_>, depth: u32) -> Result<(), Framing
 /// `EntityRef`: four kinds of text.
 fn entity_ref(mut reader: Reader<'_>, depth: u32) -> Result<(), FramingError> {
     while !reader.is_empty() {
-        let begin = reader.at();
+        let before = reader;
         match reader.key()? {
             0x0a | 0x12 | 0x1a | 0x22 => drop(reader.bytes()?),
-            key => reader.skip_unknown(key, begin, 4, depth)?,
+            key => reader.skip_unknown(key, before.at(), 4, depth)?,
         }
     }
     Ok(())
@@ -43,12 +44,12 @@ fn entity_ref(mut reader: Reader<'_>, depth: u32) -> Result<(), FramingError> {
 /// `InstrumentationScope`.
 pub(super) fn scope(mut reader: Reader<'_>, depth: u32) -> Result<(), FramingError> {
     while !reader.is_empty() {
-        let begin = reader.at();
+        let before = reader;
         match reader.key()? {
             0x0a | 0x12 => drop(reader.bytes()?), // name, version
             0x1a => attribute(&mut reader, depth)?,
             0x20 => drop(reader.varint()?), // dropped_attributes_count
-            key => reader.skip_unknown(key, begin, 4, depth)?,
+            key => reader.skip_unknown(key, before.at(), 4, depth)?,
         }
     }
     Ok(())
@@ -57,13 +58,13 @@ pub(super) fn scope(mut reader: Reader<'_>, depth: u32) -> Result<(), FramingErr
 /// `Span.Event`.
 pub(super) fn event(mut reader: Reader<'_>, depth: u32) -> Result<(), FramingError> {
     while !reader.is_empty() {
-        let begin = reader.at();
+        let before = reader;
         match reader.key()? {
             0x09 => drop(reader.fixed64()?), // time_unix_nano
             0x12 => drop(reader.bytes()?),   // name
             0x1a => attribute(&mut reader, depth)?,
             0x20 => drop(reader.varint()?), // dropped_attributes_count
-            key => reader.skip_unknown(key, begin, 4, depth)?,
+            key => reader.skip_unknown(key, before.at(), 4, depth)?,
         }
     }
     Ok(())
@@ -72,13 +73,13 @@ pub(super) fn event(mut reader: Reader<'_>, depth: u32) -> Result<(), FramingErr
 /// `Span.Link`.
 pub(super) fn link(mut reader: Reader<'_>, depth: u32) -> Result<(), FramingError> {
     while !reader.is_empty() {
-        let begin = reader.at();
+        let before = reader;
         match reader.key()? {
             0x0a | 0x12 | 0x1a => drop(reader.bytes()?), // trace_id, span_id, trace_state
             0x22 => attribute(&mut reader, depth)?,
             0x28 => drop(reader.varint()?),  // dropped_attributes_count
             0x35 => drop(reader.fixed32()?), // flags
-            key => reader.skip_unknown(key, begin, 6, depth)?,
+            key => reader.skip_unknown(key, before.at(), 6, depth)?,
         }
     }
     Ok(())
@@ -87,32 +88,35 @@ pub(super) fn link(mut reader: Reader<'_>, depth: u32) -> Result<(), FramingErro
 /// `Status`, into `code`, which stays as it is when this occurrence has none.
 pub(super) fn status(mut reader: Reader<'_>, depth: u32, code: &mut i32) -> Result<(), FramingError> {
     while !reader.is_empty() {
-        let begin = reader.at();
+        let before = reader;
         match reader.key()? {
             0x12 => drop(reader.bytes()?), // message
             0x18 => *code = reader.varint()? as i32,
             // Number 1 is reserved, so it is as unknown as those above 3.
-            key if key >> 3 == 1 => reader.skip_unknown(key, begin, 0, depth)?,
-            key => reader.skip_unknown(key, begin, 3, depth)?,
+            key if key >> 3 == 1 => reader.skip_unknown(key, before.at(), 0, depth)?,
+            key => reader.skip_unknown(key, before.at(), 3, depth)?,
         }
     }
     Ok(())
 }
 
-/// A `KeyValue` and the length before it.
-#[inline]
+/// A `KeyValue` and the length before it. Its value is never the first beyond the limit on depth: attributes lie in
+/// messages, not in values.
+#[inline(always)]
 pub(super) fn attribute(reader: &mut Reader<'_>, depth: u32) -> Result<(), FramingError> {
-    let (inner, depth) = reader.message(depth)?;
-    if depth > 0 && PlainKeyValue::of(inner.rest()).is_some() {
+    debug_assert!(depth > 1);
+    let message = reader.bytes()?;
+    if value::plain_key_value(message).is_some() {
         return Ok(());
     }
-    key_value(inner, depth)
+    key_value(message, reader.at(), depth - 1)
 }
 
 #[inline(never)]
-fn key_value(mut reader: Reader<'_>, depth: u32) -> Result<(), FramingError> {
+fn key_value(message: &[u8], end: usize, depth: u32) -> Result<(), FramingError> {
+    let mut reader = Reader::ending_at(message, end);
     while !reader.is_empty() {
-        let begin = reader.at();
+        let before = reader;
         match reader.key()? {
             0x0a => drop(reader.bytes()?),
             0x12 => {
@@ -120,7 +124,7 @@ fn key_value(mut reader: Reader<'_>, depth: u32) -> Result<(), FramingError> {
                 any_value(inner, depth)?;
             }
             0x18 => drop(reader.varint()?), // key_strindex
-            key => reader.skip_unknown(key, begin, 3, depth)?,
+            key => reader.skip_unknown(key, before.at(), 3, depth)?,
         }
     }
     Ok(())
@@ -128,7 +132,7 @@ fn key_value(mut reader: Reader<'_>, depth: u32) -> Result<(), FramingError> {
 
 fn any_value(mut reader: Reader<'_>, depth: u32) -> Result<(), FramingError> {
     while !reader.is_empty() {
-        let begin = reader.at();
+        let before = reader;
         match reader.key()? {
             0x0a | 0x3a => drop(reader.bytes()?),         // string, bytes
             0x10 | 0x18 | 0x40 => drop(reader.varint()?), // bool, int, string index
@@ -141,7 +145,7 @@ fn any_value(mut reader: Reader<'_>, depth: u32) -> Result<(), FramingError> {
                 let (inner, depth) = reader.message(depth)?;
                 key_value_list(inner, depth)?;
             }
-            key => reader.skip_unknown(key, begin, 8, depth)?,
+            key => reader.skip_unknown(key, before.at(), 8, depth)?,
         }
     }
     Ok(())
@@ -149,13 +153,13 @@ fn any_value(mut reader: Reader<'_>, depth: u32) -> Result<(), FramingError> {
 
 fn array_value(mut reader: Reader<'_>, depth: u32) -> Result<(), FramingError> {
     while !reader.is_empty() {
-        let begin = reader.at();
+        let before = reader;
         match reader.key()? {
             0x0a => {
                 let (inner, depth) = reader.message(depth)?;
                 any_value(inner, depth)?;
             }
-            key => reader.skip_unknown(key, begin, 1, depth)?,
+            key => reader.skip_unknown(key, before.at(), 1, depth)?,
         }
     }
     Ok(())
@@ -163,62 +167,14 @@ fn array_value(mut reader: Reader<'_>, depth: u32) -> Result<(), FramingError> {
 
 fn key_value_list(mut reader: Reader<'_>, depth: u32) -> Result<(), FramingError> {
     while !reader.is_empty() {
-        let begin = reader.at();
+        let before = reader;
         match reader.key()? {
             0x0a => {
                 let (inner, depth) = reader.message(depth)?;
-                key_value(inner, depth)?;
+                key_value(inner.rest(), inner.at() + inner.left(), depth)?;
             }
-            key => reader.skip_unknown(key, begin, 1, depth)?,
+            key => reader.skip_unknown(key, before.at(), 1, depth)?,
         }
     }
     Ok(())
-}
-
-/// The `KeyValue` that nearly every attribute is: a key, then a value with one short scalar, and nothing else.
-///
-/// ```text
-///  0a len key…  12 len ┌ 0a len text… ┐
-///                      │ 10 bool      │
-///                      │ 18 int…      │
-///                      └ 21 double ×8 ┘      every len below 128
-/// ```
-///
-/// Recognising it in whole costs a third of reading it field by field, and 8 attributes are most of a span.
-#[derive(Clone, Copy)]
-pub(super) struct PlainKeyValue<'a> {
-    pub key: &'a [u8],
-    /// Key of the value's only field.
-    pub value_key: u8,
-    /// What follows that key: for text its bytes without their length.
-    pub value: &'a [u8],
-}
-
-impl<'a> PlainKeyValue<'a> {
-    /// `None` when `message` is framed in any other way, right or wrong.
-    #[inline(always)]
-    pub fn of(message: &'a [u8]) -> Option<PlainKeyValue<'a>> {
-        let [0x0a, key_len @ ..0x80, rest @ ..] = message else {
-            return None;
-        };
-        let (key, rest) = rest.split_at_checked(*key_len as usize)?;
-        let [0x12, value_len @ ..0x80, value_key, value @ ..] = rest else {
-            return None;
-        };
-        if *value_len as usize != value.len() + 1 {
-            return None;
-        }
-        let value = match (*value_key, value) {
-            (0x0a, [len @ ..0x80, text @ ..]) if *len as usize == text.len() => text,
-            (0x10 | 0x18, [..0x80]) => value,
-            (0x18, [0x80..=0xff, ..0x80] | [0x80..=0xff, 0x80..=0xff, ..0x80]) => value,
-            (0x21, [_, _, _, _, _, _, _, _]) => value,
-            _ => return None,
-        };
-        Some(PlainKeyValue {
-            key,
-            value_key: *value_key,
-            value,
-        })
-    }
 }

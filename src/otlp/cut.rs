@@ -29,19 +29,22 @@ pub trait CutSink<'a> {
 /// Cuts `body`, an ExportTraceServiceRequest. After an error the sink has seen what lies before the damage, and
 /// is to be dropped with it: a request is refused whole.
 ///
-/// Takes and refuses what prost does, but for text that is not UTF-8 (see [`check`]). Fields
-/// of the request that are unknown are checked and left out.
+/// Takes and refuses what prost does, but for text that is not UTF-8 (see [`check`]). Fields of the request that are
+/// unknown are checked and left out.
+///
+/// Allocates one list of pieces a request. Real encoders make one or two pieces a part; a body made for it can
+/// drive the list to four times its own size.
 pub fn cut<'a>(body: &'a [u8], sink: &mut impl CutSink<'a>) -> Result<(), FramingError> {
     let mut pieces = Pieces { list: Vec::new() };
     let mut reader = Reader::new(body);
     while !reader.is_empty() {
-        let begin = reader.at();
+        let before = reader;
         match reader.key()? {
             0x0a => {
                 let (inner, depth) = reader.message(DEPTH_MAX)?;
                 resource_spans(inner, depth, &mut pieces, sink)?;
             }
-            key => reader.skip_unknown(key, begin, 1, DEPTH_MAX)?,
+            key => reader.skip_unknown(key, before.at(), 1, DEPTH_MAX)?,
         }
     }
     Ok(())
@@ -53,31 +56,30 @@ fn resource_spans<'a>(
     pieces: &mut Pieces<'a>,
     sink: &mut impl CutSink<'a>,
 ) -> Result<(), FramingError> {
-    let whole = reader;
-    let mut scopes = Stretch::NONE;
+    let mut scopes = Stretch::EMPTY;
     pieces.list.clear();
-    let mut piece_begin = reader.at();
+    let mut piece = reader;
     while !reader.is_empty() {
-        let begin = reader.at();
+        let before = reader;
         match reader.key()? {
             0x12 => {
                 reader.bytes()?;
-                pieces.push(whole.between(piece_begin, begin));
-                piece_begin = reader.at();
-                scopes.add(begin, piece_begin);
+                pieces.push(piece.until(&before));
+                piece = reader;
+                scopes.add(before, reader);
             }
             0x0a => {
                 let (inner, depth) = reader.message(depth)?;
                 check::resource(inner, depth)?;
             }
             0x1a => drop(reader.bytes()?), // schema_url
-            key => reader.skip_unknown(key, begin, 3, depth)?,
+            key => reader.skip_unknown(key, before.at(), 3, depth)?,
         }
     }
-    pieces.push(whole.between(piece_begin, reader.at()));
+    pieces.push(piece.until(&reader));
     sink.resource(&pieces.list);
 
-    let mut reader = whole.narrow(scopes.begin, scopes.end);
+    let mut reader = scopes.reader();
     while !reader.is_empty() {
         match reader.key()? {
             0x12 => {
@@ -96,36 +98,37 @@ fn scope_spans<'a>(
     pieces: &mut Pieces<'a>,
     sink: &mut impl CutSink<'a>,
 ) -> Result<(), FramingError> {
-    let whole = reader;
-    let mut spans = Stretch::NONE;
+    let mut spans = Stretch::EMPTY;
     pieces.list.clear();
-    let mut piece_begin = reader.at();
+    let mut piece = reader;
     while !reader.is_empty() {
-        let begin = reader.at();
+        let before = reader;
         match reader.key()? {
             0x12 => {
                 reader.bytes()?;
-                pieces.push(whole.between(piece_begin, begin));
-                piece_begin = reader.at();
-                spans.add(begin, piece_begin);
+                pieces.push(piece.until(&before));
+                piece = reader;
+                spans.add(before, reader);
             }
             0x0a => {
                 let (inner, depth) = reader.message(depth)?;
                 check::scope(inner, depth)?;
             }
             0x1a => drop(reader.bytes()?), // schema_url
-            key => reader.skip_unknown(key, begin, 3, depth)?,
+            key => reader.skip_unknown(key, before.at(), 3, depth)?,
         }
     }
-    pieces.push(whole.between(piece_begin, reader.at()));
+    pieces.push(piece.until(&reader));
     sink.scope(&pieces.list);
 
-    let mut reader = whole.narrow(spans.begin, spans.end);
+    let mut reader = spans.reader();
     while !reader.is_empty() {
         match reader.key()? {
             0x12 => {
                 let (inner, _) = reader.message(depth)?;
-                sink.span(&SpanView::read(inner)?);
+                let mut span = SpanView::EMPTY;
+                span.read(inner)?;
+                sink.span(&span);
             }
             key => reader.step_over(key)?,
         }
@@ -147,21 +150,19 @@ impl<'a> Pieces<'a> {
     }
 }
 
-/// From the first scope or span to the last.
-struct Stretch {
-    begin: usize,
-    end: usize,
-}
+/// From the first scope or span to behind the last.
+struct Stretch<'a>(Option<(Reader<'a>, Reader<'a>)>);
 
-impl Stretch {
-    const NONE: Stretch = Stretch {
-        begin: usize::MAX,
-        end: 0,
-    };
+impl<'a> Stretch<'a> {
+    const EMPTY: Stretch<'static> = Stretch(None);
 
-    #[inline]
-    fn add(&mut self, begin: usize, end: usize) {
-        self.begin = self.begin.min(begin);
-        self.end = end;
+    #[inline(always)]
+    fn add(&mut self, before: Reader<'a>, behind: Reader<'a>) {
+        self.0.get_or_insert((before, behind)).1 = behind;
+    }
+
+    fn reader(&self) -> Reader<'a> {
+        self.0
+            .map_or(Reader::new(&[]), |(first, behind)| first.narrow(&behind))
     }
 }

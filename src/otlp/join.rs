@@ -11,8 +11,8 @@
 
 use super::cut::CutSink;
 use super::tracestate::{self, Applied};
+use super::value::key_value;
 use super::view::SpanView;
-use super::view::value::key_value;
 use super::wire::{Field, Fields, Value, bytes_field_len, put_bytes_field, put_bytes_head, put_varint_field};
 
 pub use super::tracestate::ThresholdMark;

@@ -90,57 +90,76 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-/// A position in the bytes of one message.
+/// What is left of one message.
 ///
-/// A message within a message is read by a second reader over the same bytes, cut off at the inner message's
-/// end: so positions, and with them offsets in errors, count from one origin at every depth.
-///
-/// Invariant: `at` never lies beyond the end of `bytes`.
+/// `end` is where the message ends, counted from the beginning of the bytes that were handed in; so offsets in
+/// errors have one origin at every depth. What is rare lies in functions that are handed `rest` and `end`: one
+/// that takes the reader itself, be it by value, keeps it out of registers everywhere else.
 #[derive(Clone, Copy)]
 pub(crate) struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
+    rest: &'a [u8],
+    end: usize,
 }
 
 impl<'a> Reader<'a> {
+    /// The message `bytes` that ends at offset `end`.
+    #[inline(always)]
+    pub fn ending_at(bytes: &'a [u8], end: usize) -> Reader<'a> {
+        Reader { rest: bytes, end }
+    }
+
     #[inline]
     pub fn new(bytes: &'a [u8]) -> Reader<'a> {
-        Reader { bytes, at: 0 }
+        Reader {
+            rest: bytes,
+            end: bytes.len(),
+        }
     }
 
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
-        self.at >= self.bytes.len()
+        self.rest.is_empty()
     }
 
+    /// The offset of the next byte.
     #[inline(always)]
     pub fn at(&self) -> usize {
-        self.at
+        self.end - self.rest.len()
     }
 
-    /// What is left of the message.
     #[inline(always)]
-    pub fn rest(&self) -> &'a [u8] {
-        &self.bytes[self.at..]
-    }
-
-    /// From `begin`, an earlier [`Reader::at`], to here.
-    #[inline(always)]
-    pub fn since(&self, begin: usize) -> &'a [u8] {
-        &self.bytes[begin..self.at]
+    pub fn left(&self) -> usize {
+        self.rest.len()
     }
 
     #[inline(always)]
-    pub fn between(&self, begin: usize, end: usize) -> &'a [u8] {
-        &self.bytes[begin..end]
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
     }
 
-    /// A reader of the bytes from `begin` to `end` only; empty when they are the wrong way round.
-    #[inline]
-    pub fn narrow(&self, begin: usize, end: usize) -> Reader<'a> {
+    /// What lies between `self` and `later`, a reader further on in the same message.
+    #[inline(always)]
+    pub fn until(&self, later: &Reader<'a>) -> &'a [u8] {
+        &self.rest[..self.rest.len() - later.rest.len()]
+    }
+
+    /// A reader that ends where `later` stands.
+    pub fn narrow(&self, later: &Reader<'a>) -> Reader<'a> {
         Reader {
-            bytes: &self.bytes[..end],
-            at: begin.min(end),
+            rest: self.until(later),
+            end: later.at(),
+        }
+    }
+
+    /// Takes the next byte if it is `byte`.
+    #[inline(always)]
+    pub fn take(&mut self, byte: u8) -> bool {
+        match self.rest {
+            [first, rest @ ..] if *first == byte => {
+                self.rest = rest;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -148,94 +167,101 @@ impl<'a> Reader<'a> {
     /// match on it at once and leave every other key to [`Reader::skip_unknown`].
     #[inline(always)]
     pub fn key(&mut self) -> Result<u32, FramingError> {
-        match self.bytes.get(self.at) {
-            Some(&byte) if byte < 0x80 => {
-                self.at += 1;
-                Ok(byte as u32)
+        match self.rest {
+            [byte @ ..0x80, rest @ ..] => {
+                self.rest = rest;
+                Ok(*byte as u32)
             }
-            _ => self.long_key(),
+            [low, high @ ..0x80, rest @ ..] => {
+                self.rest = rest;
+                Ok((*low & 0x7f) as u32 | (*high as u32) << 7)
+            }
+            _ => {
+                let offset = self.at();
+                let (key, rest) = long_varint(self.rest, self.end)?;
+                self.rest = rest;
+                u32::try_from(key).map_err(|_| FramingError::Key { offset })
+            }
         }
     }
 
-    #[inline(never)]
-    fn long_key(&mut self) -> Result<u32, FramingError> {
-        let offset = self.at;
-        u32::try_from(self.varint()?).map_err(|_| FramingError::Key { offset })
+    /// No key: [`Reader::next_key`] gives it at the end of the message. (Read from bytes it would be refused, for
+    /// its wire type.)
+    pub const END: u32 = u32::MAX;
+
+    #[inline(always)]
+    pub fn next_key(&mut self) -> Result<u32, FramingError> {
+        if self.is_empty() {
+            return Ok(Reader::END);
+        }
+        match self.key()? {
+            Reader::END => Err(FramingError::Key {
+                offset: self.at() - 5,
+            }),
+            key => Ok(key),
+        }
     }
 
     #[inline(always)]
     pub fn varint(&mut self) -> Result<u64, FramingError> {
-        match self.bytes.get(self.at) {
-            Some(&byte) if byte < 0x80 => {
-                self.at += 1;
-                Ok(byte as u64)
+        match self.rest {
+            [byte @ ..0x80, rest @ ..] => {
+                self.rest = rest;
+                Ok(*byte as u64)
             }
-            _ => self.long_varint(),
-        }
-    }
-
-    #[inline(never)]
-    fn long_varint(&mut self) -> Result<u64, FramingError> {
-        let offset = self.at;
-        let mut value = 0;
-        for (index, &byte) in self.bytes[offset..].iter().take(10).enumerate() {
-            value |= ((byte & 0x7f) as u64) << (7 * index);
-            if byte < 0x80 {
-                if index == 9 && byte > 1 {
-                    return Err(FramingError::Varint { offset });
-                }
-                self.at = offset + index + 1;
-                return Ok(value);
+            _ => {
+                let (value, rest) = long_varint(self.rest, self.end)?;
+                self.rest = rest;
+                Ok(value)
             }
         }
-        Err(match self.bytes.len() - offset {
-            ..10 => FramingError::Truncated { offset },
-            _ => FramingError::Varint { offset },
-        })
     }
 
     #[inline(always)]
     pub fn fixed32(&mut self) -> Result<u32, FramingError> {
-        let (bytes, _) = self
-            .rest()
-            .split_first_chunk()
-            .ok_or(FramingError::Truncated { offset: self.at })?;
-        self.at += 4;
-        Ok(u32::from_le_bytes(*bytes))
+        Ok(u32::from_le_bytes(self.fixed()?))
     }
 
     #[inline(always)]
     pub fn fixed64(&mut self) -> Result<u64, FramingError> {
-        let (bytes, _) = self
-            .rest()
-            .split_first_chunk()
-            .ok_or(FramingError::Truncated { offset: self.at })?;
-        self.at += 8;
-        Ok(u64::from_le_bytes(*bytes))
+        Ok(u64::from_le_bytes(self.fixed()?))
+    }
+
+    #[inline(always)]
+    fn fixed<const N: usize>(&mut self) -> Result<[u8; N], FramingError> {
+        let Some((bytes, rest)) = self.rest.split_first_chunk() else {
+            return Err(FramingError::Truncated { offset: self.at() });
+        };
+        self.rest = rest;
+        Ok(*bytes)
     }
 
     /// A length and the bytes it covers.
     #[inline(always)]
     pub fn bytes(&mut self) -> Result<&'a [u8], FramingError> {
-        let offset = self.at;
+        let before = *self;
         // Two bytes of length are as common as one (most spans): both stay on the straight path.
-        let length = match *self.rest() {
-            [low, ..] if low < 0x80 => {
-                self.at += 1;
-                low as u64
+        let length = match self.rest {
+            [low @ ..0x80, rest @ ..] => {
+                self.rest = rest;
+                *low as usize
             }
-            [low, high, ..] if high < 0x80 => {
-                self.at += 2;
-                (low & 0x7f) as u64 | (high as u64) << 7
+            [low, high @ ..0x80, rest @ ..] => {
+                self.rest = rest;
+                (*low & 0x7f) as usize | (*high as usize) << 7
             }
-            _ => self.long_varint()?,
+            _ => {
+                let (length, rest) = long_varint(self.rest, self.end)?;
+                self.rest = rest;
+                // No slice is as long as this, whatever a usize holds.
+                usize::try_from(length).unwrap_or(usize::MAX)
+            }
         };
-        let rest = self.rest();
-        if length > rest.len() as u64 {
-            return Err(FramingError::Truncated { offset });
-        }
-        self.at += length as usize;
-        Ok(&rest[..length as usize])
+        let Some((bytes, rest)) = self.rest.split_at_checked(length) else {
+            return Err(FramingError::Truncated { offset: before.at() });
+        };
+        self.rest = rest;
+        Ok(bytes)
     }
 
     /// A reader of the message that begins here, with `self` moved behind it. `depth` is how many messages may
@@ -243,13 +269,13 @@ impl<'a> Reader<'a> {
     #[inline(always)]
     pub fn message(&mut self, depth: u32) -> Result<(Reader<'a>, u32), FramingError> {
         if depth == 0 {
-            return Err(FramingError::Depth { offset: self.at });
+            return Err(FramingError::Depth { offset: self.at() });
         }
-        let length = self.bytes()?.len();
+        let message = self.bytes()?;
         Ok((
             Reader {
-                bytes: &self.bytes[..self.at],
-                at: self.at - length,
+                rest: message,
+                end: self.at(),
             },
             depth - 1,
         ))
@@ -257,7 +283,7 @@ impl<'a> Reader<'a> {
 
     /// Moves behind the payload of a field whose key, begun at `offset`, no arm of a known message matched: its
     /// number is above `known_max`, or it is broken.
-    #[inline(never)]
+    #[inline(always)]
     pub fn skip_unknown(
         &mut self,
         key: u32,
@@ -265,27 +291,23 @@ impl<'a> Reader<'a> {
         known_max: u32,
         depth: u32,
     ) -> Result<(), FramingError> {
-        let number = key >> 3;
-        if number == 0 || key & 7 > 5 {
-            Err(FramingError::Key { offset })
-        } else if number <= known_max {
-            Err(FramingError::WireType { offset })
-        } else {
-            self.skip(key, offset, depth).map(drop)
-        }
+        self.rest = behind_unknown(self.rest, self.end, key, offset, known_max, depth)?;
+        Ok(())
     }
 
     /// Moves behind the payload of a field that was checked before.
-    #[inline(never)]
+    #[inline(always)]
     pub fn step_over(&mut self, key: u32) -> Result<(), FramingError> {
-        self.skip(key, self.at, DEPTH_MAX).map(drop)
+        self.rest = behind_unknown(self.rest, self.end, key, self.at(), 0, DEPTH_MAX)?;
+        Ok(())
     }
 
-    /// Moves behind the payload of any field whose key began at `offset`; gives the offset of the last key
-    /// read, which for a group is the one that ends it. Groups are counted, not recursed into.
-    fn skip(&mut self, key: u32, offset: usize, depth: u32) -> Result<usize, FramingError> {
+    /// Moves behind the payload of any field whose key began at `offset`; gives where the last key began that
+    /// it read, which for a group is the one that ends it. Groups are counted, not recursed into.
+    fn skip(&mut self, key: u32, offset: usize, depth: u32) -> Result<Reader<'a>, FramingError> {
         let mut open = [0u32; DEPTH_MAX as usize];
         let (mut open_count, mut key, mut offset) = (0usize, key, offset);
+        let mut last_key = *self;
         loop {
             let number = key >> 3;
             if number == 0 || key & 7 > 5 {
@@ -309,36 +331,81 @@ impl<'a> Reader<'a> {
                 _ => drop(self.fixed32()?),
             }
             if open_count == 0 {
-                return Ok(offset);
+                return Ok(last_key);
             }
-            offset = self.at;
+            last_key = *self;
+            offset = self.at();
             key = self.key()?;
         }
     }
 
     pub fn field(&mut self) -> Result<Field<'a>, FramingError> {
-        let begin = self.at;
+        let before = *self;
+        let offset = self.at();
         let key = self.key()?;
         let value = match (key >> 3, key & 7) {
-            (0, _) => return Err(FramingError::Key { offset: begin }),
+            (0, _) => return Err(FramingError::Key { offset }),
             (_, 0) => Value::Varint(self.varint()?),
             (_, 1) => Value::Fixed64(self.fixed64()?),
             (_, 2) => Value::Bytes(self.bytes()?),
             (_, 3) => {
-                let fields = self.at;
-                let end = self.skip(key, begin, DEPTH_MAX)?;
-                Value::Group(&self.bytes[fields..end])
+                let begin = *self;
+                let end = self.skip(key, offset, DEPTH_MAX)?;
+                Value::Group(begin.until(&end))
             }
             (_, 5) => Value::Fixed32(self.fixed32()?),
-            (_, 4) => return Err(FramingError::Group { offset: begin }),
-            _ => return Err(FramingError::Key { offset: begin }),
+            (_, 4) => return Err(FramingError::Group { offset }),
+            _ => return Err(FramingError::Key { offset }),
         };
         Ok(Field {
             number: key >> 3,
             value,
-            raw: self.since(begin),
+            raw: before.until(self),
         })
     }
+}
+
+/// Any varint at the beginning of `rest`, which ends at offset `end`, and what follows it.
+#[inline(never)]
+fn long_varint(rest: &[u8], end: usize) -> Result<(u64, &[u8]), FramingError> {
+    let offset = end - rest.len();
+    let mut value = 0;
+    for (index, &byte) in rest.iter().take(10).enumerate() {
+        value |= ((byte & 0x7f) as u64) << (7 * index);
+        if byte < 0x80 {
+            if index == 9 && byte > 1 {
+                return Err(FramingError::Varint { offset });
+            }
+            return Ok((value, &rest[index + 1..]));
+        }
+    }
+    Err(match rest.len() {
+        ..10 => FramingError::Truncated { offset },
+        _ => FramingError::Varint { offset },
+    })
+}
+
+/// What follows a field in `rest`, which ends at offset `end` and begins behind the field's `key`.
+#[cold]
+#[inline(never)]
+fn behind_unknown(
+    rest: &[u8],
+    end: usize,
+    key: u32,
+    offset: usize,
+    known_max: u32,
+    depth: u32,
+) -> Result<&[u8], FramingError> {
+    let number = key >> 3;
+    if number == 0 || key & 7 > 5 {
+        return Err(FramingError::Key { offset });
+    }
+    if number <= known_max {
+        return Err(FramingError::WireType { offset });
+    }
+    let mut reader = Reader { rest, end };
+    reader.skip(key, offset, depth)?;
+    Ok(reader.rest)
 }
 
 /// Bytes of `value` as a varint, 1 to 10.

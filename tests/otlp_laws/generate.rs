@@ -31,6 +31,8 @@ enum Kind {
     Bytes(u8),
     Fixed32,
     TraceState,
+    /// A KeyValue as encoders write it: key, then one scalar.
+    PlainAttribute,
     Message(&'static [(u32, Kind)]),
 }
 
@@ -53,7 +55,7 @@ static SCOPE_SPANS: [(u32, Kind); 4] = [
 ];
 static SCOPE: [(u32, Kind); 4] = [(3, Message(&KEY_VALUE)), (1, Text), (2, Text), (4, Varint)];
 static SPAN: [(u32, Kind); 17] = [
-    (9, Message(&KEY_VALUE)),
+    (9, PlainAttribute),
     (1, Bytes(16)),
     (2, Bytes(8)),
     (3, TraceState),
@@ -136,50 +138,63 @@ fn fields(tape: &mut Tape, out: &mut Vec<u8>, known: &[(u32, Kind)], depth: u32)
             continue;
         }
         let (number, kind) = known[tape.below(known.len() as u8) as usize];
-        match kind {
-            Varint => put_varint_field(tape, out, number),
-            Fixed64 => {
-                put_key(tape, out, number, 1);
-                (0..8).for_each(|_| out.push(tape.byte()));
+        field(tape, out, number, kind, depth);
+    }
+}
+
+fn field(tape: &mut Tape, out: &mut Vec<u8>, number: u32, kind: Kind, depth: u32) {
+    match kind {
+        Varint => put_varint_field(tape, out, number),
+        Fixed64 => {
+            put_key(tape, out, number, 1);
+            (0..8).for_each(|_| out.push(tape.byte()));
+        }
+        Fixed32 => {
+            put_key(tape, out, number, 5);
+            (0..4).for_each(|_| out.push(tape.byte()));
+        }
+        Text => {
+            let word = [
+                "",
+                "key",
+                "http.method",
+                "tailkeep.reason",
+                "größe",
+                "a rather longer piece of text",
+            ][tape.below(6) as usize];
+            let text = word.repeat(1 + (tape.below(20) == 19) as usize * 20);
+            put_field(tape, out, number, text.as_bytes());
+        }
+        TraceState => {
+            let text = [
+                "",
+                "ot=th:c",
+                "a=b,ot=rv:0123456789abcd;th:fd70a4,c=d",
+                "?",
+                "ot=x:y",
+            ];
+            let text = text[tape.below(5) as usize];
+            put_field(tape, out, number, text.as_bytes());
+        }
+        PlainAttribute => {
+            let mut value = Vec::new();
+            let (kind, scalar) = [(1, Text), (2, Varint), (3, Varint), (4, Fixed64)][tape.below(4) as usize];
+            field(tape, &mut value, kind, scalar, depth);
+            let mut body = Vec::new();
+            field(tape, &mut body, 1, Text, depth);
+            put_field(tape, &mut body, 2, &value);
+            put_field(tape, out, number, &body);
+        }
+        Bytes(length) => {
+            let bytes: Vec<u8> = (0..length).map(|_| tape.byte()).collect();
+            put_field(tape, out, number, &bytes);
+        }
+        Message(inner) => {
+            let mut body = Vec::new();
+            if depth < 14 {
+                fields(tape, &mut body, inner, depth + 1);
             }
-            Fixed32 => {
-                put_key(tape, out, number, 5);
-                (0..4).for_each(|_| out.push(tape.byte()));
-            }
-            Text => {
-                let word = [
-                    "",
-                    "key",
-                    "http.method",
-                    "tailkeep.reason",
-                    "größe",
-                    "a rather longer piece of text",
-                ][tape.below(6) as usize];
-                let text = word.repeat(1 + (tape.below(20) == 19) as usize * 20);
-                put_field(tape, out, number, text.as_bytes());
-            }
-            TraceState => {
-                let text = [
-                    "",
-                    "ot=th:c",
-                    "a=b,ot=rv:0123456789abcd;th:fd70a4,c=d",
-                    "?",
-                    "ot=x:y",
-                ];
-                let text = text[tape.below(5) as usize];
-                put_field(tape, out, number, text.as_bytes());
-            }
-            Bytes(length) => {
-                let bytes: Vec<u8> = (0..length).map(|_| tape.byte()).collect();
-                put_field(tape, out, number, &bytes);
-            }
-            Message(inner) => {
-                let mut body = Vec::new();
-                if depth < 14 {
-                    fields(tape, &mut body, inner, depth + 1);
-                }
-                put_field(tape, out, number, &body);
-            }
+            put_field(tape, out, number, &body);
         }
     }
 }

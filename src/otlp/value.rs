@@ -5,8 +5,7 @@
 //! other, another kind of value replaces what was there. The bytes were checked before; should they be broken
 //! all the same, a view ends before the damage.
 
-use crate::otlp::check::PlainKeyValue;
-use crate::otlp::wire::{Fields, Reader, Value};
+use super::wire::{Fields, Reader, Value};
 
 /// An attribute's value.
 #[derive(Clone, Copy, Debug)]
@@ -124,29 +123,46 @@ impl<'a> KeyValueListView<'a> {
 /// Key and value in the body of a `KeyValue`.
 #[inline]
 pub fn key_value(message: &[u8]) -> (&[u8], AnyValueView<'_>) {
-    match PlainKeyValue::of(message) {
-        Some(plain) => (plain.key, plain_value(plain)),
-        None => any_key_value(message),
-    }
+    plain_key_value(message).unwrap_or_else(|| any_key_value(message))
 }
 
-#[inline]
-fn plain_value(plain: PlainKeyValue<'_>) -> AnyValueView<'_> {
-    let varint = || {
-        plain
-            .value
-            .iter()
-            .rev()
-            .fold(0, |value, byte| value << 7 | (byte & 0x7f) as u64)
+/// The `KeyValue` that nearly every attribute is: a key, then a value with one short scalar, and nothing else.
+/// `None` when `message` is framed in any other way, right or wrong.
+///
+/// ```text
+///  0a len key…  12 len ┌ 0a len text… ┐
+///                      │ 10 bool      │   every len below 128,
+///                      │ 18 int…      │   an int of at most 3 bytes
+///                      └ 21 double ×8 ┘
+/// ```
+///
+/// Recognising it in whole costs a third of reading it field by field, and attributes are most of a span.
+#[inline(always)]
+pub(super) fn plain_key_value(message: &[u8]) -> Option<(&[u8], AnyValueView<'_>)> {
+    let [0x0a, key_len @ ..0x80, rest @ ..] = message else {
+        return None;
     };
-    match plain.value_key {
-        0x0a => AnyValueView::String(plain.value),
-        0x10 => AnyValueView::Bool(varint() != 0),
-        0x18 => AnyValueView::Int(varint() as i64),
-        _ => plain.value.try_into().map_or(AnyValueView::Empty, |bits| {
-            AnyValueView::Double(f64::from_le_bytes(bits))
-        }),
+    let (key, rest) = rest.split_at_checked(*key_len as usize)?;
+    let [0x12, value_len @ ..0x80, kind, value @ ..] = rest else {
+        return None;
+    };
+    if *value_len as usize != value.len() + 1 {
+        return None;
     }
+    let value = match (*kind, value) {
+        (0x0a, [len @ ..0x80, text @ ..]) if *len as usize == text.len() => AnyValueView::String(text),
+        (0x10, [truth @ ..0x80]) => AnyValueView::Bool(*truth != 0),
+        (0x18, &[low @ ..0x80]) => AnyValueView::Int(low as i64),
+        (0x18, &[low @ 0x80..=0xff, high @ ..0x80]) => {
+            AnyValueView::Int((low & 0x7f) as i64 | (high as i64) << 7)
+        }
+        (0x18, &[low @ 0x80..=0xff, middle @ 0x80..=0xff, high @ ..0x80]) => {
+            AnyValueView::Int((low & 0x7f) as i64 | ((middle & 0x7f) as i64) << 7 | (high as i64) << 14)
+        }
+        (0x21, bits) => AnyValueView::Double(f64::from_le_bytes(bits.try_into().ok()?)),
+        _ => return None,
+    };
+    Some((key, value))
 }
 
 #[inline(never)]
@@ -178,14 +194,15 @@ fn any_key_value(message: &[u8]) -> (&[u8], AnyValueView<'_>) {
 pub struct Attributes<'a> {
     reader: Reader<'a>,
     /// Key of the field that holds one attribute.
-    key: u32,
+    key: u8,
 }
 
 impl<'a> Attributes<'a> {
     /// The attributes among the fields of `message`, where `number` is the field that holds one: 9 in a span, 1 in
     /// a resource, 3 in a scope and an event, 4 in a link.
     #[inline]
-    pub fn new(message: &'a [u8], number: u32) -> Attributes<'a> {
+    pub fn new(message: &'a [u8], number: u8) -> Attributes<'a> {
+        debug_assert!((1..16).contains(&number), "keys of attributes have one byte");
         Attributes {
             reader: Reader::new(message),
             key: number << 3 | 2,
@@ -198,17 +215,25 @@ impl<'a> Iterator for Attributes<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        while !self.reader.is_empty() {
-            let before = self.reader;
-            let key = self.reader.key().ok()?;
-            if key == self.key {
-                return Some(key_value(self.reader.bytes().ok()?));
-            }
-            self.reader = before;
-            self.reader.field().ok()?;
+        if !self.reader.take(self.key) {
+            self.reader = behind_others(self.reader, self.key)?;
         }
-        None
+        Some(key_value(self.reader.bytes().ok()?))
     }
+}
+
+/// A reader behind the next key that is `key`, if there is one.
+#[inline(never)]
+fn behind_others(mut reader: Reader<'_>, key: u8) -> Option<Reader<'_>> {
+    while !reader.is_empty() {
+        let before = reader;
+        if reader.key().ok()? == key as u32 {
+            return Some(reader);
+        }
+        reader = before;
+        reader.field().ok()?;
+    }
+    None
 }
 
 /// The attributes of a resource part: of all occurrences of its resource, in order.
