@@ -53,7 +53,7 @@ CELLS = [
 ]
 
 
-def load(arguments, server, transport, size, batch, seconds, rate=None, warmup=3):
+def load(arguments, server, transport, size, batch, seconds, rate=None, warmup=6):
     command = [
         arguments.bench, "load", "--json", "--transport", transport, "--endpoint", server.endpoints[transport],
         "--cpu", "1", "--span-bytes", str(size), "--spans-per-request", str(batch), "--spans-per-trace", "8",
@@ -95,7 +95,7 @@ def main():
     parser.add_argument("--only", help="cells whose name contains this")
     parser.add_argument("--full-only", action="store_true", help="leave out half load")
     parser.add_argument("--durability", default="fsync")
-    parser.add_argument("--memory", default="4GiB")
+    parser.add_argument("--memory", default="1GiB")
     parser.add_argument("--json", help="write every raw report there")
     parser.add_argument("--binary", default=os.path.join(PROJECT, "target/release/tailkeep"))
     parser.add_argument("--bench", default=os.path.join(PROJECT, "target/release/tailkeep-bench"))

@@ -179,7 +179,11 @@ fn run_command(arguments: &RunArguments, log: &LogFlags) -> Result<(), Failure> 
     }
     let loaded = configuration::load(&arguments.configuration)?;
     configuration::print_diagnostics(&loaded.remarks);
-    let files = arguments.configuration.config.iter().map(|path| path.display().to_string());
+    let files = arguments
+        .configuration
+        .config
+        .iter()
+        .map(|path| path.display().to_string());
     run::run(loaded, log, files.collect())
 }
 

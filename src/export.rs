@@ -59,7 +59,10 @@ enum State {
     /// A shipment is out.
     Shipping,
     /// Failed; the next try is due.
-    Backoff { until: Instant, wait: Duration },
+    Backoff {
+        until: Instant,
+        wait: Duration,
+    },
 }
 
 /// One destination's place in the kept log.
@@ -92,7 +95,13 @@ impl Destination {
 
     /// Whether to gather a shipment now, given the kept bytes behind the cursor and when the oldest of them
     /// was kept.
-    pub fn wants_shipment(&self, now: Now, waiting_bytes: u64, oldest: Option<Instant>, stopping: bool) -> bool {
+    pub fn wants_shipment(
+        &self,
+        now: Now,
+        waiting_bytes: u64,
+        oldest: Option<Instant>,
+        stopping: bool,
+    ) -> bool {
         let Some(oldest) = oldest else { return false };
         match self.state {
             State::Shipping => false,
@@ -141,7 +150,10 @@ impl Destination {
             State::Idle | State::Shipping => RETRY_FIRST * 2u32.pow(self.failures.min(5)),
         };
         let wait = wait.min(RETRY_MAX);
-        self.state = State::Backoff { until: now.instant.plus(wait), wait };
+        self.state = State::Backoff {
+            until: now.instant.plus(wait),
+            wait,
+        };
         self.failures += 1;
         self.stats.retries += 1;
         self.last_error = Some(error);

@@ -165,7 +165,9 @@ impl<P: BlockPool, W> Landing<P, W> {
             evicted_bytes: 0,
             uncounted_bytes: 0,
         };
-        kept_entries.into_iter().for_each(|entry| landing.enqueue_replayed(entry));
+        kept_entries
+            .into_iter()
+            .for_each(|entry| landing.enqueue_replayed(entry));
         landing.write_prologue();
         landing
     }
@@ -190,7 +192,13 @@ impl<P: BlockPool, W> Landing<P, W> {
         if let Err(refused) = self.log.admit(body.len() as u64) {
             return (Submission::LogRefused(refused), Some(waiter));
         }
-        let Landing { bump, by_trace, log, options, .. } = self;
+        let Landing {
+            bump,
+            by_trace,
+            log,
+            options,
+            ..
+        } = self;
         let mut draft =
             collect::Draft::new(bump, by_trace, policies, options.hash_key, options.span_bytes_max);
         let submission = match cut::cut(body, &mut draft) {
@@ -252,7 +260,9 @@ impl<P: BlockPool, W> Landing<P, W> {
             WhichLog::Main => &self.log,
             WhichLog::Kept => &self.kept,
         };
-        let checked = bytes.as_ref().map(|bytes| log.check(op.position, bytes).map(|_| ()));
+        let checked = bytes
+            .as_ref()
+            .map(|bytes| log.check(op.position, bytes).map(|_| ()));
         match checked {
             Some(Ok(())) => self.fetcher.handle_read(op.log, op.position, bytes),
             Some(Err(EntryError::Short { needed })) if needed > op.len => {
@@ -291,15 +301,23 @@ impl<P: BlockPool, W> Landing<P, W> {
         if let Some(read) = self.fetcher.poll_read() {
             return Some(Effect::Read(read));
         }
-        self.poll_shipment().map(|(destination, shipment)| Effect::Ship(destination, shipment))
+        self.poll_shipment()
+            .map(|(destination, shipment)| Effect::Ship(destination, shipment))
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let cursors = self.cursors_changed.then(|| self.cursors_logged_at.plus(CURSOR_INTERVAL));
-        [self.log.poll_timeout(), self.kept.poll_timeout(), cursors, self.delivery_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        let cursors = self
+            .cursors_changed
+            .then(|| self.cursors_logged_at.plus(CURSOR_INTERVAL));
+        [
+            self.log.poll_timeout(),
+            self.kept.poll_timeout(),
+            cursors,
+            self.delivery_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Lets the oldest durable blocks leave memory above 70 % of the account.
@@ -355,7 +373,10 @@ impl<P: BlockPool, W> Landing<P, W> {
     }
 
     pub fn policy_name(&self, number: crate::route::PolicyNumber) -> Option<&str> {
-        self.options.policy_names.get(number.0 as usize).map(String::as_str)
+        self.options
+            .policy_names
+            .get(number.0 as usize)
+            .map(String::as_str)
     }
 
     /// Replies, unsynced bytes, and entries read back.

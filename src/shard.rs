@@ -53,10 +53,22 @@ pub struct Shard<P: BlockPool, W> {
 impl<P: BlockPool, W> Shard<P, W> {
     /// Ends the replay: resumes what was pending, copies again what has to be.
     pub fn new(parts: ShardParts<P>, now: Now) -> Shard<P, W> {
-        let ShardParts { policies, mut table, log, kept, mut replayed, kept_replay, destinations, landing } =
-            parts;
+        let ShardParts {
+            policies,
+            mut table,
+            log,
+            kept,
+            mut replayed,
+            kept_replay,
+            destinations,
+            landing,
+        } = parts;
         landing.assert_names(&policies);
-        let lowest_cursor = destinations.iter().map(Destination::cursor).min().unwrap_or_default();
+        let lowest_cursor = destinations
+            .iter()
+            .map(Destination::cursor)
+            .min()
+            .unwrap_or_default();
         let (keeps, kept_entries) = kept_replay.reconcile(&mut replayed, lowest_cursor);
         let mut stats = Stats::new(policies.policies().len());
         let mut settlements = Vec::new();
@@ -76,7 +88,14 @@ impl<P: BlockPool, W> Shard<P, W> {
             stats.spans.resumed += u64::from(settlement.span_count);
         }
         landing.settle(now, &mut settlements, &mut stats);
-        Shard { policies, table, landing, stats, batches: vec![ItemBatch::default()], settlements }
+        Shard {
+            policies,
+            table,
+            landing,
+            stats,
+            batches: vec![ItemBatch::default()],
+            settlements,
+        }
     }
 
     /// Takes one ExportTraceServiceRequest. On `Appended` the waiter is answered by an effect; otherwise it is
@@ -88,7 +107,14 @@ impl<P: BlockPool, W> Shard<P, W> {
         body: &[u8],
         waiter: W,
     ) -> (Submission, Option<W>) {
-        let Shard { policies, table, landing, stats, batches, settlements } = self;
+        let Shard {
+            policies,
+            table,
+            landing,
+            stats,
+            batches,
+            settlements,
+        } = self;
         let (submission, waiter) =
             landing.handle_request(now, transport, body, waiter, policies, stats, batches);
         let refused = &mut stats.refused[transport as usize];
@@ -116,12 +142,25 @@ impl<P: BlockPool, W> Shard<P, W> {
         self.landing.handle_read(op, bytes);
     }
 
-    pub fn handle_shipped(&mut self, now: Now, destination: usize, through: Position, result: Result<(), String>) {
+    pub fn handle_shipped(
+        &mut self,
+        now: Now,
+        destination: usize,
+        through: Position,
+        result: Result<(), String>,
+    ) {
         self.landing.handle_shipped(now, destination, through, result);
     }
 
     pub fn handle_timeout(&mut self, now: Now) {
-        let Shard { policies, table, landing, stats, settlements, .. } = self;
+        let Shard {
+            policies,
+            table,
+            landing,
+            stats,
+            settlements,
+            ..
+        } = self;
         table.handle_timeout(now, policies, stats, settlements);
         landing.settle(now, settlements, stats);
         landing.handle_timeout(now);
@@ -137,7 +176,10 @@ impl<P: BlockPool, W> Shard<P, W> {
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.table.poll_timeout(), self.landing.poll_timeout()].into_iter().flatten().min()
+        [self.table.poll_timeout(), self.landing.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// No new requests will come: destinations are handed what there is, cursors are logged.

@@ -114,8 +114,12 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Refusal; 4] =
-        [Refusal::InvalidItem, Refusal::Log, Refusal::InFlight, Refusal::NotReady];
+    pub const ALL: [Refusal; 4] = [
+        Refusal::InvalidItem,
+        Refusal::Log,
+        Refusal::InFlight,
+        Refusal::NotReady,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -153,7 +157,10 @@ pub struct Stats {
 
 impl Stats {
     pub fn new(policy_count: usize) -> Stats {
-        Stats { policies: vec![PolicyCounts::default(); policy_count], ..Stats::default() }
+        Stats {
+            policies: vec![PolicyCounts::default(); policy_count],
+            ..Stats::default()
+        }
     }
 
     /// Counts one evaluation of all policies.

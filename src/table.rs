@@ -44,10 +44,10 @@ pub struct TableOptions {
     pub hash_key: HashKey,
     /// The share of `memory.limit` for trace state.
     pub state_bytes_max: u64,
-    /// Kept traces remembered at least, for late spans.
+    /// Kept traces remembered at least with policy and threshold, for late spans.
     pub kept_count_max: usize,
-    /// Dropped traces remembered at least, for late spans.
-    pub dropped_count_max: usize,
+    /// Decided traces remembered at least, for late spans.
+    pub decided_count_max: usize,
 }
 
 #[derive(Debug)]
@@ -74,7 +74,11 @@ impl Table {
     /// An empty table that expects a replay; [`Table::resume`] opens it for business.
     pub fn new(options: TableOptions, now: Now) -> Table {
         Table {
-            decided: DecidedCache::new(options.hash_key, options.kept_count_max, options.dropped_count_max),
+            decided: DecidedCache::new(
+                options.hash_key,
+                options.kept_count_max,
+                options.decided_count_max,
+            ),
             traces: Slab::default(),
             index: HashTable::new(),
             wheel: Wheel::new(now.instant),
@@ -158,11 +162,19 @@ impl Table {
         }
         stats.late_spans[decision.verdict as usize] += u64::from(item.digest.span_count);
         if let Some(decided) = self.recent.get_mut(&item.trace) {
-            stats.late_span_age.record(Duration::from_nanos(now.wall.0.saturating_sub(decided.decided_at.0)));
+            stats.late_span_age.record(Duration::from_nanos(
+                now.wall.0.saturating_sub(decided.decided_at.0),
+            ));
             decided.late_spans += item.digest.span_count;
         }
         let span_count = item.digest.span_count;
-        out.push(Settlement { trace: item.trace, decision, late: true, span_count, places: places.to_vec() });
+        out.push(Settlement {
+            trace: item.trace,
+            decision,
+            late: true,
+            span_count,
+            places: places.to_vec(),
+        });
     }
 
     fn find(&self, hash: u64, trace: &TraceId) -> Option<Key> {
@@ -175,12 +187,24 @@ impl Table {
         trace.older = self.newest;
         let key = self.traces.insert(trace);
         match self.newest.replace(key) {
-            Some(before) => self.traces.get_mut(before).expect("the list names open traces").newer = Some(key),
+            Some(before) => {
+                self.traces
+                    .get_mut(before)
+                    .expect("the list names open traces")
+                    .newer = Some(key)
+            }
             None => self.oldest = Some(key),
         }
-        let Table { index, traces, options, .. } = self;
+        let Table {
+            index,
+            traces,
+            options,
+            ..
+        } = self;
         index.insert_unique(hash, key, |key| {
-            options.hash_key.trace(&traces.get(*key).expect("indexed traces are open").id())
+            options
+                .hash_key
+                .trace(&traces.get(*key).expect("indexed traces are open").id())
         });
         if self.replaying.is_none() {
             self.wheel.arm(now.instant, key);
@@ -198,7 +222,12 @@ impl Table {
         out: &mut Vec<Settlement>,
     ) -> Option<Instant> {
         let trace = self.traces.get(key)?;
-        match completion::check(&self.options.completion, &trace.progress(), trace.digest(), now.instant) {
+        match completion::check(
+            &self.options.completion,
+            &trace.progress(),
+            trace.digest(),
+            now.instant,
+        ) {
             Completion::Closed(reason) => {
                 self.close(now, key, reason, policies, stats, out);
                 None
@@ -237,7 +266,14 @@ impl Table {
         });
     }
 
-    fn count_decision(&self, now: Now, trace: &Trace, ruling: &Ruling, decision: Decision, stats: &mut Stats) {
+    fn count_decision(
+        &self,
+        now: Now,
+        trace: &Trace,
+        ruling: &Ruling,
+        decision: Decision,
+        stats: &mut Stats,
+    ) {
         let digest = trace.digest();
         stats.traces.closed[decision.reason as usize][usize::from(!decision.incomplete)] += 1;
         stats.traces.decided[decision.verdict as usize] += 1;
@@ -250,9 +286,14 @@ impl Table {
     }
 
     fn remember(&mut self, now: Now, trace: &Trace, decision: Decision) {
-        self.decided.insert(self.options.hash_key.trace(&trace.id()), trace.id(), decision);
+        self.decided
+            .insert(self.options.hash_key.trace(&trace.id()), trace.id(), decision);
         let wall_of = |instant: Instant| {
-            WallTime(now.wall.0.saturating_sub(now.instant.since(instant).as_nanos() as u64))
+            WallTime(
+                now.wall
+                    .0
+                    .saturating_sub(now.instant.since(instant).as_nanos() as u64),
+            )
         };
         self.recent.push(DecidedTrace {
             trace: trace.id(),
@@ -333,7 +374,9 @@ impl Table {
         if self.tier == 0 {
             return;
         }
-        let rested = self.relieved_at.is_none_or(|at| now.instant.since(at) >= PRESSURE_INTERVAL);
+        let rested = self
+            .relieved_at
+            .is_none_or(|at| now.instant.since(at) >= PRESSURE_INTERVAL);
         let count = match self.tier {
             1 if rested => self.traces.len() / 10,
             2 if rested => self.traces.len() * 3 / 10,
@@ -359,7 +402,10 @@ impl Table {
     pub fn replay_settlement(&mut self, trace: TraceId, decision: Decision, late: bool) -> (Vec<Place>, u32) {
         let hash = self.options.hash_key.trace(&trace);
         self.decided.insert(hash, trace, decision);
-        let replaying = self.replaying.as_mut().expect("settlements are replayed before resume");
+        let replaying = self
+            .replaying
+            .as_mut()
+            .expect("settlements are replayed before resume");
         if late {
             return replaying.remove(&trace).unwrap_or_default();
         }
@@ -384,7 +430,13 @@ impl Table {
             let decision = self.decided.get(self.options.hash_key.trace(&trace), &trace);
             let decision = decision.expect("late fragments were found late by the cache");
             stats.late_spans[decision.verdict as usize] += u64::from(span_count);
-            out.push(Settlement { trace, decision, late: true, span_count, places });
+            out.push(Settlement {
+                trace,
+                decision,
+                late: true,
+                span_count,
+                places,
+            });
         }
     }
 
@@ -399,7 +451,10 @@ impl Table {
     }
 
     pub fn pending_spans(&self) -> u64 {
-        self.traces.iter().map(|(_, trace)| u64::from(trace.digest().span_count)).sum()
+        self.traces
+            .iter()
+            .map(|(_, trace)| u64::from(trace.digest().span_count))
+            .sum()
     }
 
     pub fn open_trace(&self, id: &TraceId) -> Option<&Trace> {

@@ -96,6 +96,10 @@ impl<'a> Writer<'a> {
 
     /// Asserts that the computed length was the written one.
     pub fn finish(self) {
-        assert!(self.rest.is_empty(), "{} bytes of a computed length were not written", self.rest.len());
+        assert!(
+            self.rest.is_empty(),
+            "{} bytes of a computed length were not written",
+            self.rest.len()
+        );
     }
 }

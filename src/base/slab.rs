@@ -38,7 +38,11 @@ const NO_SLOT: u32 = u32::MAX;
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Slab { chunks: Vec::new(), free: NO_SLOT, len: 0 }
+        Slab {
+            chunks: Vec::new(),
+            free: NO_SLOT,
+            len: 0,
+        }
     }
 }
 
@@ -50,7 +54,9 @@ impl<T> Slab<T> {
         self.len += 1;
         if self.free != NO_SLOT {
             let slot = self.free;
-            let entry = self.entry_mut(slot).expect("the free list names slots that exist");
+            let entry = self
+                .entry_mut(slot)
+                .expect("the free list names slots that exist");
             let Entry::Free { generation, next } = *entry else {
                 unreachable!("the free list names free slots only")
             };
@@ -65,7 +71,10 @@ impl<T> Slab<T> {
         let chunk = &mut self.chunks[chunk_index];
         let slot = chunk_index * CHUNK_SLOTS + chunk.len();
         chunk.push(Entry::Filled { generation: 0, value });
-        Key { slot: u32::try_from(slot).expect("fewer than 2^32 values fit in memory"), generation: 0 }
+        Key {
+            slot: u32::try_from(slot).expect("fewer than 2^32 values fit in memory"),
+            generation: 0,
+        }
     }
 
     pub fn remove(&mut self, key: Key) -> Option<T> {
@@ -74,7 +83,10 @@ impl<T> Slab<T> {
         if !matches!(entry, Entry::Filled { generation, .. } if *generation == key.generation) {
             return None;
         }
-        let freed = Entry::Free { generation: key.generation.wrapping_add(1), next };
+        let freed = Entry::Free {
+            generation: key.generation.wrapping_add(1),
+            next,
+        };
         let Entry::Filled { value, .. } = std::mem::replace(entry, freed) else {
             unreachable!("matched above")
         };
@@ -102,7 +114,9 @@ impl<T> Slab<T> {
 
     #[inline]
     fn entry_mut(&mut self, slot: u32) -> Option<&mut Entry<T>> {
-        self.chunks.get_mut(slot as usize / CHUNK_SLOTS)?.get_mut(slot as usize % CHUNK_SLOTS)
+        self.chunks
+            .get_mut(slot as usize / CHUNK_SLOTS)?
+            .get_mut(slot as usize % CHUNK_SLOTS)
     }
 
     pub fn len(&self) -> usize {
@@ -114,12 +128,20 @@ impl<T> Slab<T> {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
-        self.chunks.iter().flatten().enumerate().filter_map(|(slot, entry)| match entry {
-            Entry::Filled { generation, value } => {
-                Some((Key { slot: slot as u32, generation: *generation }, value))
-            }
-            Entry::Free { .. } => None,
-        })
+        self.chunks
+            .iter()
+            .flatten()
+            .enumerate()
+            .filter_map(|(slot, entry)| match entry {
+                Entry::Filled { generation, value } => Some((
+                    Key {
+                        slot: slot as u32,
+                        generation: *generation,
+                    },
+                    value,
+                )),
+                Entry::Free { .. } => None,
+            })
     }
 }
 

@@ -93,7 +93,10 @@ impl<K: Copy> Wheel<K> {
     }
 
     pub fn memory_bytes(&self) -> usize {
-        self.slots.iter().map(|slot| slot.capacity() * size_of::<(u64, K)>()).sum()
+        self.slots
+            .iter()
+            .map(|slot| slot.capacity() * size_of::<(u64, K)>())
+            .sum()
     }
 }
 

@@ -29,11 +29,19 @@ pub fn run(loaded: Loaded, log: &LogFlags, files: Vec<String>) -> Result<(), Fai
 pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, Failure> {
     let Loaded { config, policies, .. } = loaded;
     let environment = |message: String| Failure::Environment(message);
-    std::fs::create_dir_all(&config.node.data_dir)
-        .map_err(|error| environment(format!("node.data_dir: {}: {error}", config.node.data_dir.display())))?;
+    std::fs::create_dir_all(&config.node.data_dir).map_err(|error| {
+        environment(format!(
+            "node.data_dir: {}: {error}",
+            config.node.data_dir.display()
+        ))
+    })?;
     let (disk_bytes, free_bytes) = disk_of(&config.node.data_dir)
         .map_err(|error| environment(format!("{}: {error}", config.node.data_dir.display())))?;
-    let wal_bytes = config.wal.max_bytes.clone().or_else(|| (free_bytes / 5).min(WAL_BYTES_AUTO_MAX));
+    let wal_bytes = config
+        .wal
+        .max_bytes
+        .clone()
+        .or_else(|| (free_bytes / 5).min(WAL_BYTES_AUTO_MAX));
     let free_bytes_min = match config.wal.min_free {
         FreeSpace::Percent(percent) => (disk_bytes as f64 * percent / 100.0) as u64,
         FreeSpace::Bytes(bytes) => bytes,
@@ -50,9 +58,13 @@ pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, F
     let mut ingress = ingress::Options::new(transcode);
     ingress.grpc_message_max = config.receivers.grpc.message_bytes_max as usize;
     ingress.http_body_max = config.receivers.http.body_bytes_max as usize;
-    ingress.in_flight_max = (memory_limit_bytes / 100 * 5)
-        .max(config.receivers.grpc.message_bytes_max.max(config.receivers.http.body_bytes_max))
-        as usize;
+    ingress.in_flight_max = (memory_limit_bytes / 100 * 5).max(
+        config
+            .receivers
+            .grpc
+            .message_bytes_max
+            .max(config.receivers.http.body_bytes_max),
+    ) as usize;
     // After SIGTERM clients have less than the 30 seconds of the contract.
     ingress.time.grace = Duration::from_secs(8);
     Ok(NodeOptions {
@@ -72,8 +84,14 @@ pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, F
         annotate: config.sampling.annotate,
         memory_limit_bytes,
         files: config.exporters.iter().map(file_destination).collect(),
-        grpc: resolve("receivers.otlp.protocols.grpc.endpoint", &config.receivers.grpc.endpoint)?,
-        http: resolve("receivers.otlp.protocols.http.endpoint", &config.receivers.http.endpoint)?,
+        grpc: resolve(
+            "receivers.otlp.protocols.grpc.endpoint",
+            &config.receivers.grpc.endpoint,
+        )?,
+        http: resolve(
+            "receivers.otlp.protocols.http.endpoint",
+            &config.receivers.http.endpoint,
+        )?,
         admin: resolve("admin.endpoint", &config.admin.endpoint)?,
         admin_token,
         ingress,
@@ -154,8 +172,13 @@ fn disk_of(path: &Path) -> std::io::Result<(u64, u64)> {
 fn available_memory() -> u64 {
     let memory = rustix::system::sysinfo();
     let ram = memory.totalram as u64 * u64::from(memory.mem_unit);
-    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    let cgroup = limits.iter().filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
+    let limits = [
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ];
+    let cgroup = limits
+        .iter()
+        .filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
     cgroup.fold(ram, u64::min)
 }
 

@@ -135,7 +135,11 @@ impl Admin {
             "/healthz" => Reply::json(StatusCode::OK, &json!({ "healthy": true })),
             "/readyz" => {
                 let why = self.obstacles();
-                let status = if why.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                let status = if why.is_empty() {
+                    StatusCode::OK
+                } else {
+                    StatusCode::SERVICE_UNAVAILABLE
+                };
                 Reply::json(status, &json!({ "ready": why.is_empty(), "why": why }))
             }
             "/metrics" => Reply {
@@ -147,7 +151,10 @@ impl Admin {
             "/api/v1/traces" => self.recent(query),
             _ => match path.strip_prefix("/api/v1/traces/") {
                 Some(id) => self.explain(id),
-                None => Reply::error(StatusCode::NOT_FOUND, "no such page; see /api/v1/status and /metrics"),
+                None => Reply::error(
+                    StatusCode::NOT_FOUND,
+                    "no such page; see /api/v1/status and /metrics",
+                ),
             },
         }
     }
@@ -162,18 +169,29 @@ impl Admin {
                 )),
             };
         };
-        let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or("");
+        let given = request
+            .headers()
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
+        let given = given
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .unwrap_or("");
         match is_same_text(given, token) {
             true => Ok(()),
-            false => Err(Reply::error(StatusCode::UNAUTHORIZED, "send Authorization: Bearer <token>")),
+            false => Err(Reply::error(
+                StatusCode::UNAUTHORIZED,
+                "send Authorization: Bearer <token>",
+            )),
         }
     }
 }
 
 /// Compares in a time that depends on the lengths only.
 fn is_same_text(one: &str, other: &str) -> bool {
-    let differing = one.bytes().zip(other.bytes()).fold(0, |differing, (a, b)| differing | (a ^ b));
+    let differing = one
+        .bytes()
+        .zip(other.bytes())
+        .fold(0, |differing, (a, b)| differing | (a ^ b));
     one.len() == other.len() && differing == 0
 }
 
@@ -187,11 +205,19 @@ impl Reply {
     fn json(status: StatusCode, value: &serde_json::Value) -> Reply {
         let mut body = serde_json::to_vec(value).expect("a value of strings and numbers");
         body.push(b'\n');
-        Reply { status, content_type: "application/json", body }
+        Reply {
+            status,
+            content_type: "application/json",
+            body,
+        }
     }
 
     fn error(status: StatusCode, message: &str) -> Reply {
-        let code = status.canonical_reason().unwrap_or("Error").to_lowercase().replace(' ', "_");
+        let code = status
+            .canonical_reason()
+            .unwrap_or("Error")
+            .to_lowercase()
+            .replace(' ', "_");
         Reply::json(status, &json!({ "error": { "code": code, "message": message } }))
     }
 }
@@ -239,14 +265,19 @@ async fn accept(admin: Rc<Admin>, listener: glommio::net::TcpListener) {
             glommio::timer::sleep(ACCEPT_REST).await;
             continue;
         };
-        let Some(admitted) = admin.connections.admit() else { continue };
+        let Some(admitted) = admin.connections.admit() else {
+            continue;
+        };
         let stream = Stream::new(tcp, buffers.clone(), TURN_BYTES);
         let admin = admin.clone();
         let connection = async move {
             let deadline = admin.connections.deadline();
             deadline.set(CONNECTION_TIME_MAX);
             let mut builder = http1::Builder::new();
-            builder.header_read_timeout(None).max_headers(64).max_buf_size(64 << 10);
+            builder
+                .header_read_timeout(None)
+                .max_headers(64)
+                .max_buf_size(64 << 10);
             let served = builder.serve_connection(stream, Service(admin.clone()));
             // A client that goes away or misbehaves is no concern of ours.
             let _ = deadline.bound(served).await;

@@ -95,7 +95,9 @@ impl Core {
     pub fn start(self: &Rc<Core>) {
         let core = self.clone();
         let timer = async move { core.keep_time().await };
-        glommio::spawn_local_into(timer, self.queue).expect("the queue exists").detach();
+        glommio::spawn_local_into(timer, self.queue)
+            .expect("the queue exists")
+            .detach();
         self.turn(self.clock.now());
     }
 
@@ -164,7 +166,9 @@ impl Core {
                             tracing::error!(error, "cannot export; the traces stay in the kept log");
                         }
                         let now = core.clock.now();
-                        core.shard.borrow_mut().handle_shipped(now, destination, shipment.through, result);
+                        core.shard
+                            .borrow_mut()
+                            .handle_shipped(now, destination, shipment.through, result);
                         core.turn(now);
                     });
                 }
@@ -187,7 +191,9 @@ impl Core {
     }
 
     fn spawn(&self, work: impl Future<Output = ()> + 'static) {
-        glommio::spawn_local_into(work, self.queue).expect("the queue exists").detach();
+        glommio::spawn_local_into(work, self.queue)
+            .expect("the queue exists")
+            .detach();
     }
 
     fn spawn_op(self: &Rc<Core>, log: WhichLog, id: OpId, op: DiskOp<DmaPool>) {
@@ -213,7 +219,9 @@ impl Core {
         loop {
             let now = self.clock.now();
             let due = self.shard.borrow().poll_timeout();
-            let sleep = due.map_or(SLEEP_MAX, |due| due.since(now.instant)).clamp(SLEEP_MIN, SLEEP_MAX);
+            let sleep = due
+                .map_or(SLEEP_MAX, |due| due.since(now.instant))
+                .clamp(SLEEP_MIN, SLEEP_MAX);
             self.wakes_at.set(now.instant.plus(sleep));
             let woken = poll_fn(|context| {
                 if self.woken.replace(false) {
@@ -227,7 +235,12 @@ impl Core {
                 Either::Right(_) => continue,
             }
             let now = self.clock.now();
-            if self.shard.borrow().poll_timeout().is_some_and(|due| due <= now.instant) {
+            if self
+                .shard
+                .borrow()
+                .poll_timeout()
+                .is_some_and(|due| due <= now.instant)
+            {
                 self.shard.borrow_mut().handle_timeout(now);
                 self.turn(now);
             }
@@ -245,16 +258,25 @@ impl TraceService for Service {
         if !core.serving.get() {
             core.shard.borrow_mut().stats_mut().refused[transport as usize][Refusal::NotReady as usize] += 1;
             let message = "this node is stopping".to_string();
-            return Submitted::Refused { retry_after: IN_FLIGHT_RETRY, message };
+            return Submitted::Refused {
+                retry_after: IN_FLIGHT_RETRY,
+                message,
+            };
         }
         if core.disk_low.get() {
             core.shard.borrow_mut().stats_mut().refused[transport as usize][Refusal::Log as usize] += 1;
             let message = "the disk of this node is nearly full".to_string();
-            return Submitted::Refused { retry_after: DISK_LOW_RETRY, message };
+            return Submitted::Refused {
+                retry_after: DISK_LOW_RETRY,
+                message,
+            };
         }
         let (ticket, durable) = ingress::ticket::ticket();
         let now = core.clock.now();
-        let (submission, ticket) = core.shard.borrow_mut().handle_export(now, transport, body, ticket);
+        let (submission, ticket) = core
+            .shard
+            .borrow_mut()
+            .handle_export(now, transport, body, ticket);
         core.turn(now);
         let accepted = |durable, rejected: crate::landing::Rejected| {
             let partial = (rejected.count() > 0).then(|| Partial {
@@ -271,11 +293,18 @@ impl TraceService for Service {
                 }
                 accepted(Durable::already(), rejected)
             }
-            Submission::Invalid(error) => Submitted::Invalid { message: error.to_string() },
+            Submission::Invalid(error) => Submitted::Invalid {
+                message: error.to_string(),
+            },
             Submission::LogRefused(refused) => match refused {
-                Refused::TooLarge { .. } => Submitted::TooLarge { message: refused.to_string() },
+                Refused::TooLarge { .. } => Submitted::TooLarge {
+                    message: refused.to_string(),
+                },
                 Refused::Full { retry } | Refused::NoSpace { retry } | Refused::Failing { retry } => {
-                    Submitted::Refused { retry_after: retry, message: refused.to_string() }
+                    Submitted::Refused {
+                        retry_after: retry,
+                        message: refused.to_string(),
+                    }
                 }
             },
             Submission::InFlight => Submitted::Refused {

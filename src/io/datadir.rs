@@ -35,7 +35,9 @@ pub enum DataDirError {
          wal.durability: none"
     )]
     Tmpfs { path: PathBuf },
-    #[error("{path}: was written by a newer tailkeep (format {format}, this one reads {FORMAT}); nothing was touched")]
+    #[error(
+        "{path}: was written by a newer tailkeep (format {format}, this one reads {FORMAT}); nothing was touched"
+    )]
     Newer { path: PathBuf, format: u32 },
     #[error("{path}: is damaged: {why}; if the logs beside it must be kept, restore it from a backup")]
     Damaged { path: PathBuf, why: String },
@@ -56,7 +58,12 @@ pub struct Identity {
 impl Identity {
     fn draw() -> Identity {
         let hex = || format!("{:016x}", random_u64());
-        Identity { format: FORMAT, node_id: hex(), incarnation: 0, hash_key: [hex(), hex()] }
+        Identity {
+            format: FORMAT,
+            node_id: hex(),
+            incarnation: 0,
+            hash_key: [hex(), hex()],
+        }
     }
 
     pub fn hash_key(&self) -> Option<HashKey> {
@@ -69,7 +76,11 @@ impl Identity {
 pub fn random_u64() -> u64 {
     let mut bytes = [0; 8];
     let drawn = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    assert_eq!(drawn, Ok(bytes.len()), "the kernel gives eight random bytes at once after boot");
+    assert_eq!(
+        drawn,
+        Ok(bytes.len()),
+        "the kernel gives eight random bytes at once after boot"
+    );
     u64::from_ne_bytes(bytes)
 }
 
@@ -84,8 +95,15 @@ pub struct DataDir {
 impl DataDir {
     /// Creates the directory if there is none, takes its lock, and counts a start.
     pub fn open(path: &Path, tmpfs_allowed: bool) -> Result<DataDir, DataDirError> {
-        let io = |error| DataDirError::Io { path: path.to_path_buf(), error };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
+        let io = |error| DataDirError::Io {
+            path: path.to_path_buf(),
+            error,
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(io)?;
         let path = &path.canonicalize().map_err(io)?;
         const TMPFS_MAGIC: u64 = 0x0102_1994;
         const RAMFS_MAGIC: u64 = 0x8584_58f6;
@@ -106,11 +124,18 @@ impl DataDir {
                 _ => {}
             }
             if !fs::symlink_metadata(&path).map_err(io)?.is_dir() {
-                return Err(DataDirError::Damaged { path, why: "it is not a directory".to_string() });
+                return Err(DataDirError::Damaged {
+                    path,
+                    why: "it is not a directory".to_string(),
+                });
             }
         }
         sync_directory(path).map_err(io)?;
-        Ok(DataDir { path: path.clone(), identity, _lock: lock })
+        Ok(DataDir {
+            path: path.clone(),
+            identity,
+            _lock: lock,
+        })
     }
 
     pub fn path(&self) -> &Path {
@@ -161,19 +186,27 @@ pub fn open_segment(directory: &Path, segment: SegmentId) -> io::Result<File> {
 
 fn lock(directory: &Path) -> Result<File, DataDirError> {
     let path = directory.join("lock");
-    let io = |error: rustix::io::Errno| DataDirError::Io { path: path.clone(), error: error.into() };
+    let io = |error: rustix::io::Errno| DataDirError::Io {
+        path: path.clone(),
+        error: error.into(),
+    };
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).map_err(io)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file.into()),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(DataDirError::Locked { path: directory.to_path_buf() }),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(DataDirError::Locked {
+            path: directory.to_path_buf(),
+        }),
         Err(error) => Err(io(error)),
     }
 }
 
 fn read_identity(directory: &Path) -> Result<Option<Identity>, DataDirError> {
     let path = directory.join("node");
-    let file = OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits() as i32).open(&path);
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
+        .open(&path);
     let file = match file {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(DataDirError::Io { path, error }),
@@ -188,14 +221,20 @@ fn read_identity(directory: &Path) -> Result<Option<Identity>, DataDirError> {
     struct Format {
         format: u32,
     }
-    let damaged = |why: serde_json::Error| DataDirError::Damaged { path: path.clone(), why: why.to_string() };
+    let damaged = |why: serde_json::Error| DataDirError::Damaged {
+        path: path.clone(),
+        why: why.to_string(),
+    };
     let Format { format } = serde_json::from_str(&text).map_err(damaged)?;
     if format > FORMAT {
         return Err(DataDirError::Newer { path, format });
     }
     let identity: Identity = serde_json::from_str(&text).map_err(damaged)?;
     if identity.hash_key().is_none() {
-        return Err(DataDirError::Damaged { path, why: "hash_key is not hexadecimal".to_string() });
+        return Err(DataDirError::Damaged {
+            path,
+            why: "hash_key is not hexadecimal".to_string(),
+        });
     }
     Ok(Some(identity))
 }
@@ -203,7 +242,11 @@ fn read_identity(directory: &Path) -> Result<Option<Identity>, DataDirError> {
 fn write_identity(directory: &Path, identity: &Identity) -> io::Result<()> {
     let temporary = directory.join("node.new");
     let _ = fs::remove_file(&temporary);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)?;
     file.write_all(serde_json::to_string(identity)?.as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, directory.join("node"))?;
@@ -236,7 +279,10 @@ mod tests {
     fn a_second_process_is_refused() {
         let directory = directory();
         let _first = DataDir::open(directory.path(), true).expect("new");
-        assert!(matches!(DataDir::open(directory.path(), true), Err(DataDirError::Locked { .. })));
+        assert!(matches!(
+            DataDir::open(directory.path(), true),
+            Err(DataDirError::Locked { .. })
+        ));
     }
 
     #[test]
@@ -245,8 +291,14 @@ mod tests {
         drop(DataDir::open(directory.path(), true).expect("new"));
         let newer = r#"{"format":99,"later":true}"#;
         fs::write(directory.path().join("node"), newer).expect("written");
-        assert!(matches!(DataDir::open(directory.path(), true), Err(DataDirError::Newer { format: 99, .. })));
-        assert_eq!(fs::read_to_string(directory.path().join("node")).expect("still there"), newer);
+        assert!(matches!(
+            DataDir::open(directory.path(), true),
+            Err(DataDirError::Newer { format: 99, .. })
+        ));
+        assert_eq!(
+            fs::read_to_string(directory.path().join("node")).expect("still there"),
+            newer
+        );
     }
 
     #[test]

@@ -84,7 +84,10 @@ pub struct Disk {
 
 impl Disk {
     pub fn new(log: PathBuf, kept: PathBuf) -> Disk {
-        Disk { directories: [log, kept], files: RefCell::default() }
+        Disk {
+            directories: [log, kept],
+            files: RefCell::default(),
+        }
     }
 
     fn path(&self, log: WhichLog, segment: SegmentId) -> PathBuf {
@@ -94,7 +97,13 @@ impl Disk {
     /// Carries out one operation.
     pub async fn execute(&self, log: WhichLog, op: DiskOp<DmaPool>) -> Result<(), DiskError> {
         match op {
-            DiskOp::OpenSegment { segment, size, reuse, header, .. } => {
+            DiskOp::OpenSegment {
+                segment,
+                size,
+                reuse,
+                header,
+                ..
+            } => {
                 let opened = self.open_segment(log, segment, size, reuse, &header[..]).await;
                 if opened.is_err() {
                     self.files.borrow_mut().remove(&(log, segment));
@@ -104,7 +113,12 @@ impl Disk {
                 }
                 opened
             }
-            DiskOp::Write { segment, offset, data, from } => {
+            DiskOp::Write {
+                segment,
+                offset,
+                data,
+                from,
+            } => {
                 let file = self.file(log, segment).await?;
                 write(&file, data, from, offset).await
             }
@@ -132,7 +146,11 @@ impl Disk {
     ) -> Result<(), DiskError> {
         let path = self.path(log, segment);
         let mut options = OpenOptions::new();
-        options.read(true).write(true).mode(0o600).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
+        options
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
         let file = match reuse {
             Some(old) => {
                 self.close(log, old).await;
@@ -146,7 +164,9 @@ impl Disk {
                 }
                 options.create_new(true);
                 let file = options.dma_open(&path).await.map_err(disk_error)?;
-                file.pre_allocate(PAGE_BYTES as u64 + size, false).await.map_err(disk_error)?;
+                file.pre_allocate(PAGE_BYTES as u64 + size, false)
+                    .await
+                    .map_err(disk_error)?;
                 file
             }
         };
@@ -154,7 +174,9 @@ impl Disk {
         page.as_bytes_mut().copy_from_slice(header);
         let written = file.write_at(page, 0).await.map_err(disk_error)?;
         if written != PAGE_BYTES {
-            return Err(DiskError::ShortWrite { written: written as u64 });
+            return Err(DiskError::ShortWrite {
+                written: written as u64,
+            });
         }
         file.fdatasync().await.map_err(disk_error)?;
         self.sync_directory(log).await?;
@@ -163,7 +185,9 @@ impl Disk {
     }
 
     async fn sync_directory(&self, log: WhichLog) -> Result<(), DiskError> {
-        let directory = Directory::open(&self.directories[log as usize]).await.map_err(disk_error)?;
+        let directory = Directory::open(&self.directories[log as usize])
+            .await
+            .map_err(disk_error)?;
         let synced = directory.sync().await.map_err(disk_error);
         let _ = directory.close().await;
         synced
@@ -175,8 +199,16 @@ impl Disk {
             return Ok(file.clone());
         }
         let mut options = OpenOptions::new();
-        options.read(true).write(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
-        let file = Rc::new(options.dma_open(self.path(log, segment)).await.map_err(disk_error)?);
+        options
+            .read(true)
+            .write(true)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
+        let file = Rc::new(
+            options
+                .dma_open(self.path(log, segment))
+                .await
+                .map_err(disk_error)?,
+        );
         self.files.borrow_mut().insert((log, segment), file.clone());
         Ok(file)
     }
@@ -215,7 +247,9 @@ async fn write(file: &DmaFile, data: DmaShared, from: usize, offset: u64) -> Res
     };
     match written.map_err(disk_error)? {
         written if written == len => Ok(()),
-        written => Err(DiskError::ShortWrite { written: written as u64 }),
+        written => Err(DiskError::ShortWrite {
+            written: written as u64,
+        }),
     }
 }
 

@@ -40,14 +40,22 @@ struct Open {
 impl FileSink {
     /// Creates the file if need be and cuts a torn last line; errors say what to do.
     pub fn new(options: FileOptions) -> io::Result<FileSink> {
-        if let Some(directory) = options.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        if let Some(directory) = options
+            .path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
             fs::create_dir_all(directory)?;
         }
         let cut = cut_torn_line(&options.path)?;
         if cut > 0 {
             tracing::info!(path = %options.path.display(), bytes = cut, "removed an unfinished last line");
         }
-        Ok(FileSink { options, open: RefCell::new(None), reopen: Cell::new(false) })
+        Ok(FileSink {
+            options,
+            open: RefCell::new(None),
+            reopen: Cell::new(false),
+        })
     }
 
     pub fn path(&self) -> &Path {
@@ -93,7 +101,11 @@ impl FileSink {
         let mut at = open.end.get();
         let mut rest = lines;
         while !rest.is_empty() {
-            let written = open.file.write_at(rest.clone(), at).await.map_err(io::Error::from)?;
+            let written = open
+                .file
+                .write_at(rest.clone(), at)
+                .await
+                .map_err(io::Error::from)?;
             if written == 0 {
                 return Err(io::Error::from(io::ErrorKind::WriteZero));
             }
@@ -115,9 +127,15 @@ impl FileSink {
         cut_torn_line(&self.options.path)?;
         let mut options = OpenOptions::new();
         options.write(true).create(true).mode(0o600);
-        let file = options.buffered_open(&self.options.path).await.map_err(io::Error::from)?;
+        let file = options
+            .buffered_open(&self.options.path)
+            .await
+            .map_err(io::Error::from)?;
         let end = file.file_size().await.map_err(io::Error::from)?;
-        let open = Rc::new(Open { file, end: Cell::new(end) });
+        let open = Rc::new(Open {
+            file,
+            end: Cell::new(end),
+        });
         *self.open.borrow_mut() = Some(open.clone());
         Ok(open)
     }
@@ -131,7 +149,11 @@ fn rotate(path: &Path, backup_count_max: u32) -> io::Result<()> {
         PathBuf::from(name)
     };
     for number in (1..=backup_count_max).rev() {
-        let from = if number == 1 { path.to_path_buf() } else { backup(number - 1) };
+        let from = if number == 1 {
+            path.to_path_buf()
+        } else {
+            backup(number - 1)
+        };
         match fs::rename(&from, backup(number)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -142,7 +164,11 @@ fn rotate(path: &Path, backup_count_max: u32) -> io::Result<()> {
 
 /// Cuts what stands after the last end of line. Returns how much that was.
 fn cut_torn_line(path: &Path) -> io::Result<u64> {
-    let mut file = fs::OpenOptions::new().read(true).append(true).create(true).open(path)?;
+    let mut file = fs::OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .open(path)?;
     let len = file.metadata()?.len();
     if !file.metadata()?.is_file() {
         return Ok(0);
@@ -173,7 +199,11 @@ mod tests {
 
     fn run<T: Send + 'static>(work: impl AsyncFnOnce() -> T + Send + 'static) -> T {
         let builder = glommio::LocalExecutorBuilder::default();
-        builder.spawn(move || async move { work().await }).expect("an executor").join().expect("no panic")
+        builder
+            .spawn(move || async move { work().await })
+            .expect("an executor")
+            .join()
+            .expect("no panic")
     }
 
     #[test]
@@ -195,10 +225,17 @@ mod tests {
     fn files_rotate_by_size_and_the_oldest_goes() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("kept.jsonl");
-        let rotation = Some(Rotation { file_bytes_max: 10, backup_count_max: 2 });
+        let rotation = Some(Rotation {
+            file_bytes_max: 10,
+            backup_count_max: 2,
+        });
         let sink_path = path.clone();
         run(async move || {
-            let sink = FileSink::new(FileOptions { path: sink_path, rotation }).expect("a sink");
+            let sink = FileSink::new(FileOptions {
+                path: sink_path,
+                rotation,
+            })
+            .expect("a sink");
             for line in ["first-\n", "second\n", "third-\n", "fourth\n"] {
                 sink.append(line.into()).await.expect("appended");
             }
@@ -216,7 +253,10 @@ mod tests {
         let path = directory.path().join("kept.jsonl");
         let sink_path = path.clone();
         run(async move || {
-            let options = FileOptions { path: sink_path.clone(), rotation: None };
+            let options = FileOptions {
+                path: sink_path.clone(),
+                rotation: None,
+            };
             let sink = FileSink::new(options).expect("a sink");
             sink.append(b"one\n".to_vec()).await.expect("appended");
             fs::rename(&sink_path, sink_path.with_extension("moved")).expect("moved");
@@ -224,6 +264,9 @@ mod tests {
             sink.append(b"two\n".to_vec()).await.expect("appended");
         });
         assert_eq!(fs::read_to_string(&path).expect("read"), "two\n");
-        assert_eq!(fs::read_to_string(path.with_extension("moved")).expect("read"), "one\n");
+        assert_eq!(
+            fs::read_to_string(path.with_extension("moved")).expect("read"),
+            "one\n"
+        );
     }
 }

@@ -107,25 +107,40 @@ pub enum NodeError {
     DataDir(#[from] DataDirError),
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
-    #[error("receivers.otlp.protocols.{protocol}.endpoint: {address}: {error}{}", port_help(error))]
-    Port { protocol: &'static str, address: String, error: io::Error },
+    #[error(
+        "receivers.otlp.protocols.{protocol}.endpoint: {address}: {error}{}",
+        port_help(error)
+    )]
+    Port {
+        protocol: &'static str,
+        address: String,
+        error: io::Error,
+    },
     #[error("admin.endpoint: {address}: {error}{}", port_help(error))]
     AdminPort { address: String, error: io::Error },
     #[error("exporters.{id}.path: {path}: {error}")]
-    File { id: String, path: PathBuf, error: io::Error },
+    File {
+        id: String,
+        path: PathBuf,
+        error: io::Error,
+    },
     #[error(
         "cannot start an io_uring executor: {0}\n  help: io_uring may be switched off (sysctl \
          kernel.io_uring_disabled), forbidden by a container's seccomp profile, or short of locked memory \
          (ulimit -l, at least 512 KiB); Linux 5.19 or newer is needed"
     )]
     Executor(String),
-    #[error("stopped before everything was exported or synced; it is in the log and goes on at the next start")]
+    #[error(
+        "stopped before everything was exported or synced; it is in the log and goes on at the next start"
+    )]
     Unsettled,
 }
 
 fn port_help(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "\n  help: another process listens there; stop it, or use another port (0: any)",
+        io::ErrorKind::AddrInUse => {
+            "\n  help: another process listens there; stop it, or use another port (0: any)"
+        }
         io::ErrorKind::PermissionDenied => "\n  help: ports below 1024 need CAP_NET_BIND_SERVICE",
         _ => "",
     }
@@ -172,7 +187,11 @@ fn retry<T, E>(mut attempt: impl FnMut() -> (Result<T, E>, bool)) -> Result<T, E
 
 fn bind_all(options: &NodeOptions) -> Result<Listeners, NodeError> {
     let port = |protocol| {
-        move |(address, error)| NodeError::Port { protocol, address, error }
+        move |(address, error)| NodeError::Port {
+            protocol,
+            address,
+            error,
+        }
     };
     Ok(Listeners {
         grpc: bind(&options.grpc).map_err(port("grpc"))?,
@@ -187,7 +206,9 @@ fn bind(addresses: &[SocketAddr]) -> Result<TcpListener, (String, io::Error)> {
     for address in addresses {
         let bound = retry(|| {
             let bound = listener::bind(*address, 1);
-            let busy = bound.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
+            let busy = bound
+                .as_ref()
+                .is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
             (bound, busy)
         });
         match bound {
@@ -215,9 +236,8 @@ async fn serve(
         data_dir.log_path(WhichLog::Main, LogId(0)),
         data_dir.log_path(WhichLog::Kept, LogId(0)),
     );
-    let queue = |name, shares, latency| {
-        glommio::executor().create_task_queue(Shares::Static(shares), latency, name)
-    };
+    let queue =
+        |name, shares, latency| glommio::executor().create_task_queue(Shares::Static(shares), latency, name);
     let soon = Latency::Matters(Duration::from_millis(1));
     let ingest = queue("ingest", 1000, soon);
     let log = queue("log", 1000, soon);
@@ -226,9 +246,26 @@ async fn serve(
     core.start();
     let service: Rc<dyn TraceService> = Rc::new(Service(core.clone()));
     let ingress = Ingress::start(options.ingress.clone(), service, clock.clone(), ingest);
-    ingress.serve(Transport::Grpc, listeners.grpc);
-    ingress.serve(Transport::Http, listeners.http);
-    admin.attach(core.clone(), ingress.clone(), LastReplay { traces_resumed, ..last_replay });
+    for (protocol, transport, listener, address) in [
+        ("grpc", Transport::Grpc, listeners.grpc, facts.grpc),
+        ("http", Transport::Http, listeners.http, facts.http),
+    ] {
+        ingress
+            .serve(transport, listener)
+            .map_err(|error| NodeError::Port {
+                protocol,
+                address: address.to_string(),
+                error,
+            })?;
+    }
+    admin.attach(
+        core.clone(),
+        ingress.clone(),
+        LastReplay {
+            traces_resumed,
+            ..last_replay
+        },
+    );
     eprintln!(
         "tailkeep ready node={} grpc={} http={} admin={} data={}",
         facts.node, facts.grpc, facts.http, facts.admin, facts.data_dir
@@ -243,12 +280,19 @@ async fn serve(
         ingress.stop().await;
         stopped.set(true);
     };
-    futures_util::future::select(std::pin::pin!(clients), std::pin::pin!(glommio::timer::sleep(STOP_CLIENTS_TIME)))
-        .await;
+    futures_util::future::select(
+        std::pin::pin!(clients),
+        std::pin::pin!(glommio::timer::sleep(STOP_CLIENTS_TIME)),
+    )
+    .await;
     let settled = core.stop(STOP_LOG_TIME).await;
     let pending = core.shard().table().len();
     tracing::info!(pending_traces = pending, "stopped");
-    if settled { Ok(()) } else { Err(NodeError::Unsettled) }
+    if settled {
+        Ok(())
+    } else {
+        Err(NodeError::Unsettled)
+    }
 }
 
 /// Until a signal ends it: reopens files on SIGHUP, refuses while the disk is nearly full.
@@ -262,7 +306,8 @@ async fn watch(options: &NodeOptions, core: &Rc<Core>, signals: &Signals) {
             core.sinks().iter().for_each(FileSink::reopen);
         }
         if rounds.is_multiple_of(10) {
-            let free = rustix::fs::statvfs(data_dir.as_str()).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
+            let free =
+                rustix::fs::statvfs(data_dir.as_str()).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
             core.set_disk_low(free < options.free_bytes_min);
         }
         rounds = rounds.wrapping_add(1);
@@ -271,7 +316,9 @@ async fn watch(options: &NodeOptions, core: &Rc<Core>, signals: &Signals) {
 
 fn facts(options: &NodeOptions, data_dir: &DataDir, listeners: &Listeners, clock: &Clock) -> Facts {
     let address = |listener: &TcpListener| {
-        listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 0)))
+        listener
+            .local_addr()
+            .unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 0)))
     };
     let now = clock.now();
     Facts {
@@ -322,32 +369,47 @@ async fn replay(
 ) -> Result<(ShardParts<DmaPool>, LastReplay), NodeError> {
     let began = clock.now();
     let log_id = LogId(0);
-    let hash_key = data_dir.identity().hash_key().expect("checked when the directory was opened");
+    let hash_key = data_dir
+        .identity()
+        .hash_key()
+        .expect("checked when the directory was opened");
     let mut table = Table::new(
         TableOptions {
             completion: options.completion,
             hash_key,
             state_bytes_max: options.memory_limit_bytes / 100 * 40,
             kept_count_max: 100_000,
-            dropped_count_max: 1_000_000,
+            decided_count_max: 1_000_000,
         },
         began,
     );
     let mut kept_replay = KeptReplay::default();
-    let kept_found =
-        recovery::replay(&data_dir.log_path(WhichLog::Kept, log_id), log_id, clock, |entry| {
+    let kept_found = recovery::replay(
+        &data_dir.log_path(WhichLog::Kept, log_id),
+        log_id,
+        clock,
+        |entry| {
             kept_replay.entry(entry, began);
-        })
-        .await?;
+        },
+    )
+    .await?;
     let mut replay = Replay::new(log_id, hash_key, &options.policies, &mut table, began);
-    let found = recovery::replay(&data_dir.log_path(WhichLog::Main, log_id), log_id, clock, |entry| {
-        replay.entry(entry);
-    })
+    let found = recovery::replay(
+        &data_dir.log_path(WhichLog::Main, log_id),
+        log_id,
+        clock,
+        |entry| {
+            replay.entry(entry);
+        },
+    )
     .await?;
     let replayed = replay.finish();
     if replayed.malformed + kept_replay.malformed > 0 {
         let entries = replayed.malformed + kept_replay.malformed;
-        tracing::error!(entries, "entries with sound checksums and unknown contents were passed over");
+        tracing::error!(
+            entries,
+            "entries with sound checksums and unknown contents were passed over"
+        );
     }
     let log_options = |group_interval| LogOptions {
         log: log_id,
@@ -411,7 +473,16 @@ async fn replay(
     };
     let destinations = destinations.collect();
     let policies = options.policies.clone();
-    let parts = ShardParts { policies, table, log, kept, replayed, kept_replay, destinations, landing };
+    let parts = ShardParts {
+        policies,
+        table,
+        log,
+        kept,
+        replayed,
+        kept_replay,
+        destinations,
+        landing,
+    };
     Ok((parts, last_replay))
 }
 
@@ -426,7 +497,10 @@ impl Signals {
     /// acknowledged is lost by that.
     fn install() -> Signals {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-        let signals = Signals { stop: Arc::default(), reopen: Arc::default() };
+        let signals = Signals {
+            stop: Arc::default(),
+            reopen: Arc::default(),
+        };
         for signal in [SIGTERM, SIGINT] {
             // Order matters: the flag is looked at before it is set.
             let second = signal_hook::flag::register_conditional_shutdown(signal, 1, signals.stop.clone());

@@ -47,7 +47,10 @@ pub async fn replay(
         tracing::warn!(path = %path.display(), "not a segment; left alone");
     }
     let mut recovery = Recovery::new(log);
-    let refused = |error| RecoveryError::Log { path: directory.to_path_buf(), error };
+    let refused = |error| RecoveryError::Log {
+        path: directory.to_path_buf(),
+        error,
+    };
     for segment in &segments {
         let page = read_segment(directory, *segment, PAGE_BYTES as u64)?;
         recovery.header(*segment, &page).map_err(refused)?;
@@ -68,11 +71,20 @@ pub async fn replay(
         log_seed: recovered.log_seed,
         entries: recovered.entries,
         torn_bytes: recovered.torn_bytes,
-        corrupt_bytes: recovered.corrupt.iter().map(|range| range.end.since(range.start)).sum(),
+        corrupt_bytes: recovered
+            .corrupt
+            .iter()
+            .map(|range| range.end.since(range.start))
+            .sum(),
         entries_lost: recovered.entries_lost,
         start: recovered.start.clone(),
     };
-    report(directory, &recovered, &found, clock.now().instant.since(began.instant));
+    report(
+        directory,
+        &recovered,
+        &found,
+        clock.now().instant.since(began.instant),
+    );
     Ok(found)
 }
 
@@ -116,5 +128,8 @@ fn read_segment(directory: &Path, segment: SegmentId, len_max: u64) -> Result<Ve
         file.take(len_max).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    read().map_err(|error| RecoveryError::Io { path: directory.join(segment.file_name()), error })
+    read().map_err(|error| RecoveryError::Io {
+        path: directory.join(segment.file_name()),
+        error,
+    })
 }

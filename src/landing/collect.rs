@@ -71,10 +71,16 @@ impl Rejected {
     pub fn message(&self, span_bytes_max: usize) -> String {
         let mut parts = Vec::new();
         if self.bad_trace_id > 0 {
-            parts.push(format!("{} without a trace id of 16 bytes that are not all zero", self.bad_trace_id));
+            parts.push(format!(
+                "{} without a trace id of 16 bytes that are not all zero",
+                self.bad_trace_id
+            ));
         }
         if self.bad_span_id > 0 {
-            parts.push(format!("{} without a span id of 8 bytes that are not all zero", self.bad_span_id));
+            parts.push(format!(
+                "{} without a span id of 8 bytes that are not all zero",
+                self.bad_span_id
+            ));
         }
         if self.too_large > 0 {
             let limit = format!("larger than {span_bytes_max} bytes with its resource and scope");
@@ -112,7 +118,11 @@ impl<'a, 'b> Draft<'a, 'b> {
         let start = self.pieces.len();
         self.pieces.extend_from_slice(pieces);
         let len = pieces.iter().map(|piece| piece.len()).sum();
-        PartDraft { pieces: start..self.pieces.len(), len, resource }
+        PartDraft {
+            pieces: start..self.pieces.len(),
+            len,
+            resource,
+        }
     }
 
     /// The number of a trace in `traces`; spans of one trace mostly stand together.
@@ -130,7 +140,11 @@ impl<'a, 'b> Draft<'a, 'b> {
             return *number;
         }
         let number = traces.len() as u32;
-        traces.push(TraceDraft { id, hash, digest: Digest::EMPTY });
+        traces.push(TraceDraft {
+            id,
+            hash,
+            digest: Digest::EMPTY,
+        });
         by_trace.insert_unique(hash, number, |number| traces[*number as usize].hash);
         number
     }

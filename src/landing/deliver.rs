@@ -60,14 +60,14 @@ impl Queue {
     }
 
     fn get(&self, number: u64) -> Option<&KeptEntry> {
-        self.entries.get(usize::try_from(number.checked_sub(self.first)?).ok()?)
+        self.entries
+            .get(usize::try_from(number.checked_sub(self.first)?).ok()?)
     }
 
     /// Where the last entry ever pushed ends.
     pub fn end(&self) -> Position {
         self.end
     }
-
 }
 
 /// A destination and the shipment that it is gathering.
@@ -144,9 +144,22 @@ impl<P: BlockPool, W> Landing<P, W> {
     }
 
     fn gather_for(&mut self, now: Now, index: usize) -> bool {
-        let Landing { deliveries, queue, kept, fetcher, stopping, .. } = self;
-        let Delivery { destination, gathering, ready, gathered, gathered_before, .. } =
-            &mut deliveries[index];
+        let Landing {
+            deliveries,
+            queue,
+            kept,
+            fetcher,
+            stopping,
+            ..
+        } = self;
+        let Delivery {
+            destination,
+            gathering,
+            ready,
+            gathered,
+            gathered_before,
+            ..
+        } = &mut deliveries[index];
         if ready.is_some() {
             return false;
         }
@@ -164,7 +177,9 @@ impl<P: BlockPool, W> Landing<P, W> {
             if state.framed_bytes >= destination.options.batch_bytes {
                 break true;
             }
-            let Some(entry) = queue.get(destination.next() + state.entries) else { break true };
+            let Some(entry) = queue.get(destination.next() + state.entries) else {
+                break true;
+            };
             if turn_bytes >= TURN_BYTES_MAX {
                 break false;
             }
@@ -190,20 +205,34 @@ impl<P: BlockPool, W> Landing<P, W> {
         if !full {
             return turn_bytes >= TURN_BYTES_MAX;
         }
-        let Gathering { lines, entries, spans, through, .. } = gathering.take().expect("just filled");
+        let Gathering {
+            lines,
+            entries,
+            spans,
+            through,
+            ..
+        } = gathering.take().expect("just filled");
         let (bytes, unwritable) = lines.finish();
         destination.stats.failed_spans += unwritable;
-        *ready = Some(Shipment { bytes, through, entries, spans });
+        *ready = Some(Shipment {
+            bytes,
+            through,
+            entries,
+            spans,
+        });
         false
     }
 
     pub(super) fn poll_shipment(&mut self) -> Option<(usize, Shipment)> {
-        self.deliveries.iter_mut().enumerate().find_map(|(index, delivery)| {
-            let shipment = delivery.ready.take()?;
-            delivery.destination.shipped();
-            delivery.out = Some((shipment.entries, shipment.spans, shipment.bytes.len() as u64));
-            Some((index, shipment))
-        })
+        self.deliveries
+            .iter_mut()
+            .enumerate()
+            .find_map(|(index, delivery)| {
+                let shipment = delivery.ready.take()?;
+                delivery.destination.shipped();
+                delivery.out = Some((shipment.entries, shipment.spans, shipment.bytes.len() as u64));
+                Some((index, shipment))
+            })
     }
 
     /// The shipment of a destination ended: `Ok` once it is as durable as the destination makes it.
@@ -212,7 +241,9 @@ impl<P: BlockPool, W> Landing<P, W> {
         let (entries, spans, bytes) = delivery.out.take().expect("one shipment is out, and it ended");
         match result {
             Ok(()) => {
-                delivery.destination.handle_arrived(through, entries, spans, bytes);
+                delivery
+                    .destination
+                    .handle_arrived(through, entries, spans, bytes);
                 self.cursors_changed = true;
                 self.forget_delivered();
                 self.write_prologue();
@@ -225,7 +256,11 @@ impl<P: BlockPool, W> Landing<P, W> {
     }
 
     fn forget_delivered(&mut self) {
-        let next = self.deliveries.iter().map(|delivery| delivery.destination.next()).min();
+        let next = self
+            .deliveries
+            .iter()
+            .map(|delivery| delivery.destination.next())
+            .min();
         let Some(next) = next else { return };
         while self.queue.first < next
             && let Some(entry) = self.queue.entries.pop_front()
@@ -237,7 +272,10 @@ impl<P: BlockPool, W> Landing<P, W> {
 
     /// Everything before it has reached every destination.
     pub(super) fn lowest_cursor(&self) -> Position {
-        let cursors = self.deliveries.iter().map(|delivery| delivery.destination.cursor());
+        let cursors = self
+            .deliveries
+            .iter()
+            .map(|delivery| delivery.destination.cursor());
         cursors.min().unwrap_or_default()
     }
 
@@ -264,7 +302,9 @@ impl<P: BlockPool, W> Landing<P, W> {
     pub(super) fn write_prologue(&mut self) {
         let mut payload = Vec::new();
         record::put_names(&mut payload, &self.options.policy_names, self.cursors());
-        self.log.set_prologue(payload).expect("names and cursors are few, config sees to it");
+        self.log
+            .set_prologue(payload)
+            .expect("names and cursors are few, config sees to it");
     }
 
     pub(super) fn delivery_timeout(&self) -> Option<Instant> {
@@ -272,7 +312,10 @@ impl<P: BlockPool, W> Landing<P, W> {
             if delivery.ready.is_some() || delivery.gathering.is_some() {
                 return None;
             }
-            let oldest = self.queue.get(delivery.destination.next()).map(|entry| entry.kept_at);
+            let oldest = self
+                .queue
+                .get(delivery.destination.next())
+                .map(|entry| entry.kept_at);
             delivery.destination.poll_timeout(oldest)
         });
         timeouts.min()
@@ -316,8 +359,16 @@ fn find_kept<'a, P: BlockPool>(
     if let Some(entry) = kept.resident(position) {
         return Ok(Some(entry.payload));
     }
-    let Some((segment, offset)) = kept.locate(position) else { return Ok(None) };
-    let op = ReadOp { log: WhichLog::Kept, position, segment, offset, len: READ_BYTES };
+    let Some((segment, offset)) = kept.locate(position) else {
+        return Ok(None);
+    };
+    let op = ReadOp {
+        log: WhichLog::Kept,
+        position,
+        segment,
+        offset,
+        len: READ_BYTES,
+    };
     match fetcher.fetch(op) {
         Fetched::Waiting | Fetched::Busy => Err(StillReading),
         Fetched::Lost => Ok(None),

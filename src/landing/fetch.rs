@@ -71,8 +71,11 @@ impl Fetcher {
                 Slot::Lost => Fetched::Lost,
             };
         }
-        let under_way =
-            self.slots.iter().filter(|(_, slot)| matches!(slot, Slot::Wanted(_) | Slot::Reading)).count();
+        let under_way = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| matches!(slot, Slot::Wanted(_) | Slot::Reading))
+            .count();
         if under_way >= READ_COUNT_MAX {
             return Fetched::Busy;
         }
@@ -106,17 +109,31 @@ impl Fetcher {
 
     /// A read brought fewer bytes than the entry has: it is read again, longer.
     pub fn read_more(&mut self, op: ReadOp) {
-        let slot = self.slots.iter_mut().find(|(key, _)| *key == (op.log, op.position));
+        let slot = self
+            .slots
+            .iter_mut()
+            .find(|(key, _)| *key == (op.log, op.position));
         let (_, slot) = slot.expect("a read that is under way is never dropped");
         *slot = Slot::Wanted(op);
     }
 
     pub fn is_idle(&self) -> bool {
-        self.slots.iter().all(|(_, slot)| matches!(slot, Slot::Here(_) | Slot::Lost))
+        self.slots
+            .iter()
+            .all(|(_, slot)| matches!(slot, Slot::Here(_) | Slot::Lost))
     }
 
     pub fn memory_bytes(&self) -> u64 {
-        self.slots.iter().map(|(_, slot)| if let Slot::Here(bytes) = slot { bytes.len() as u64 } else { 0 }).sum()
+        self.slots
+            .iter()
+            .map(|(_, slot)| {
+                if let Slot::Here(bytes) = slot {
+                    bytes.len() as u64
+                } else {
+                    0
+                }
+            })
+            .sum()
     }
 }
 
@@ -126,7 +143,13 @@ mod tests {
 
     fn op(position: u64) -> ReadOp {
         let position = Position(position * 64);
-        ReadOp { log: WhichLog::Main, position, segment: SegmentId(1), offset: 0, len: READ_BYTES }
+        ReadOp {
+            log: WhichLog::Main,
+            position,
+            segment: SegmentId(1),
+            offset: 0,
+            len: READ_BYTES,
+        }
     }
 
     #[test]

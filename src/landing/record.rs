@@ -43,7 +43,13 @@ impl VerdictRecord {
     pub const BYTES: usize = 32;
 
     pub fn put(&self, out: &mut Vec<u8>) {
-        let Decision { verdict, reason, policy, threshold, incomplete } = self.decision;
+        let Decision {
+            verdict,
+            reason,
+            policy,
+            threshold,
+            incomplete,
+        } = self.decision;
         let mut flags = if self.late { LATE } else { 0 };
         flags |= if threshold.is_some() { HAS_THRESHOLD } else { 0 };
         flags |= if incomplete { INCOMPLETE } else { 0 };
@@ -68,10 +74,18 @@ impl VerdictRecord {
                 verdict: Verdict::from_byte(verdict)?,
                 reason: Reason::from_byte(reason)?,
                 policy: (policy != NO_POLICY).then_some(PolicyNumber(policy)),
-                threshold: if flags & HAS_THRESHOLD != 0 { Some(Threshold::new(threshold)?) } else { None },
+                threshold: if flags & HAS_THRESHOLD != 0 {
+                    Some(Threshold::new(threshold)?)
+                } else {
+                    None
+                },
                 incomplete: flags & INCOMPLETE != 0,
             };
-            records.push(VerdictRecord { trace, decision, late: flags & LATE != 0 });
+            records.push(VerdictRecord {
+                trace,
+                decision,
+                late: flags & LATE != 0,
+            });
         }
         Some(records)
     }
@@ -107,7 +121,13 @@ impl CopiedRecord {
             let (entry, run) = (Position(reader.u64()?), reader.u16()?);
             reader.bytes(6)?;
             let (from, to) = (Position(reader.u64()?), Position(reader.u64()?));
-            records.push(CopiedRecord { trace, entry, run, from, to });
+            records.push(CopiedRecord {
+                trace,
+                entry,
+                run,
+                from,
+                to,
+            });
         }
         Some(records)
     }
@@ -138,7 +158,9 @@ pub fn put_cursors<'a>(out: &mut Vec<u8>, cursors: impl ExactSizeIterator<Item =
 pub fn read_cursors(payload: &[u8]) -> Option<Cursors> {
     let mut reader = Reader::new(payload);
     let count = reader.u16()?;
-    (0..count).map(|_| Some((read_text(&mut reader)?, Position(reader.u64()?)))).collect()
+    (0..count)
+        .map(|_| Some((read_text(&mut reader)?, Position(reader.u64()?))))
+        .collect()
 }
 
 pub fn put_names<'a>(
@@ -154,7 +176,9 @@ pub fn put_names<'a>(
 pub fn read_names(payload: &[u8]) -> Option<(Vec<String>, Cursors)> {
     let mut reader = Reader::new(payload);
     let count = reader.u16()?;
-    let policies = (0..count).map(|_| read_text(&mut reader)).collect::<Option<Vec<_>>>()?;
+    let policies = (0..count)
+        .map(|_| read_text(&mut reader))
+        .collect::<Option<Vec<_>>>()?;
     Some((policies, read_cursors(reader.rest())?))
 }
 
@@ -193,7 +217,14 @@ impl<'a> KeptRecord<'a> {
         let reason = Reason::from_byte(reader.u8()?)?;
         let late = reader.u8()? & LATE != 0;
         let policy = (policy != NO_POLICY).then_some(PolicyNumber(policy));
-        Some(KeptRecord { trace, span_count, policy, reason, late, framed: reader.rest() })
+        Some(KeptRecord {
+            trace,
+            span_count,
+            policy,
+            reason,
+            late,
+            framed: reader.rest(),
+        })
     }
 }
 
@@ -218,7 +249,11 @@ mod tests {
                     threshold: kept.then_some(Threshold::KEEP_ALL),
                     incomplete: reason == Reason::Quiet,
                 };
-                records.push(VerdictRecord { trace: trace(), decision, late: reason == Reason::Peer });
+                records.push(VerdictRecord {
+                    trace: trace(),
+                    decision,
+                    late: reason == Reason::Peer,
+                });
             }
         }
         let mut payload = Vec::new();
@@ -241,7 +276,10 @@ mod tests {
         copied.put(&mut payload);
         assert_eq!(CopiedRecord::read_all(&payload), Some(vec![copied]));
 
-        let (names, cursor) = (vec!["errors".to_string(), "größer".to_string()], ("file", Position(77)));
+        let (names, cursor) = (
+            vec!["errors".to_string(), "größer".to_string()],
+            ("file", Position(77)),
+        );
         let mut payload = Vec::new();
         put_names(&mut payload, &names, [cursor].into_iter());
         let cursors = vec![(cursor.0.to_string(), cursor.1)];

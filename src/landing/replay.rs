@@ -72,9 +72,18 @@ pub struct Replayed {
 
 impl<'a> Replay<'a> {
     /// `table` has not resumed.
-    pub fn new(log: LogId, hash_key: HashKey, policies: &'a PolicySet, table: &'a mut Table, now: Now) -> Self {
-        let policy_names: Vec<String> =
-            policies.policies().iter().map(|policy| policy.name.clone()).collect();
+    pub fn new(
+        log: LogId,
+        hash_key: HashKey,
+        policies: &'a PolicySet,
+        table: &'a mut Table,
+        now: Now,
+    ) -> Self {
+        let policy_names: Vec<String> = policies
+            .policies()
+            .iter()
+            .map(|policy| policy.name.clone())
+            .collect();
         Replay {
             log,
             hash_key,
@@ -122,7 +131,9 @@ impl<'a> Replay<'a> {
             let spans_start = self.batch.fingerprints.len() as u32;
             let mut parents = Vec::new();
             for span in spans {
-                let Ok(view) = SpanView::parse(span.bytes) else { continue };
+                let Ok(view) = SpanView::parse(span.bytes) else {
+                    continue;
+                };
                 let resource = payload.resource_of(span.scope)?;
                 digest = digest.merge(self.policies.fold(&view, resources[resource as usize]));
                 if let Some(id) = SpanId::new(view.span_id) {
@@ -133,7 +144,9 @@ impl<'a> Replay<'a> {
             let parents_start = self.batch.fingerprints.len() as u32;
             self.batch.fingerprints.extend(parents);
             let place = self.batch.places.len() as u32;
-            self.batch.places.push(Place::new(self.log, entry.position, number as u16));
+            self.batch
+                .places
+                .push(Place::new(self.log, entry.position, number as u16));
             self.spans += u64::from(digest.span_count);
             self.batch.items.push(Item {
                 trace: run.trace,
@@ -143,7 +156,13 @@ impl<'a> Replay<'a> {
                 parents: parents_start..self.batch.fingerprints.len() as u32,
             });
         }
-        self.table.absorb(now, &self.batch, self.policies, &mut self.uncounted, &mut Vec::new());
+        self.table.absorb(
+            now,
+            &self.batch,
+            self.policies,
+            &mut self.uncounted,
+            &mut Vec::new(),
+        );
         Some(())
     }
 
@@ -151,7 +170,10 @@ impl<'a> Replay<'a> {
     fn moment(&self, arrived: WallTime) -> Now {
         let ago = Duration::from_nanos(self.now.wall.0.saturating_sub(arrived.0));
         let instant = Instant(self.now.instant.0.saturating_sub(ago.as_nanos() as u64));
-        Now { instant, wall: arrived.min(self.now.wall) }
+        Now {
+            instant,
+            wall: arrived.min(self.now.wall),
+        }
     }
 
     fn verdicts(&mut self, payload: &[u8]) -> Option<()> {
@@ -161,12 +183,29 @@ impl<'a> Replay<'a> {
                 None => None,
             };
             let (places, span_count) =
-                self.table.replay_settlement(record.trace, record.decision, record.late);
-            let Some(last) = places.last().copied() else { continue };
+                self.table
+                    .replay_settlement(record.trace, record.decision, record.late);
+            let Some(last) = places.last().copied() else {
+                continue;
+            };
             if record.decision.verdict == Verdict::Keep {
-                let VerdictRecord { trace, decision, late } = record;
-                let settlement = Settlement { trace, decision, late, span_count, places };
-                let job = Job { number: self.jobs.len(), settlement, copy: None };
+                let VerdictRecord {
+                    trace,
+                    decision,
+                    late,
+                } = record;
+                let settlement = Settlement {
+                    trace,
+                    decision,
+                    late,
+                    span_count,
+                    places,
+                };
+                let job = Job {
+                    number: self.jobs.len(),
+                    settlement,
+                    copy: None,
+                };
                 self.jobs.insert((trace, last), job);
             }
         }
@@ -228,7 +267,9 @@ impl KeptReplay {
             self.malformed += 1;
             return;
         };
-        let end = entry.position.plus((crate::wal::entry::HEADER_BYTES + entry.payload.len()) as u64);
+        let end = entry
+            .position
+            .plus((crate::wal::entry::HEADER_BYTES + entry.payload.len()) as u64);
         let kept_entry = KeptEntry {
             position: entry.position,
             end: end.align_up(Place::ENTRY_ALIGN),
@@ -242,7 +283,9 @@ impl KeptReplay {
     /// Whether the copy `from..to` of a fragment of `trace` stands in the kept log whole.
     fn holds(&self, trace: TraceId, from: Position, to: Position) -> bool {
         let start = self.entries.partition_point(|(_, entry)| entry.position < from);
-        let copy = self.entries[start..].iter().take_while(|(_, entry)| entry.position < to);
+        let copy = self.entries[start..]
+            .iter()
+            .take_while(|(_, entry)| entry.position < to);
         let mut last_end = None;
         for (owner, entry) in copy {
             if *owner == trace {
@@ -254,7 +297,11 @@ impl KeptReplay {
 
     /// Which kept fragments must be copied again, given how far all destinations have come; and the entries
     /// that some destination has not got.
-    pub fn reconcile(self, replayed: &mut Replayed, lowest_cursor: Position) -> (Vec<Settlement>, Vec<KeptEntry>) {
+    pub fn reconcile(
+        self,
+        replayed: &mut Replayed,
+        lowest_cursor: Position,
+    ) -> (Vec<Settlement>, Vec<KeptEntry>) {
         let keeps = std::mem::take(&mut replayed.keeps);
         let again = keeps.into_iter().filter(|(settlement, copy)| {
             let Some((from, to)) = *copy else { return true };
@@ -270,7 +317,10 @@ impl LandingOptions {
     /// The numbers that decisions of the table carry are those of the configuration's policies.
     pub fn assert_names(&self, policies: &PolicySet) {
         let mut names = self.policy_names.iter();
-        let same = policies.policies().iter().all(|policy| names.next() == Some(&policy.name));
+        let same = policies
+            .policies()
+            .iter()
+            .all(|policy| names.next() == Some(&policy.name));
         assert!(same, "policy names begin with those of the configuration");
     }
 }

@@ -48,8 +48,19 @@ impl<P: BlockPool, W> Landing<P, W> {
         for chunk in settlements.chunks(VERDICTS_PER_ENTRY) {
             let mut payload = std::mem::take(&mut self.framed);
             payload.clear();
-            for Settlement { trace, decision, late, .. } in chunk {
-                VerdictRecord { trace: *trace, decision: *decision, late: *late }.put(&mut payload);
+            for Settlement {
+                trace,
+                decision,
+                late,
+                ..
+            } in chunk
+            {
+                VerdictRecord {
+                    trace: *trace,
+                    decision: *decision,
+                    late: *late,
+                }
+                .put(&mut payload);
             }
             let end = self.append(now, VERDICTS, &payload);
             self.framed = payload;
@@ -75,7 +86,10 @@ impl<P: BlockPool, W> Landing<P, W> {
                 durable_at,
             }),
             Verdict::Rollup | Verdict::Deny => {
-                settlement.places.iter().for_each(|place| self.log.release(place.entry(), 1));
+                settlement
+                    .places
+                    .iter()
+                    .for_each(|place| self.log.release(place.entry(), 1));
             }
             Verdict::Pending => unreachable!("V1: a settlement carries a verdict"),
         }
@@ -94,7 +108,8 @@ impl<P: BlockPool, W> Landing<P, W> {
     /// Appends one of our own entries; these are not subject to admission.
     pub(super) fn append(&mut self, now: Now, kind: crate::wal::EntryKind, payload: &[u8]) -> Position {
         let out = self.log.begin(now, kind, payload.len());
-        out.expect("our own entries fit in a segment").copy_from_slice(payload);
+        out.expect("our own entries fit in a segment")
+            .copy_from_slice(payload);
         self.tail = self.log.finish(EntryFlags::LAST_OF_RUN).end;
         self.tail
     }
@@ -134,7 +149,14 @@ impl<P: BlockPool, W> Landing<P, W> {
         let (from, to) = job.kept.unwrap_or((tail, tail));
         let Some(last) = job.places.last() else { return };
         let (entry, run) = (last.entry(), last.run());
-        CopiedRecord { trace: job.trace, entry, run, from, to }.put(&mut self.copied);
+        CopiedRecord {
+            trace: job.trace,
+            entry,
+            run,
+            from,
+            to,
+        }
+        .put(&mut self.copied);
     }
 
     /// Copies places of one job; `true` when all are done.
@@ -143,7 +165,13 @@ impl<P: BlockPool, W> Landing<P, W> {
             if *bytes >= TURN_BYTES_MAX {
                 return false;
             }
-            let Landing { log, fetcher, framed, options, .. } = self;
+            let Landing {
+                log,
+                fetcher,
+                framed,
+                options,
+                ..
+            } = self;
             framed.clear();
             let spans = match find_payload(log, fetcher, place) {
                 Found::Waiting => {
@@ -215,7 +243,9 @@ impl<P: BlockPool, W> Landing<P, W> {
     fn look_ahead(&mut self, job: &KeepJob) {
         let durable = self.log.durable();
         let ahead = self.keeps.iter().take_while(|job| job.durable_at <= durable);
-        let places = job.places[job.next..].iter().chain(ahead.flat_map(|job| &job.places));
+        let places = job.places[job.next..]
+            .iter()
+            .chain(ahead.flat_map(|job| &job.places));
         let mut asked = None;
         for place in places.take(LOOK_AHEAD_COUNT) {
             if asked != Some(place.entry()) && self.log.resident(place.entry()).is_none() {
@@ -249,7 +279,13 @@ enum Found<'a> {
 
 fn read_op<P: BlockPool>(log: &Log<P>, entry: Position) -> Option<ReadOp> {
     let (segment, offset) = log.locate(entry)?;
-    Some(ReadOp { log: WhichLog::Main, position: entry, segment, offset, len: READ_BYTES })
+    Some(ReadOp {
+        log: WhichLog::Main,
+        position: entry,
+        segment,
+        offset,
+        len: READ_BYTES,
+    })
 }
 
 fn find_payload<'a, P: BlockPool>(
@@ -260,7 +296,9 @@ fn find_payload<'a, P: BlockPool>(
     if let Some(entry) = log.resident(place.entry()) {
         return Found::Here(entry.payload);
     }
-    let Some(op) = read_op(log, place.entry()) else { return Found::Lost };
+    let Some(op) = read_op(log, place.entry()) else {
+        return Found::Lost;
+    };
     match fetcher.fetch(op) {
         Fetched::Waiting | Fetched::Busy => Found::Waiting,
         Fetched::Lost => Found::Lost,
@@ -282,10 +320,19 @@ fn frame(
 ) -> Option<u32> {
     let payload = SpansPayload::parse(payload).ok()?;
     let (run, spans) = payload.run(place.run())?;
-    assert_eq!(run.trace, job.trace, "W3: place {place:?} names a run of another trace");
+    assert_eq!(
+        run.trace, job.trace,
+        "W3: place {place:?} names a run of another trace"
+    );
     let attributes = scope_attributes(options, job);
-    let threshold = job.decision.threshold.map_or(ThresholdMark::Erase, ThresholdMark::Raise);
-    let mut joiner = Joiner::new(Annotation { scope_attributes: &attributes, threshold });
+    let threshold = job
+        .decision
+        .threshold
+        .map_or(ThresholdMark::Erase, ThresholdMark::Raise);
+    let mut joiner = Joiner::new(Annotation {
+        scope_attributes: &attributes,
+        threshold,
+    });
     let (mut resource, mut scope) = (None, None);
     for span in spans {
         if scope != Some(span.scope) {
@@ -306,11 +353,17 @@ fn frame(
 }
 
 /// What the contract puts on every scope of a kept trace.
-fn scope_attributes<'a>(options: &'a LandingOptions, job: &KeepJob) -> Vec<(&'static str, AttributeValue<'a>)> {
+fn scope_attributes<'a>(
+    options: &'a LandingOptions,
+    job: &KeepJob,
+) -> Vec<(&'static str, AttributeValue<'a>)> {
     if !options.annotate {
         return Vec::new();
     }
-    let policy = job.decision.policy.and_then(|number| options.policy_names.get(number.0 as usize));
+    let policy = job
+        .decision
+        .policy
+        .and_then(|number| options.policy_names.get(number.0 as usize));
     let mut attributes = Vec::with_capacity(5);
     if let Some(policy) = policy {
         attributes.push(("tailsampling.policy", AttributeValue::String(policy)));
@@ -318,7 +371,10 @@ fn scope_attributes<'a>(options: &'a LandingOptions, job: &KeepJob) -> Vec<(&'st
     if job.late {
         attributes.push(("tailsampling.cached_decision", AttributeValue::Bool(true)));
     }
-    attributes.push(("tailkeep.reason", AttributeValue::String(job.decision.reason.name())));
+    attributes.push((
+        "tailkeep.reason",
+        AttributeValue::String(job.decision.reason.name()),
+    ));
     attributes.push(("tailkeep.node", AttributeValue::String(&options.node)));
     if job.decision.incomplete {
         attributes.push(("tailkeep.incomplete", AttributeValue::Bool(true)));

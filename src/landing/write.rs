@@ -40,8 +40,15 @@ pub(super) fn write<P: BlockPool>(
         let spans = &order[start..start + taken];
         start += taken;
         let out = log.begin(now, SPANS, writer.payload_len);
-        writer.write(out.expect("collecting rejects a span that fits in no segment"), spans);
-        let flags = if start == order.len() { EntryFlags::LAST_OF_RUN } else { EntryFlags::NONE };
+        writer.write(
+            out.expect("collecting rejects a span that fits in no segment"),
+            spans,
+        );
+        let flags = if start == order.len() {
+            EntryFlags::LAST_OF_RUN
+        } else {
+            EntryFlags::NONE
+        };
         let appended = log.finish(flags);
         log.hold(appended.position, writer.runs.len() as u32);
         end = appended.end;
@@ -152,7 +159,11 @@ impl<'d, 'a, 'b> Writer<'d, 'a, 'b> {
             }
             if new_run {
                 let trace = self.draft.traces[span.trace as usize].id;
-                self.runs.push(Run { trace, span_count: 0, span_bytes: 0 });
+                self.runs.push(Run {
+                    trace,
+                    span_count: 0,
+                    span_bytes: 0,
+                });
                 self.run_traces.push(span.trace);
             }
             let run = self.runs.last_mut().expect("pushed above or for the span before");
@@ -166,7 +177,11 @@ impl<'d, 'a, 'b> Writer<'d, 'a, 'b> {
         let draft = self.draft;
         let pieces = |part: &PartDraft| &draft.pieces[part.pieces.clone()];
         let mut resources = BumpVec::with_capacity_in(self.resources.len(), self.bump);
-        resources.extend(self.resources.iter().map(|number| pieces(&draft.resources[*number as usize])));
+        resources.extend(
+            self.resources
+                .iter()
+                .map(|number| pieces(&draft.resources[*number as usize])),
+        );
         let mut scopes = BumpVec::with_capacity_in(self.scopes.len(), self.bump);
         scopes.extend(self.scopes.iter().map(|number| {
             let scope = &draft.scopes[*number as usize];
@@ -174,7 +189,10 @@ impl<'d, 'a, 'b> Writer<'d, 'a, 'b> {
         }));
         let spans = order.iter().map(|number| {
             let span = &draft.spans[*number as usize];
-            Span { scope: self.scope_numbers[span.scope as usize].1, bytes: span.bytes }
+            Span {
+                scope: self.scope_numbers[span.scope as usize].1,
+                bytes: span.bytes,
+            }
         });
         payload::write(out, &resources, &scopes, &self.runs, spans);
     }
@@ -191,13 +209,21 @@ fn add_items(draft: &Draft<'_, '_>, order: &[u32], places: &[(u32, Place)], batc
         order = rest;
         let place_count = places.iter().take_while(|(trace, _)| *trace == number).count();
         let places_start = batch.places.len() as u32;
-        batch.places.extend(places[..place_count].iter().map(|(_, place)| *place));
+        batch
+            .places
+            .extend(places[..place_count].iter().map(|(_, place)| *place));
         places = &places[place_count..];
         let span_of = |span: &u32| &draft.spans[*span as usize];
         let spans_start = batch.fingerprints.len() as u32;
-        batch.fingerprints.extend(spans.iter().map(|span| span_of(span).fingerprint));
+        batch
+            .fingerprints
+            .extend(spans.iter().map(|span| span_of(span).fingerprint));
         let parents_start = batch.fingerprints.len() as u32;
-        add_parents(&mut batch.fingerprints, spans_start as usize, spans.iter().map(|span| span_of(span).parent));
+        add_parents(
+            &mut batch.fingerprints,
+            spans_start as usize,
+            spans.iter().map(|span| span_of(span).parent),
+        );
         batch.items.push(Item {
             trace: trace.id,
             digest: trace.digest,

@@ -85,7 +85,13 @@ impl<'a> SpansPayload<'a> {
         }
         let parts = reader.bytes(parts_len)?;
         let spans = reader.rest();
-        let this = SpansPayload { resource_table, scope_table, directory, parts, spans };
+        let this = SpansPayload {
+            resource_table,
+            scope_table,
+            directory,
+            parts,
+            spans,
+        };
         let mut spans_len = 0usize;
         for index in 0..runs {
             TraceId::new(&directory[index as usize * RUN_BYTES..][..16])?;
@@ -103,7 +109,11 @@ impl<'a> SpansPayload<'a> {
         let fields = || Some((reader.array::<16>()?, reader.u32()?, reader.u32()?));
         let (trace, span_count, span_bytes) = { fields }().expect("a directory entry is 24 bytes");
         let trace = TraceId::new(&trace).expect("parse refuses a zero trace id");
-        Run { trace, span_count, span_bytes }
+        Run {
+            trace,
+            span_count,
+            span_bytes,
+        }
     }
 
     /// Every run with its spans, in directory order.
@@ -124,7 +134,10 @@ impl<'a> SpansPayload<'a> {
 
     /// The resource part and the scope part that stand around the spans of scope `index`.
     pub fn context(&self, index: u16) -> Option<(&'a [u8], &'a [u8])> {
-        let entry = self.scope_table.get(index as usize * SCOPE_BYTES..)?.get(..SCOPE_BYTES)?;
+        let entry = self
+            .scope_table
+            .get(index as usize * SCOPE_BYTES..)?
+            .get(..SCOPE_BYTES)?;
         let mut reader = Reader::new(entry);
         let (scope_len, resource) = (reader.u32()? as usize, reader.u16()?);
         let resource_start = self.resource_start(resource);
@@ -193,9 +206,15 @@ impl<'a> Iterator for Spans<'a> {
 /// Bytes that [`write`] will fill.
 pub fn payload_len(resource_lens: &[usize], scope_lens: &[usize], runs: &[Run]) -> usize {
     HEADER_BYTES
-        + resource_lens.iter().map(|len| RESOURCE_BYTES + len).sum::<usize>()
+        + resource_lens
+            .iter()
+            .map(|len| RESOURCE_BYTES + len)
+            .sum::<usize>()
         + scope_lens.iter().map(|len| SCOPE_BYTES + len).sum::<usize>()
-        + runs.iter().map(|run| RUN_BYTES + run.span_bytes as usize).sum::<usize>()
+        + runs
+            .iter()
+            .map(|run| RUN_BYTES + run.span_bytes as usize)
+            .sum::<usize>()
 }
 
 /// Pieces of a request's body that stand for one part.
@@ -233,7 +252,10 @@ pub fn write<'a>(
         writer.u32(run.span_count);
         writer.u32(run.span_bytes);
     }
-    let parts = resources.iter().copied().chain(scopes.iter().map(|(_, pieces)| *pieces));
+    let parts = resources
+        .iter()
+        .copied()
+        .chain(scopes.iter().map(|(_, pieces)| *pieces));
     for piece in parts.flatten() {
         writer.bytes(piece);
     }
@@ -260,16 +282,35 @@ mod tests {
         let scopes: [(u16, Pieces); 3] = [(0, &[b"scope a"]), (1, &[b"scope b"]), (0, &[])];
         let spans = [(2, &b"one"[..]), (0, b"two two"), (1, b"")];
         let spans = spans.map(|(scope, bytes)| Span { scope, bytes });
-        let run_bytes = |spans: &[Span]| spans.iter().map(|span| (SPAN_BYTES + span.bytes.len()) as u32).sum();
+        let run_bytes = |spans: &[Span]| {
+            spans
+                .iter()
+                .map(|span| (SPAN_BYTES + span.bytes.len()) as u32)
+                .sum()
+        };
         let runs = [
-            Run { trace: trace(0), span_count: 2, span_bytes: run_bytes(&spans[..2]) },
-            Run { trace: trace(1), span_count: 1, span_bytes: run_bytes(&spans[2..]) },
+            Run {
+                trace: trace(0),
+                span_count: 2,
+                span_bytes: run_bytes(&spans[..2]),
+            },
+            Run {
+                trace: trace(1),
+                span_count: 1,
+                span_bytes: run_bytes(&spans[2..]),
+            },
         ];
         let mut out = vec![0; payload_len(&[8, 0], &[7, 7, 0], &runs)];
         write(&mut out, &resources, &scopes, &runs, spans.into_iter());
         let payload = SpansPayload::parse(&out).expect("well formed");
-        let read: Vec<_> = payload.runs().map(|(run, spans)| (run, spans.collect::<Vec<_>>())).collect();
-        assert_eq!(read, [(runs[0], spans[..2].to_vec()), (runs[1], spans[2..].to_vec())]);
+        let read: Vec<_> = payload
+            .runs()
+            .map(|(run, spans)| (run, spans.collect::<Vec<_>>()))
+            .collect();
+        assert_eq!(
+            read,
+            [(runs[0], spans[..2].to_vec()), (runs[1], spans[2..].to_vec())]
+        );
         assert_eq!(payload.run(1).map(|(run, _)| run), Some(runs[1]));
         assert!(payload.run(2).is_none());
         assert_eq!(payload.context(0), Some((&b"resource"[..], &b"scope a"[..])));

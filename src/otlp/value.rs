@@ -208,6 +208,37 @@ impl<'a> Attributes<'a> {
             key: number << 3 | 2,
         }
     }
+
+    /// Hands out those whose key `wants` accepts; the values of the others are not looked at.
+    #[inline]
+    pub fn wanted(mut self, wants: impl Fn(&[u8]) -> bool, mut each: impl FnMut(&'a [u8], AnyValueView<'a>)) {
+        loop {
+            if !self.reader.take(self.key) {
+                match behind_others(self.reader, self.key) {
+                    Some(reader) => self.reader = reader,
+                    None => return,
+                }
+            }
+            let Ok(message) = self.reader.bytes() else { return };
+            if only_key(message).is_none_or(&wants) {
+                let (key, value) = key_value(message);
+                each(key, value);
+            }
+        }
+    }
+}
+
+/// The key of a `KeyValue` that is certain to have one only: key, then value, nothing behind it.
+#[inline(always)]
+fn only_key(message: &[u8]) -> Option<&[u8]> {
+    let [0x0a, key_len @ ..0x80, rest @ ..] = message else {
+        return None;
+    };
+    let (key, rest) = rest.split_at_checked(*key_len as usize)?;
+    match rest {
+        [0x12, value_len @ ..0x80, value @ ..] if *value_len as usize == value.len() => Some(key),
+        _ => None,
+    }
 }
 
 impl<'a> Iterator for Attributes<'a> {

@@ -171,9 +171,10 @@ impl PredicateTable {
             ..resource
         };
         if self.wants_attributes() {
-            for (key, value) in span.attributes() {
-                self.look_up(key, value, &mut matched);
-            }
+            span.attributes().wanted(
+                |key| self.class_begin[length_class(key)] != NO_KEY,
+                |key, value| self.look_up(key, value, &mut matched),
+            );
         }
 
         let is_root = span.parent_span_id.iter().all(|byte| *byte == 0);

@@ -34,10 +34,13 @@ impl Histogram {
 
     /// Pairs of upper bound in seconds and values at or below it, without the last, endless bucket.
     pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
-        self.buckets[..BOUND_COUNT].iter().enumerate().scan(0, |total, (index, count)| {
-            *total += count;
-            Some(((1u64 << (FIRST_BOUND_SHIFT + index as u32)) as f64 / 1e9, *total))
-        })
+        self.buckets[..BOUND_COUNT]
+            .iter()
+            .enumerate()
+            .scan(0, |total, (index, count)| {
+                *total += count;
+                Some(((1u64 << (FIRST_BOUND_SHIFT + index as u32)) as f64 / 1e9, *total))
+            })
     }
 }
 

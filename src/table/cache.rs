@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!  current generation  ──full──→  previous generation  ──next full──→  forgotten
+//!
+//!  entry of a trace:  58 bits of a keyed hash │ verdict (2) │ reason (4)
 //! ```
 //!
-//! A kept trace is remembered with its id and its decision. Of a dropped one only 59 bits of a keyed hash stay,
-//! with the reason in the other five: a false hit would send a new trace the way of a dropped one, so its odds
-//! are bounded ([`FALSE_HIT_ODDS_MAX`]) and tested.
+//! Every decided trace leaves such an entry; kept ones are also remembered with their id, policy and threshold.
+//! So a new trace, the usual case, costs one look into each generation. A false hit would send a new trace the
+//! way of another one; its odds are bounded ([`FALSE_HIT_ODDS_MAX`]) and tested.
 
 use crate::base::ids::TraceId;
 use crate::route::{Decision, HashKey};
@@ -15,12 +17,13 @@ use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
 
-/// Odds that a new trace is taken for a dropped one, at the highest count of dropped traces allowed.
+/// Odds that a new trace is taken for a decided one, at the highest count of traces allowed.
 pub const FALSE_HIT_ODDS_MAX: f64 = 1e-9;
 
-/// Dropped traces remembered at most: 2^27 of them among 2^59 fingerprints are odds of 2.3·10⁻¹⁰.
-const DROPPED_COUNT_LIMIT: usize = 1 << 27;
-const REASON_BITS: u32 = 5;
+/// Traces remembered at most: 2^27 of them among 2^58 fingerprints are odds of 4.7·10⁻¹⁰.
+const COUNT_LIMIT: usize = 1 << 27;
+const REASON_BITS: u32 = 4;
+const DECISION_BITS: u32 = 6;
 
 #[derive(Clone, Copy, Debug)]
 struct Kept {
@@ -28,79 +31,89 @@ struct Kept {
     decision: Decision,
 }
 
-/// Two generations of each kind of decision.
+/// Two generations of decisions, and two of the details of kept traces.
 ///
-/// Invariant: each kind holds at least the last `count_max` decisions, and at most twice as many.
+/// Invariant: each kind holds at least the last `count_max`, and at most twice as many.
 #[derive(Debug)]
 pub struct DecidedCache {
     /// Of the fingerprints: another key than the table's, so that they are independent of buckets.
     fingerprint_key: HashKey,
     hash_key: HashKey,
     kept_count_max: usize,
-    dropped_count_max: usize,
+    count_max: usize,
     kept: [HashTable<Kept>; 2],
-    dropped: [HashTable<u64>; 2],
+    entries: [HashTable<u64>; 2],
 }
 
 impl DecidedCache {
-    pub fn new(hash_key: HashKey, kept_count_max: usize, dropped_count_max: usize) -> DecidedCache {
+    pub fn new(hash_key: HashKey, kept_count_max: usize, count_max: usize) -> DecidedCache {
         DecidedCache {
             fingerprint_key: HashKey([!hash_key.0[1], !hash_key.0[0]]),
             hash_key,
             kept_count_max: kept_count_max.max(1),
-            dropped_count_max: dropped_count_max.clamp(1, DROPPED_COUNT_LIMIT / 2),
+            count_max: count_max.clamp(1, COUNT_LIMIT / 2),
             kept: Default::default(),
-            dropped: Default::default(),
+            entries: Default::default(),
         }
     }
 
-    /// `hash` is the table's hash of `trace`. A later Keep overrules a drop (V1).
+    /// `hash` is the table's hash of `trace`. Of two decisions the higher verdict stays (V1).
     pub fn insert(&mut self, hash: u64, trace: TraceId, decision: Decision) {
-        match decision.verdict {
-            Verdict::Pending => {}
-            Verdict::Keep => {
-                if self.find_kept(hash, &trace).is_some() {
-                    return;
+        if decision.verdict == Verdict::Pending {
+            return;
+        }
+        let fingerprint = self.fingerprint(&trace);
+        let entry = fingerprint | (decision.verdict as u64) << REASON_BITS | decision.reason as u64;
+        match self.find(fingerprint) {
+            Some(known) if verdict_of(known) >= decision.verdict => return,
+            Some(_) | None => {}
+        }
+        let is_it = |known: &u64| (known ^ fingerprint) >> DECISION_BITS == 0;
+        match self.entries[0].find_mut(bucket(fingerprint), is_it) {
+            Some(known) => *known = entry,
+            None => {
+                if self.entries[0].len() >= self.count_max {
+                    self.entries.swap(0, 1);
+                    self.entries[0].clear();
                 }
-                if self.kept[0].len() >= self.kept_count_max {
-                    self.kept.swap(0, 1);
-                    self.kept[0].clear();
-                }
-                let key = self.hash_key;
-                self.kept[0].insert_unique(hash, Kept { trace, decision }, |kept| key.trace(&kept.trace));
+                self.entries[0].insert_unique(bucket(entry), entry, |entry| bucket(*entry));
             }
-            Verdict::Rollup | Verdict::Deny => {
-                if self.dropped[0].len() >= self.dropped_count_max {
-                    self.dropped.swap(0, 1);
-                    self.dropped[0].clear();
-                }
-                let denied = u64::from(decision.verdict == Verdict::Deny) << 4;
-                let entry = self.fingerprint(&trace) | denied | decision.reason as u64;
-                self.dropped[0].insert_unique(entry >> REASON_BITS, entry, |entry| entry >> REASON_BITS);
+        }
+        if decision.verdict == Verdict::Keep {
+            if self.kept[0].len() >= self.kept_count_max {
+                self.kept.swap(0, 1);
+                self.kept[0].clear();
             }
+            let key = self.hash_key;
+            self.kept[0].insert_unique(hash, Kept { trace, decision }, |kept| key.trace(&kept.trace));
         }
     }
 
-    /// The decision, if this trace was decided as far back as the cache reaches.
+    /// The decision, if this trace was decided as far back as the cache reaches. Of a kept trace that is known
+    /// by its entry only, policy and threshold are forgotten.
     pub fn get(&self, hash: u64, trace: &TraceId) -> Option<Decision> {
-        if let Some(kept) = self.find_kept(hash, trace) {
+        let entry = self.find(self.fingerprint(trace))?;
+        let verdict = verdict_of(entry);
+        if verdict == Verdict::Keep
+            && let Some(kept) = self.find_kept(hash, trace)
+        {
             return Some(kept.decision);
         }
-        if self.dropped.iter().all(|generation| generation.is_empty()) {
-            return None;
-        }
-        let fingerprint = self.fingerprint(trace);
-        let is_it = |entry: &u64| (entry ^ fingerprint) >> REASON_BITS == 0;
-        let [current, previous] = &self.dropped;
-        let find = |generation: &HashTable<u64>| generation.find(fingerprint >> REASON_BITS, is_it).copied();
-        let entry = find(current).or_else(|| find(previous))?;
         Some(Decision {
-            verdict: if entry >> 4 & 1 == 1 { Verdict::Deny } else { Verdict::Rollup },
-            reason: Reason::from_byte((entry & 0xf) as u8).expect("written from a reason"),
+            verdict,
+            reason: Reason::from_byte((entry & ((1 << REASON_BITS) - 1)) as u8)
+                .expect("written from a reason"),
             policy: None,
             threshold: None,
             incomplete: false,
         })
+    }
+
+    fn find(&self, fingerprint: u64) -> Option<u64> {
+        let is_it = |entry: &u64| (entry ^ fingerprint) >> DECISION_BITS == 0;
+        let [current, previous] = &self.entries;
+        let find = |generation: &HashTable<u64>| generation.find(bucket(fingerprint), is_it).copied();
+        find(current).or_else(|| find(previous))
     }
 
     fn find_kept(&self, hash: u64, trace: &TraceId) -> Option<&Kept> {
@@ -112,15 +125,34 @@ impl DecidedCache {
     fn fingerprint(&self, trace: &TraceId) -> u64 {
         let mut hasher = SipHasher13::new_with_keys(self.fingerprint_key.0[0], self.fingerprint_key.0[1]);
         hasher.write(trace.as_bytes());
-        hasher.finish() >> REASON_BITS << REASON_BITS
+        hasher.finish() >> DECISION_BITS << DECISION_BITS
     }
 
     /// Bytes of both kinds.
     pub fn memory_bytes(&self) -> u64 {
-        let kept: usize = self.kept.iter().map(|generation| generation.allocation_size()).sum();
-        let dropped: usize = self.dropped.iter().map(|generation| generation.allocation_size()).sum();
-        (kept + dropped) as u64
+        let kept: usize = self
+            .kept
+            .iter()
+            .map(|generation| generation.allocation_size())
+            .sum();
+        let entries: usize = self
+            .entries
+            .iter()
+            .map(|generation| generation.allocation_size())
+            .sum();
+        (kept + entries) as u64
     }
+}
+
+/// The hash of an entry: its fingerprint with the empty low bits filled, because a table takes the bucket from the
+/// low bits and the tag from the high ones.
+fn bucket(entry: u64) -> u64 {
+    let fingerprint = entry >> DECISION_BITS;
+    fingerprint ^ fingerprint << DECISION_BITS
+}
+
+fn verdict_of(entry: u64) -> Verdict {
+    Verdict::from_byte((entry >> REASON_BITS & 3) as u8).expect("two bits name four verdicts")
 }
 
 #[cfg(test)]
@@ -138,7 +170,13 @@ mod tests {
     fn decision(verdict: Verdict, reason: Reason) -> Decision {
         let policy = (verdict == Verdict::Keep).then_some(PolicyNumber(3));
         let threshold = policy.and(Threshold::new(77));
-        Decision { verdict, reason, policy, threshold, incomplete: false }
+        Decision {
+            verdict,
+            reason,
+            policy,
+            threshold,
+            incomplete: false,
+        }
     }
 
     const KEY: HashKey = HashKey([11, 13]);
@@ -148,23 +186,27 @@ mod tests {
         let mut cache = DecidedCache::new(KEY, 100, 100);
         for verdict in [Verdict::Keep, Verdict::Rollup, Verdict::Deny] {
             for reason in Reason::ALL {
-                let (id, decided) = (trace(reason as u64 + 100 * verdict as u64), decision(verdict, reason));
+                let (id, decided) = (
+                    trace(reason as u64 + 100 * verdict as u64),
+                    decision(verdict, reason),
+                );
                 cache.insert(KEY.trace(&id), id, decided);
                 assert_eq!(cache.get(KEY.trace(&id), &id), Some(decided));
             }
         }
         for number in 1000..1400 {
-            for verdict in [Verdict::Keep, Verdict::Rollup] {
-                let id = trace(number * 4 + verdict as u64);
-                cache.insert(KEY.trace(&id), id, decision(verdict, Reason::Quiet));
-            }
+            let verdict = Verdict::ALL[1 + number as usize % 3];
+            cache.insert(
+                KEY.trace(&trace(number)),
+                trace(number),
+                decision(verdict, Reason::Quiet),
+            );
         }
         assert_eq!(cache.get(KEY.trace(&trace(100)), &trace(100)), None);
         for number in 1300..1400 {
-            for verdict in [Verdict::Keep, Verdict::Rollup] {
-                let id = trace(number * 4 + verdict as u64);
-                assert_eq!(cache.get(KEY.trace(&id), &id).map(|found| found.verdict), Some(verdict));
-            }
+            let verdict = Verdict::ALL[1 + number as usize % 3];
+            let found = cache.get(KEY.trace(&trace(number)), &trace(number));
+            assert_eq!(found, Some(decision(verdict, Reason::Quiet)));
         }
     }
 
@@ -173,7 +215,11 @@ mod tests {
         for verdicts in [[Verdict::Keep, Verdict::Rollup], [Verdict::Rollup, Verdict::Keep]] {
             let mut cache = DecidedCache::new(KEY, 10, 10);
             for verdict in verdicts {
-                cache.insert(KEY.trace(&trace(1)), trace(1), decision(verdict, Reason::Complete));
+                cache.insert(
+                    KEY.trace(&trace(1)),
+                    trace(1),
+                    decision(verdict, Reason::Complete),
+                );
             }
             let found = cache.get(KEY.trace(&trace(1)), &trace(1));
             assert_eq!(found.map(|found| found.verdict), Some(Verdict::Keep));
@@ -182,13 +228,18 @@ mod tests {
 
     #[test]
     fn odds_of_a_false_hit_are_bounded_and_none_is_seen_in_a_million() {
-        assert!(DROPPED_COUNT_LIMIT as f64 / 2f64.powi(64 - REASON_BITS as i32) < FALSE_HIT_ODDS_MAX);
+        assert!(COUNT_LIMIT as f64 / 2f64.powi(64 - DECISION_BITS as i32) < FALSE_HIT_ODDS_MAX);
         let mut cache = DecidedCache::new(KEY, 10, 200_000);
         for number in 0..200_000 {
             let id = trace(number);
             cache.insert(KEY.trace(&id), id, decision(Verdict::Rollup, Reason::Quiet));
         }
         let false_hits = (1 << 32..(1 << 32) + 1_000_000u64).map(trace);
-        assert_eq!(false_hits.filter(|id| cache.get(KEY.trace(id), id).is_some()).count(), 0);
+        assert_eq!(
+            false_hits
+                .filter(|id| cache.get(KEY.trace(id), id).is_some())
+                .count(),
+            0
+        );
     }
 }

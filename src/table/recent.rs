@@ -43,7 +43,8 @@ impl Recent {
             }
             self.first += 1;
         }
-        self.by_trace.insert(decided.trace, self.first + self.ring.len() as u64);
+        self.by_trace
+            .insert(decided.trace, self.first + self.ring.len() as u64);
         self.ring.push_back(decided);
     }
 
@@ -97,13 +98,19 @@ mod tests {
         let mut again = decided(7);
         again.late_spans = 3;
         recent.push(again);
-        assert_eq!(recent.get(&decided(7).trace).map(|found| found.late_spans), Some(3));
+        assert_eq!(
+            recent.get(&decided(7).trace).map(|found| found.late_spans),
+            Some(3)
+        );
         (100..100 + COUNT_MAX as u64 - 1).for_each(|number| recent.push(decided(number)));
         assert!(recent.get(&decided(7).trace).is_some());
         recent.push(decided(99));
         assert!(recent.get(&decided(7).trace).is_none());
         assert_eq!(recent.iter().count(), COUNT_MAX);
         assert_eq!(recent.by_trace.len(), COUNT_MAX);
-        assert_eq!(recent.get(&decided(99).trace).map(|found| found.decided_at), Some(WallTime(99)));
+        assert_eq!(
+            recent.get(&decided(99).trace).map(|found| found.decided_at),
+            Some(WallTime(99))
+        );
     }
 }

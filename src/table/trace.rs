@@ -37,7 +37,11 @@ impl Trace {
             last_span_at: now.instant,
             root_at: None,
             resumed: false,
-            structure: if structural { Structure::default() } else { Structure::given_up() },
+            structure: if structural {
+                Structure::default()
+            } else {
+                Structure::given_up()
+            },
             first_place: None,
             more_places: Vec::new(),
             older: None,
@@ -89,7 +93,9 @@ impl Trace {
     }
 
     pub fn places(&self) -> impl Iterator<Item = Place> {
-        self.first_place.into_iter().chain(self.more_places.iter().copied())
+        self.first_place
+            .into_iter()
+            .chain(self.more_places.iter().copied())
     }
 
     /// Root seen and every parent resolved, as far as anyone has looked.

@@ -17,10 +17,16 @@ impl Admin {
     pub(super) fn explain(&self, id: &str) -> Reply {
         let id = id.split('?').next().unwrap_or(id);
         let Some(trace) = TraceId::from_hex(id) else {
-            return Reply::error(StatusCode::BAD_REQUEST, "a trace id is 32 hexadecimal digits, not all zero");
+            return Reply::error(
+                StatusCode::BAD_REQUEST,
+                "a trace id is 32 hexadecimal digits, not all zero",
+            );
         };
         let Some(core) = self.core.borrow().clone() else {
-            return Reply::error(StatusCode::SERVICE_UNAVAILABLE, "replaying the log; ask again in a moment");
+            return Reply::error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "replaying the log; ask again in a moment",
+            );
         };
         let shard = core.shard();
         if let Some(open) = shard.table().open_trace(&trace) {
@@ -37,7 +43,10 @@ impl Admin {
                     Some(oldest) => format!("the log reaches back to {}", time_text(oldest)),
                     None => "the log is empty".to_string(),
                 };
-                Reply::error(StatusCode::NOT_FOUND, &format!("nothing is known of this trace; {reach}"))
+                Reply::error(
+                    StatusCode::NOT_FOUND,
+                    &format!("nothing is known of this trace; {reach}"),
+                )
             }
         }
     }
@@ -45,7 +54,10 @@ impl Admin {
     /// `GET /api/v1/traces`.
     pub(super) fn recent(&self, query: &str) -> Reply {
         let Some(core) = self.core.borrow().clone() else {
-            return Reply::error(StatusCode::SERVICE_UNAVAILABLE, "replaying the log; ask again in a moment");
+            return Reply::error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "replaying the log; ask again in a moment",
+            );
         };
         let (mut verdict, mut policy, mut limit) = (None, None, 50usize);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -81,7 +93,13 @@ impl Admin {
 
     fn pending(&self, core: &Core, trace: &Trace) -> Value {
         let now = core.now();
-        let wall = |instant| WallTime(now.wall.0.saturating_sub(now.instant.since(instant).as_nanos() as u64));
+        let wall = |instant| {
+            WallTime(
+                now.wall
+                    .0
+                    .saturating_sub(now.instant.since(instant).as_nanos() as u64),
+            )
+        };
         let seen = Seen {
             first: wall(trace.opened_at()),
             last: wall(trace.progress().last_span_at),
@@ -89,9 +107,16 @@ impl Admin {
             late_spans: 0,
         };
         let place_count = trace.places().count();
-        let resident = trace.places().filter(|place| core.shard().landing().is_resident(*place)).count();
+        let resident = trace
+            .places()
+            .filter(|place| core.shard().landing().is_resident(*place))
+            .count();
         let spans = u64::from(trace.digest().span_count);
-        let in_memory = if place_count == 0 { 0 } else { spans * resident as u64 / place_count as u64 };
+        let in_memory = if place_count == 0 {
+            0
+        } else {
+            spans * resident as u64 / place_count as u64
+        };
         let mut value = self.describe(core, trace.id(), trace.digest(), None, seen, "table");
         value["nodes"] = json!([{
             "node": self.facts.node, "core": 0, "spans": spans, "in_memory": in_memory,
@@ -107,7 +132,14 @@ impl Admin {
             decided: Some(decided.decided_at),
             late_spans: decided.late_spans,
         };
-        self.describe(core, decided.trace, &decided.digest, Some(decided.decision), seen, "table")
+        self.describe(
+            core,
+            decided.trace,
+            &decided.digest,
+            Some(decided.decision),
+            seen,
+            "table",
+        )
     }
 
     /// Of an old decision only the verdict is known, and what goes with it.
@@ -182,5 +214,9 @@ fn policy_name(core: &Core, decision: &Decision) -> Option<String> {
 fn threshold_text(decision: &Decision) -> Option<String> {
     let digits = format!("{:014x}", decision.threshold?.value());
     let trimmed = digits.trim_end_matches('0');
-    Some(if trimmed.is_empty() { "0".to_string() } else { trimmed.to_string() })
+    Some(if trimmed.is_empty() {
+        "0".to_string()
+    } else {
+        trimmed.to_string()
+    })
 }

@@ -14,14 +14,24 @@ struct Text(String);
 
 impl Text {
     fn head(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.0, "# HELP tailkeep_{name} {help}\n# TYPE tailkeep_{name} {kind}");
+        let _ = writeln!(
+            self.0,
+            "# HELP tailkeep_{name} {help}\n# TYPE tailkeep_{name} {kind}"
+        );
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         let _ = write!(self.0, "tailkeep_{name}");
         for (index, (label, text)) in labels.iter().enumerate() {
-            let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = write!(self.0, "{}{label}=\"{escaped}\"", if index == 0 { '{' } else { ',' });
+            let escaped = text
+                .replace('\\', "\\\\")
+                .replace('"', "\\\"")
+                .replace('\n', "\\n");
+            let _ = write!(
+                self.0,
+                "{}{label}=\"{escaped}\"",
+                if index == 0 { '{' } else { ',' }
+            );
         }
         let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
     }
@@ -56,7 +66,11 @@ impl Admin {
         text.head("build_info", "gauge", "Version and commit of this process.");
         let labels = [("version", self.facts.version), ("commit", self.facts.commit)];
         text.sample("build_info", &labels, 1);
-        text.gauge("core_up", "1 while the core serves.", u8::from(self.core.borrow().is_some()));
+        text.gauge(
+            "core_up",
+            "1 while the core serves.",
+            u8::from(self.core.borrow().is_some()),
+        );
         if let Some(core) = &*self.core.borrow() {
             self.add_ledger(&mut text, core);
             self.add_receiver(&mut text, core);
@@ -76,20 +90,48 @@ impl Admin {
         text.head("accepted_items_total", "counter", "Items written to the log.");
         for transport in Transport::ALL {
             let labels = [signal, ("transport", transport.name())];
-            text.sample("accepted_items_total", &labels, spans.accepted[transport as usize]);
+            text.sample(
+                "accepted_items_total",
+                &labels,
+                spans.accepted[transport as usize],
+            );
         }
         let counters = [
-            ("resumed_items_total", "Items found undecided in the log at start.", spans.resumed),
-            ("upgraded_items_total", "Items whose verdict rose to keep.", spans.upgraded),
-            ("kept_items_total", "Items of kept traces.", spans.decided[Verdict::Keep as usize]),
-            ("rolled_up_items_total", "Items of traces that no policy keeps.", spans.decided[Verdict::Rollup as usize]),
-            ("denied_items_total", "Items of traces that a drop policy matched.", spans.decided[Verdict::Deny as usize]),
+            (
+                "resumed_items_total",
+                "Items found undecided in the log at start.",
+                spans.resumed,
+            ),
+            (
+                "upgraded_items_total",
+                "Items whose verdict rose to keep.",
+                spans.upgraded,
+            ),
+            (
+                "kept_items_total",
+                "Items of kept traces.",
+                spans.decided[Verdict::Keep as usize],
+            ),
+            (
+                "rolled_up_items_total",
+                "Items of traces that no policy keeps.",
+                spans.decided[Verdict::Rollup as usize],
+            ),
+            (
+                "denied_items_total",
+                "Items of traces that a drop policy matched.",
+                spans.decided[Verdict::Deny as usize],
+            ),
         ];
         for (name, help, value) in counters {
             text.head(name, "counter", help);
             text.sample(name, &[signal], value);
         }
-        text.head("lost_items_total", "counter", "Items admitted and gone, by reason.");
+        text.head(
+            "lost_items_total",
+            "counter",
+            "Items admitted and gone, by reason.",
+        );
         text.sample("lost_items_total", &[signal, ("reason", "any")], spans.lost);
         text.head("pending_items", "gauge", "Items whose trace is not decided.");
         text.sample("pending_items", &[signal], spans.pending());
@@ -98,36 +140,75 @@ impl Admin {
     fn add_receiver(&self, text: &mut Text, core: &Core) {
         let shard = core.shard();
         let stats: &Stats = shard.stats();
-        text.head("refused_items_total", "counter", "Items not admitted; a refused request counts as one.");
+        text.head(
+            "refused_items_total",
+            "counter",
+            "Items not admitted; a refused request counts as one.",
+        );
         for transport in Transport::ALL {
             for refusal in Refusal::ALL {
                 let value = stats.refused[transport as usize][refusal as usize];
-                let labels = [("signal", "spans"), ("transport", transport.name()), ("reason", refusal.name())];
+                let labels = [
+                    ("signal", "spans"),
+                    ("transport", transport.name()),
+                    ("reason", refusal.name()),
+                ];
                 text.sample("refused_items_total", &labels, value);
             }
         }
-        text.head("requests_total", "counter", "Answered requests by gRPC status code.");
+        text.head(
+            "requests_total",
+            "counter",
+            "Answered requests by gRPC status code.",
+        );
         for transport in Transport::ALL {
             for (code, count) in stats.requests[transport as usize].iter() {
                 let code = code.to_string();
-                let labels = [("signal", "spans"), ("transport", transport.name()), ("code", &code)];
+                let labels = [
+                    ("signal", "spans"),
+                    ("transport", transport.name()),
+                    ("code", &code),
+                ];
                 text.sample("requests_total", &labels, count);
             }
         }
-        text.head("received_bytes_total", "counter", "Bytes of request bodies, on the wire and decoded.");
+        text.head(
+            "received_bytes_total",
+            "counter",
+            "Bytes of request bodies, on the wire and decoded.",
+        );
         for transport in Transport::ALL {
             let (name, index) = (transport.name(), transport as usize);
-            let (wire, decoded) = (stats.received_wire_bytes[index], stats.received_decoded_bytes[index]);
-            text.sample("received_bytes_total", &[("transport", name), ("kind", "wire")], wire);
-            text.sample("received_bytes_total", &[("transport", name), ("kind", "decoded")], decoded);
+            let (wire, decoded) = (
+                stats.received_wire_bytes[index],
+                stats.received_decoded_bytes[index],
+            );
+            text.sample(
+                "received_bytes_total",
+                &[("transport", name), ("kind", "wire")],
+                wire,
+            );
+            text.sample(
+                "received_bytes_total",
+                &[("transport", name), ("kind", "decoded")],
+                decoded,
+            );
         }
-        text.head("ack_seconds", "histogram", "From the end of a request to its reply.");
+        text.head(
+            "ack_seconds",
+            "histogram",
+            "From the end of a request to its reply.",
+        );
         for transport in Transport::ALL {
             let labels = [("transport", transport.name())];
             text.histogram("ack_seconds", &labels, &stats.ack_latency[transport as usize]);
         }
         if let Some(ingress) = &*self.ingress.borrow() {
-            text.gauge("connections", "Open OTLP connections.", ingress.connection_count());
+            text.gauge(
+                "connections",
+                "Open OTLP connections.",
+                ingress.connection_count(),
+            );
             let help = "Connections closed unserved because all room was taken.";
             text.counter("connections_turned_away_total", help, ingress.turned_away_count());
         }
@@ -137,34 +218,78 @@ impl Admin {
         let shard = core.shard();
         let stats = shard.stats();
         let traces = &stats.traces;
-        text.counter("traces_opened_total", "Traces seen for the first time.", traces.opened);
-        text.gauge("traces_pending", "Traces that are not decided.", shard.table().len());
-        text.head("traces_closed_total", "counter", "Closed traces by reason and whether they were whole.");
+        text.counter(
+            "traces_opened_total",
+            "Traces seen for the first time.",
+            traces.opened,
+        );
+        text.gauge(
+            "traces_pending",
+            "Traces that are not decided.",
+            shard.table().len(),
+        );
+        text.head(
+            "traces_closed_total",
+            "counter",
+            "Closed traces by reason and whether they were whole.",
+        );
         for reason in Reason::ALL {
             for (complete, count) in ["false", "true"].iter().zip(traces.closed[reason as usize]) {
-                text.sample("traces_closed_total", &[("reason", reason.name()), ("complete", complete)], count);
+                text.sample(
+                    "traces_closed_total",
+                    &[("reason", reason.name()), ("complete", complete)],
+                    count,
+                );
             }
         }
         text.head("traces_decided_total", "counter", "Decided traces.");
         for verdict in &Verdict::ALL[1..] {
-            text.sample("traces_decided_total", &[("verdict", verdict.name())], traces.decided[*verdict as usize]);
+            text.sample(
+                "traces_decided_total",
+                &[("verdict", verdict.name())],
+                traces.decided[*verdict as usize],
+            );
         }
-        text.head("traces_forced_total", "counter", "Traces decided early for want of memory, by tier.");
+        text.head(
+            "traces_forced_total",
+            "counter",
+            "Traces decided early for want of memory, by tier.",
+        );
         for (tier, count) in ["1", "2", "3"].iter().zip(traces.forced) {
             text.sample("traces_forced_total", &[("tier", tier)], count);
         }
-        text.head("traces_with_error_total", "counter", "Decided traces with an errored span.");
+        text.head(
+            "traces_with_error_total",
+            "counter",
+            "Decided traces with an errored span.",
+        );
         for verdict in &Verdict::ALL[1..] {
             let count = traces.with_error[*verdict as usize];
             text.sample("traces_with_error_total", &[("verdict", verdict.name())], count);
         }
-        text.head("late_spans_total", "counter", "Spans that came after their trace was decided.");
+        text.head(
+            "late_spans_total",
+            "counter",
+            "Spans that came after their trace was decided.",
+        );
         for verdict in &Verdict::ALL[1..] {
-            text.sample("late_spans_total", &[("verdict", verdict.name())], stats.late_spans[*verdict as usize]);
+            text.sample(
+                "late_spans_total",
+                &[("verdict", verdict.name())],
+                stats.late_spans[*verdict as usize],
+            );
         }
-        text.head("late_span_age_seconds", "histogram", "From the decision to a late span.");
+        text.head(
+            "late_span_age_seconds",
+            "histogram",
+            "From the decision to a late span.",
+        );
         text.histogram("late_span_age_seconds", &[], &stats.late_span_age);
-        text.head("decision_seconds", "histogram", "From a trace's first span to its decision.");
+        text.head(
+            "decision_seconds",
+            "histogram",
+            "From a trace's first span to its decision.",
+        );
         text.histogram("decision_seconds", &[], &stats.decision_age);
     }
 
@@ -172,12 +297,34 @@ impl Admin {
         let shard = core.shard();
         type Value = fn(&crate::stats::PolicyCounts) -> u64;
         let metrics: [(&str, &str, Value); 6] = [
-            ("policy_evaluated_traces_total", "Traces judged.", |counts| counts.evaluated),
-            ("policy_matched_traces_total", "Traces that the policy matched.", |counts| counts.matched),
-            ("policy_decided_traces_total", "Traces for which it is recorded.", |counts| counts.decided),
-            ("policy_sole_traces_total", "Traces that no other policy matched.", |counts| counts.sole),
-            ("policy_kept_spans_total", "Spans of traces that it kept.", |counts| counts.kept_spans),
-            ("policy_kept_bytes_total", "Bytes of traces that it kept.", |counts| counts.kept_bytes),
+            ("policy_evaluated_traces_total", "Traces judged.", |counts| {
+                counts.evaluated
+            }),
+            (
+                "policy_matched_traces_total",
+                "Traces that the policy matched.",
+                |counts| counts.matched,
+            ),
+            (
+                "policy_decided_traces_total",
+                "Traces for which it is recorded.",
+                |counts| counts.decided,
+            ),
+            (
+                "policy_sole_traces_total",
+                "Traces that no other policy matched.",
+                |counts| counts.sole,
+            ),
+            (
+                "policy_kept_spans_total",
+                "Spans of traces that it kept.",
+                |counts| counts.kept_spans,
+            ),
+            (
+                "policy_kept_bytes_total",
+                "Bytes of traces that it kept.",
+                |counts| counts.kept_bytes,
+            ),
         ];
         for (name, help, value) in metrics {
             text.head(name, "counter", help);
@@ -191,11 +338,23 @@ impl Admin {
         let shard = core.shard();
         let now = core.now();
         let destinations: Vec<_> = shard.landing().destinations().collect();
-        text.head("exporter_sent_items_total", "counter", "Items that the destination has.");
+        text.head(
+            "exporter_sent_items_total",
+            "counter",
+            "Items that the destination has.",
+        );
         for to in &destinations {
-            text.sample("exporter_sent_items_total", &[("exporter", &to.id), ("signal", "spans")], to.sent_spans);
+            text.sample(
+                "exporter_sent_items_total",
+                &[("exporter", &to.id), ("signal", "spans")],
+                to.sent_spans,
+            );
         }
-        text.head("exporter_failed_items_total", "counter", "Items that the destination will never get.");
+        text.head(
+            "exporter_failed_items_total",
+            "counter",
+            "Items that the destination will never get.",
+        );
         for to in &destinations {
             let stats = shard.stats();
             let reasons = [
@@ -204,33 +363,67 @@ impl Admin {
                 ("queue_full", stats.spans_lost_queue_full),
             ];
             for (reason, count) in reasons {
-                let labels = [("exporter", to.id.as_str()), ("signal", "spans"), ("reason", reason)];
+                let labels = [
+                    ("exporter", to.id.as_str()),
+                    ("signal", "spans"),
+                    ("reason", reason),
+                ];
                 text.sample("exporter_failed_items_total", &labels, count);
             }
         }
-        text.head("exporter_sent_bytes_total", "counter", "Bytes written to the destination.");
+        text.head(
+            "exporter_sent_bytes_total",
+            "counter",
+            "Bytes written to the destination.",
+        );
         for to in &destinations {
-            text.sample("exporter_sent_bytes_total", &[("exporter", &to.id)], to.sent_bytes);
+            text.sample(
+                "exporter_sent_bytes_total",
+                &[("exporter", &to.id)],
+                to.sent_bytes,
+            );
         }
         text.head("exporter_retries_total", "counter", "Shipments tried again.");
         for to in &destinations {
-            text.sample("exporter_retries_total", &[("exporter", &to.id), ("code", "io")], to.retries);
+            text.sample(
+                "exporter_retries_total",
+                &[("exporter", &to.id), ("code", "io")],
+                to.retries,
+            );
         }
         text.head("exporter_up", "gauge", "1 while shipments arrive.");
         for to in &destinations {
-            text.sample("exporter_up", &[("exporter", &to.id)], u8::from(to.last_error.is_none()));
+            text.sample(
+                "exporter_up",
+                &[("exporter", &to.id)],
+                u8::from(to.last_error.is_none()),
+            );
         }
-        text.head("exporter_queue_items", "gauge", "Kept items that the destination has not got.");
+        text.head(
+            "exporter_queue_items",
+            "gauge",
+            "Kept items that the destination has not got.",
+        );
         for to in &destinations {
-            text.sample("exporter_queue_items", &[("exporter", &to.id), ("signal", "spans")], to.queued_spans);
+            text.sample(
+                "exporter_queue_items",
+                &[("exporter", &to.id), ("signal", "spans")],
+                to.queued_spans,
+            );
         }
         text.head("exporter_queue_bytes", "gauge", "Bytes of them.");
         for to in &destinations {
             text.sample("exporter_queue_bytes", &[("exporter", &to.id)], to.queued_bytes);
         }
-        text.head("exporter_queue_oldest_seconds", "gauge", "Age of the oldest of them.");
+        text.head(
+            "exporter_queue_oldest_seconds",
+            "gauge",
+            "Age of the oldest of them.",
+        );
         for to in &destinations {
-            let age = to.oldest.map_or(0.0, |oldest| now.instant.since(oldest).as_secs_f64());
+            let age = to
+                .oldest
+                .map_or(0.0, |oldest| now.instant.since(oldest).as_secs_f64());
             text.sample("exporter_queue_oldest_seconds", &[("exporter", &to.id)], age);
         }
     }
@@ -241,25 +434,79 @@ impl Admin {
         let landing = shard.landing();
         let (log, kept) = (landing.usage(WhichLog::Main), landing.usage(WhichLog::Kept));
         text.head("wal_bytes", "gauge", "Disk bytes of the logs by state.");
-        text.sample("wal_bytes", &[("state", "used")], log.used_bytes + kept.used_bytes);
-        text.sample("wal_bytes", &[("state", "retained")], log.retained_bytes + kept.retained_bytes);
-        text.sample("wal_bytes", &[("state", "free")], free_disk_bytes(&self.facts.data_dir));
-        text.counter("wal_written_bytes_total", "Bytes written to segments.", log.written_bytes + kept.written_bytes);
+        text.sample(
+            "wal_bytes",
+            &[("state", "used")],
+            log.used_bytes + kept.used_bytes,
+        );
+        text.sample(
+            "wal_bytes",
+            &[("state", "retained")],
+            log.retained_bytes + kept.retained_bytes,
+        );
+        text.sample(
+            "wal_bytes",
+            &[("state", "free")],
+            free_disk_bytes(&self.facts.data_dir),
+        );
+        text.counter(
+            "wal_written_bytes_total",
+            "Bytes written to segments.",
+            log.written_bytes + kept.written_bytes,
+        );
         let poisoned = log.poisoned_segments + kept.poisoned_segments;
-        text.counter("wal_poisoned_segments_total", "Segments whose write or sync failed.", poisoned);
+        text.counter(
+            "wal_poisoned_segments_total",
+            "Segments whose write or sync failed.",
+            poisoned,
+        );
         let replay = self.last_replay.get();
-        text.counter("wal_corrupt_bytes_total", "Bytes of the log that were corrupt at start.", replay.skipped_bytes);
-        let oldest = log.oldest.map_or(0.0, |oldest| now.wall.0.saturating_sub(oldest.0) as f64 / 1e9);
+        text.counter(
+            "wal_corrupt_bytes_total",
+            "Bytes of the log that were corrupt at start.",
+            replay.skipped_bytes,
+        );
+        let oldest = log
+            .oldest
+            .map_or(0.0, |oldest| now.wall.0.saturating_sub(oldest.0) as f64 / 1e9);
         text.gauge("wal_oldest_seconds", "How far the log reaches back.", oldest);
         text.gauge("wal_replay_seconds", "What the last replay took.", replay.seconds);
         text.head("memory_bytes", "gauge", "Bytes of the memory accounts.");
-        text.sample("memory_bytes", &[("kind", "blocks")], log.resident_bytes + kept.resident_bytes);
-        text.sample("memory_bytes", &[("kind", "trace_state")], shard.table().state_bytes());
-        let ingress = self.ingress.borrow().as_ref().map_or(0, |ingress| ingress.in_flight_bytes() as u64);
-        text.sample("memory_bytes", &[("kind", "in_flight")], landing.in_flight_bytes() + ingress);
-        text.gauge("memory_limit_bytes", "memory.limit.", self.facts.memory_limit_bytes);
-        text.gauge("memory_tier", "0 to 3: how short trace state is of room.", shard.table().pressure_tier());
-        text.counter("memory_evicted_bytes_total", "Bytes of blocks that left memory.", landing.evicted_bytes());
+        text.sample(
+            "memory_bytes",
+            &[("kind", "blocks")],
+            log.resident_bytes + kept.resident_bytes,
+        );
+        text.sample(
+            "memory_bytes",
+            &[("kind", "trace_state")],
+            shard.table().state_bytes(),
+        );
+        let ingress = self
+            .ingress
+            .borrow()
+            .as_ref()
+            .map_or(0, |ingress| ingress.in_flight_bytes() as u64);
+        text.sample(
+            "memory_bytes",
+            &[("kind", "in_flight")],
+            landing.in_flight_bytes() + ingress,
+        );
+        text.gauge(
+            "memory_limit_bytes",
+            "memory.limit.",
+            self.facts.memory_limit_bytes,
+        );
+        text.gauge(
+            "memory_tier",
+            "0 to 3: how short trace state is of room.",
+            shard.table().pressure_tier(),
+        );
+        text.counter(
+            "memory_evicted_bytes_total",
+            "Bytes of blocks that left memory.",
+            landing.evicted_bytes(),
+        );
         text.head("core_busy_seconds_total", "counter", "CPU time of the core.");
         text.sample("core_busy_seconds_total", &[("core", "0")], cpu_seconds());
     }

@@ -39,11 +39,11 @@ impl Admin {
     }
 
     fn problems(&self) -> Vec<Value> {
-        let Some(core) = &*self.core.borrow() else { return Vec::new() };
-        let since = time_text(core.now().wall);
-        let problem = |severity: &str, code: &str, message: String| {
-            json!({ "severity": severity, "code": code, "message": message, "since": since })
+        let Some(core) = &*self.core.borrow() else {
+            return Vec::new();
         };
+        let since = time_text(core.now().wall);
+        let problem = |severity: &str, code: &str, message: String| json!({ "severity": severity, "code": code, "message": message, "since": since });
         let shard = core.shard();
         let mut problems = Vec::new();
         if let Err(refused) = shard.landing().admits() {
@@ -51,7 +51,11 @@ impl Admin {
         }
         for destination in shard.landing().destinations() {
             if let Some(error) = destination.last_error {
-                problems.push(problem("warning", "exporter_fails", format!("{}: {error}", destination.id)));
+                problems.push(problem(
+                    "warning",
+                    "exporter_fails",
+                    format!("{}: {error}", destination.id),
+                ));
             }
         }
         let corrupt = self.last_replay.get().skipped_bytes;
@@ -84,7 +88,12 @@ impl Admin {
         );
         let closed: Map<String, Value> = Reason::ALL
             .iter()
-            .map(|reason| (reason.name().into(), stats.traces.closed[*reason as usize].iter().sum::<u64>().into()))
+            .map(|reason| {
+                (
+                    reason.name().into(),
+                    stats.traces.closed[*reason as usize].iter().sum::<u64>().into(),
+                )
+            })
             .collect();
         status.insert(
             "traces".into(),
@@ -97,17 +106,23 @@ impl Admin {
                 "forced": stats.traces.forced.iter().sum::<u64>(), "closed": closed,
             }),
         );
-        let policies = facts.policy_types.iter().zip(&stats.policies).map(|((name, type_name), counts)| {
-            json!({
-                "name": name, "type": type_name, "dry_run": false, "evaluated": counts.evaluated,
-                "matched": counts.matched, "decided": counts.decided, "sole": counts.sole,
-                "kept_spans": counts.kept_spans, "kept_bytes": counts.kept_bytes,
-            })
-        });
+        let policies = facts
+            .policy_types
+            .iter()
+            .zip(&stats.policies)
+            .map(|((name, type_name), counts)| {
+                json!({
+                    "name": name, "type": type_name, "dry_run": false, "evaluated": counts.evaluated,
+                    "matched": counts.matched, "decided": counts.decided, "sole": counts.sole,
+                    "kept_spans": counts.kept_spans, "kept_bytes": counts.kept_bytes,
+                })
+            });
         status.insert("policies".into(), policies.collect());
         let (log, kept) = (landing.usage(WhichLog::Main), landing.usage(WhichLog::Kept));
         let age = |usage: &crate::wal::Usage| {
-            usage.oldest.map_or(0, |oldest| now.wall.0.saturating_sub(oldest.0) / 1_000_000_000)
+            usage
+                .oldest
+                .map_or(0, |oldest| now.wall.0.saturating_sub(oldest.0) / 1_000_000_000)
         };
         let replay = self.last_replay.get();
         status.insert(
@@ -135,7 +150,9 @@ impl Admin {
             }),
         );
         let exporters = landing.destinations().map(|destination| {
-            let oldest = destination.oldest.map_or(0, |oldest| now.instant.since(oldest).as_secs());
+            let oldest = destination
+                .oldest
+                .map_or(0, |oldest| now.instant.since(oldest).as_secs());
             json!({
                 "id": destination.id, "state": destination.state, "sent": destination.sent_spans,
                 "failed": destination.failed_spans, "queued_items": destination.queued_spans,
