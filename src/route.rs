@@ -16,6 +16,7 @@ use crate::base::ids::{CoreId, Place, TraceId};
 use crate::digest::Digest;
 use crate::verdict::{Reason, Threshold, Verdict};
 use siphasher::sip::SipHasher13;
+use smallvec::SmallVec;
 use std::hash::Hasher;
 use std::ops::Range;
 
@@ -97,6 +98,9 @@ pub struct Decision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyNumber(pub u16);
 
+/// Where the spans of one trace lie: one place for each entry with some of them, mostly one or two.
+pub type Places = SmallVec<[Place; 2]>;
+
 /// A decision on its way to a landing core, with the places there that it settles.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settlement {
@@ -105,7 +109,7 @@ pub struct Settlement {
     /// The spans came after the decision.
     pub late: bool,
     pub span_count: u32,
-    pub places: Vec<Place>,
+    pub places: Places,
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ impl<P: BlockPool, W> Shard<P, W> {
         for (_, _, places) in table.fold_of_open_traces() {
             places.into_iter().for_each(|place| landing.hold(place));
         }
-        for keep in &keeps {
+        for keep in keeps {
             keep.places.iter().for_each(|place| landing.hold(*place));
             landing.resume_keep(keep);
         }

@@ -27,7 +27,7 @@ use crate::base::wheel::Wheel;
 use crate::completion::{self, Completion, CompletionOptions};
 use crate::digest::Digest;
 use crate::policy::{PolicySet, Ruling};
-use crate::route::{Decision, HashKey, Item, ItemBatch, PolicyNumber, Settlement};
+use crate::route::{Decision, HashKey, Item, ItemBatch, Places, PolicyNumber, Settlement};
 use crate::stats::Stats;
 use crate::verdict::Reason;
 use hashbrown::{HashMap, HashTable};
@@ -67,7 +67,7 @@ pub struct Table {
     relieved_at: Option<Instant>,
     tier: u8,
     /// During replay: fragments of decided traces whose own verdict entry has not come yet.
-    replaying: Option<HashMap<TraceId, (Vec<Place>, u32)>>,
+    replaying: Option<HashMap<TraceId, (Places, u32)>>,
 }
 
 impl Table {
@@ -173,7 +173,7 @@ impl Table {
             decision,
             late: true,
             span_count,
-            places: places.to_vec(),
+            places: Places::from_slice(places),
         });
     }
 
@@ -399,7 +399,7 @@ impl Table {
     // ---- replay -----------------------------------------------------------------------------------------
 
     /// A verdict entry of the log: the places that it settles, with their span count, leave the table.
-    pub fn replay_settlement(&mut self, trace: TraceId, decision: Decision, late: bool) -> (Vec<Place>, u32) {
+    pub fn replay_settlement(&mut self, trace: TraceId, decision: Decision, late: bool) -> (Places, u32) {
         let hash = self.options.hash_key.trace(&trace);
         self.decided.insert(hash, trace, decision);
         let replaying = self
@@ -414,7 +414,7 @@ impl Table {
                 let span_count = found.digest().span_count;
                 (found.into_places(), span_count)
             }
-            None => (Vec::new(), 0),
+            None => (Places::new(), 0),
         }
     }
 

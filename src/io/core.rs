@@ -230,9 +230,9 @@ impl Core {
                 *self.timer.borrow_mut() = Some(context.waker().clone());
                 Poll::Pending
             });
-            match select(pin!(glommio::timer::sleep(sleep)), pin!(woken)).await {
-                Either::Left(_) => {}
-                Either::Right(_) => continue,
+            // The waker is asked first: a glommio timer that is polled again is registered again.
+            if let Either::Left(_) = select(pin!(woken), pin!(glommio::timer::sleep(sleep))).await {
+                continue;
             }
             let now = self.clock.now();
             if self

@@ -13,7 +13,7 @@ use crate::base::ids::{Place, Position, TraceId};
 use crate::base::time::Now;
 use crate::otlp::join::{Annotation, AttributeValue, Joiner, ThresholdMark};
 use crate::otlp::payload::SpansPayload;
-use crate::route::{Decision, Settlement};
+use crate::route::{Decision, Places, Settlement};
 use crate::stats::Stats;
 use crate::verdict::Verdict;
 use crate::wal::{EntryFlags, Log};
@@ -32,7 +32,7 @@ pub(super) struct KeepJob {
     decision: Decision,
     late: bool,
     span_count: u32,
-    places: Vec<Place>,
+    places: Places,
     /// The place to copy next.
     next: usize,
     copied_spans: u32,
@@ -45,7 +45,8 @@ pub(super) struct KeepJob {
 impl<P: BlockPool, W> Landing<P, W> {
     /// Logs the verdicts and lets go of what is not kept. Empties the list.
     pub fn settle(&mut self, now: Now, settlements: &mut Vec<Settlement>, stats: &mut Stats) {
-        for chunk in settlements.chunks(VERDICTS_PER_ENTRY) {
+        while !settlements.is_empty() {
+            let chunk = ..settlements.len().min(VERDICTS_PER_ENTRY);
             let mut payload = std::mem::take(&mut self.framed);
             payload.clear();
             for Settlement {
@@ -53,7 +54,7 @@ impl<P: BlockPool, W> Landing<P, W> {
                 decision,
                 late,
                 ..
-            } in chunk
+            } in &settlements[chunk]
             {
                 VerdictRecord {
                     trace: *trace,
@@ -64,22 +65,21 @@ impl<P: BlockPool, W> Landing<P, W> {
             }
             let end = self.append(now, VERDICTS, &payload);
             self.framed = payload;
-            for settlement in chunk {
+            for settlement in settlements.drain(chunk) {
                 stats.spans.decided[settlement.decision.verdict as usize] += u64::from(settlement.span_count);
                 self.act_on(settlement, end);
             }
         }
-        settlements.clear();
     }
 
-    fn act_on(&mut self, settlement: &Settlement, durable_at: Position) {
+    fn act_on(&mut self, settlement: Settlement, durable_at: Position) {
         match settlement.decision.verdict {
             Verdict::Keep => self.keeps.push_back(KeepJob {
                 trace: settlement.trace,
                 decision: settlement.decision,
                 late: settlement.late,
                 span_count: settlement.span_count,
-                places: settlement.places.clone(),
+                places: settlement.places,
                 next: 0,
                 copied_spans: 0,
                 kept: None,
@@ -96,7 +96,7 @@ impl<P: BlockPool, W> Landing<P, W> {
     }
 
     /// A Keep that a replay found without a copy: its verdict is durable already.
-    pub fn resume_keep(&mut self, settlement: &Settlement) {
+    pub fn resume_keep(&mut self, settlement: Settlement) {
         self.act_on(settlement, Position::default());
     }
 

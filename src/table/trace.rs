@@ -7,6 +7,7 @@ use crate::base::time::{Instant, Now};
 use crate::completion::Progress;
 use crate::completion::structure::Structure;
 use crate::digest::Digest;
+use crate::route::Places;
 
 /// State of an open trace on its owner.
 ///
@@ -20,9 +21,7 @@ pub struct Trace {
     root_at: Option<Instant>,
     resumed: bool,
     structure: Structure,
-    /// The first place stands here: most traces come in one or two requests.
-    first_place: Option<Place>,
-    more_places: Vec<Place>,
+    places: Places,
     /// Neighbours in the table's list of traces by opening.
     pub(super) older: Option<Key>,
     pub(super) newer: Option<Key>,
@@ -42,8 +41,7 @@ impl Trace {
             } else {
                 Structure::given_up()
             },
-            first_place: None,
-            more_places: Vec::new(),
+            places: Places::new(),
             older: None,
             newer: None,
         }
@@ -63,11 +61,7 @@ impl Trace {
         self.digest = self.digest.merge(digest);
         self.last_span_at = now.instant;
         self.structure.absorb(spans, parents);
-        let mut places = places.iter().copied();
-        if self.first_place.is_none() {
-            self.first_place = places.next();
-        }
-        self.more_places.extend(places);
+        self.places.extend_from_slice(places);
     }
 
     /// After a replay the wait begins anew: it is not the trace's fault that the process was away.
@@ -76,8 +70,8 @@ impl Trace {
         self.last_span_at = now.instant;
     }
 
-    pub(super) fn into_places(self) -> Vec<Place> {
-        self.places().collect()
+    pub(super) fn into_places(self) -> Places {
+        self.places
     }
 
     pub fn id(&self) -> TraceId {
@@ -93,9 +87,7 @@ impl Trace {
     }
 
     pub fn places(&self) -> impl Iterator<Item = Place> {
-        self.first_place
-            .into_iter()
-            .chain(self.more_places.iter().copied())
+        self.places.iter().copied()
     }
 
     /// Root seen and every parent resolved, as far as anyone has looked.
@@ -117,6 +109,10 @@ impl Trace {
 
     /// Bytes outside the table's slot.
     pub(super) fn heap_bytes(&self) -> u64 {
-        (self.more_places.capacity() * size_of::<Place>()) as u64 + self.structure.heap_bytes() as u64
+        let place_bytes = match self.places.spilled() {
+            true => self.places.capacity() * size_of::<Place>(),
+            false => 0,
+        };
+        place_bytes as u64 + self.structure.heap_bytes() as u64
     }
 }
