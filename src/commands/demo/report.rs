@@ -96,7 +96,7 @@ pub fn summary(sent: u64, acknowledged: u64, outcome: &Outcome, account: &Accoun
     row(
         "log",
         format!("{:.1} MB", bytes as f64 / 1e6),
-        "on disk".to_owned(),
+        "on disk, in segments of 8 MiB".to_owned(),
     );
     out + &policies(account)
 }

@@ -108,7 +108,7 @@ static SELECT: &[Operation] = &[Operation {
     attributes: &[("db.system.name", "postgresql"), ("db.operation.name", "SELECT")],
     failure: Some((
         "sqlx::PoolTimedOut",
-        "no free connection to postgresql within 250 ms",
+        "no free connection to postgresql",
     )),
     calls: &[],
 }];
