@@ -38,7 +38,7 @@ pub enum Command {
     Validate(ValidateArguments),
     /// Print the configuration in effect, the defaults, or an example
     PrintConfig(PrintConfigArguments),
-    /// Print what a data directory holds, as OTLP/JSON lines
+    /// List what a data directory holds, or with --json print its spans as OTLP/JSON lines
     Cat(CatArguments),
     /// Translate a Collector's or Refinery's configuration (not yet)
     Convert(UnbuiltArguments),
@@ -95,7 +95,7 @@ pub struct DemoArguments {
     /// How long, such as 30s
     #[arg(long = "for", value_name = "DURATION")]
     pub duration: Option<String>,
-    /// Kill itself in mid-load, start again, and count what was lost
+    /// Kill itself in mid-load, start again, and count what was lost (not yet)
     #[arg(long)]
     pub crash: bool,
 }

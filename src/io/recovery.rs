@@ -6,7 +6,6 @@ use crate::base::block::PAGE_BYTES;
 use crate::base::ids::LogId;
 use crate::wal::recover::{RecoverError, Recovered, Recovery, ReplayedEntry};
 use crate::wal::{LogStart, SegmentId};
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -32,42 +31,132 @@ pub struct FoundLog {
     pub entries_lost: u64,
 }
 
+/// The files of one log, read one segment at a time. Blocks while it reads.
+///
+/// Nothing is written and no lock is needed: whoever does not hold it opens with [`LogFiles::open_live`].
+pub struct LogFiles {
+    directory: PathBuf,
+    recovery: Recovery,
+    segments: Vec<SegmentId>,
+    foreign: Vec<PathBuf>,
+    /// Another process may recycle files meanwhile.
+    live: bool,
+    recycled: Vec<SegmentId>,
+}
+
+impl LogFiles {
+    /// For the process that holds the lock: a file that goes away is an error.
+    pub fn open(directory: &Path, log: LogId) -> Result<LogFiles, RecoveryError> {
+        LogFiles::open_as(directory, log, false)
+    }
+
+    /// For readers beside a running process: the oldest files may go away while they read.
+    pub fn open_live(directory: &Path, log: LogId) -> Result<LogFiles, RecoveryError> {
+        LogFiles::open_as(directory, log, true)
+    }
+
+    fn open_as(directory: &Path, log: LogId, live: bool) -> Result<LogFiles, RecoveryError> {
+        let listed = datadir::segments(directory);
+        let (segments, foreign) = listed.map_err(|error| RecoveryError::Io {
+            path: directory.to_path_buf(),
+            error,
+        })?;
+        let mut files = LogFiles {
+            directory: directory.to_path_buf(),
+            recovery: Recovery::new(log),
+            segments,
+            foreign,
+            live,
+            recycled: Vec::new(),
+        };
+        for segment in files.segments.clone() {
+            if let Some(page) = files.read(segment, PAGE_BYTES as u64)? {
+                let read = files.recovery.header(segment, &page);
+                read.map_err(|error| RecoveryError::Log {
+                    path: directory.to_path_buf(),
+                    error,
+                })?;
+            }
+        }
+        Ok(files)
+    }
+
+    /// What lies among the segments and is none.
+    pub fn foreign(&self) -> &[PathBuf] {
+        &self.foreign
+    }
+
+    pub fn segment_count(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Loads one segment and hands on the entries that count, oldest first. `false`: there is none left.
+    pub fn step(&mut self, fold: &mut impl FnMut(&ReplayedEntry<'_>)) -> Result<bool, RecoveryError> {
+        if let Some(segment) = self.recovery.survey_next() {
+            let file = self.read(segment, u64::MAX)?.unwrap_or_default();
+            self.recovery.survey(segment, &file);
+            return Ok(true);
+        }
+        let Some(segment) = self.recovery.replay_next() else {
+            return Ok(false);
+        };
+        let file = self.read(segment, u64::MAX)?.unwrap_or_default();
+        self.recovery
+            .replay(segment, &file, &mut |entry: ReplayedEntry<'_>| fold(&entry));
+        Ok(true)
+    }
+
+    /// What was found; files that were recycled meanwhile do not count as corrupt.
+    pub fn finish(self) -> Recovered {
+        let mut recovered = self.recovery.finish();
+        let is_recycled = |segment: Option<SegmentId>| segment.is_some_and(|id| self.recycled.contains(&id));
+        recovered.corrupt.retain(|range| !is_recycled(range.segment));
+        recovered
+    }
+
+    /// `None`: the file was recycled before it was read, or while it was.
+    fn read(&mut self, segment: SegmentId, len_max: u64) -> Result<Option<Vec<u8>>, RecoveryError> {
+        let path = self.directory.join(segment.file_name());
+        let read = datadir::open_segment(&self.directory, segment).and_then(|file| {
+            let mut bytes = Vec::new();
+            file.take(len_max).read_to_end(&mut bytes)?;
+            if self.live {
+                std::fs::symlink_metadata(&path)?;
+            }
+            Ok(bytes)
+        });
+        match read {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if self.live && error.kind() == io::ErrorKind::NotFound => {
+                self.recycled.push(segment);
+                Ok(None)
+            }
+            Err(error) => Err(RecoveryError::Io { path, error }),
+        }
+    }
+}
+
 /// Replays one log through `fold`, oldest entry first. Segments are loaded whole, one at a time; between two
-/// of them `rest` is awaited, so that the admin port answers meanwhile.
+/// of them the executor has its turn, so that the admin port answers meanwhile.
 pub async fn replay(
     directory: &Path,
     log: LogId,
     clock: &Clock,
     mut fold: impl FnMut(&ReplayedEntry<'_>),
 ) -> Result<FoundLog, RecoveryError> {
-    let at = |path: PathBuf| move |error| RecoveryError::Io { path, error };
     let began = clock.now();
-    let (segments, foreign) = datadir::segments(directory).map_err(at(directory.to_path_buf()))?;
-    for path in foreign {
+    let mut files = LogFiles::open(directory, log)?;
+    for path in files.foreign() {
         tracing::warn!(path = %path.display(), "not a segment; left alone");
     }
-    let mut recovery = Recovery::new(log);
-    let refused = |error| RecoveryError::Log {
-        path: directory.to_path_buf(),
-        error,
-    };
-    for segment in &segments {
-        let page = read_segment(directory, *segment, PAGE_BYTES as u64)?;
-        recovery.header(*segment, &page).map_err(refused)?;
-    }
-    while let Some(segment) = recovery.survey_next() {
-        recovery.survey(segment, &read_segment(directory, segment, u64::MAX)?);
+    while files.step(&mut fold)? {
         glommio::executor().yield_task_queue_now().await;
     }
-    while let Some(segment) = recovery.replay_next() {
-        let file = read_segment(directory, segment, u64::MAX)?;
-        recovery.replay(segment, &file, &mut |entry: ReplayedEntry<'_>| fold(&entry));
-        glommio::executor().yield_task_queue_now().await;
-    }
-    let recovered = recovery.finish();
+    let segments = files.segment_count();
+    let recovered = files.finish();
     make_durable(directory, &recovered)?;
     let found = FoundLog {
-        segments: segments.len(),
+        segments,
         log_seed: recovered.log_seed,
         entries: recovered.entries,
         torn_bytes: recovered.torn_bytes,
@@ -119,17 +208,4 @@ fn make_durable(directory: &Path, recovered: &Recovered) -> Result<(), RecoveryE
         synced.map_err(|error| RecoveryError::Io { path, error })?;
     }
     Ok(())
-}
-
-fn read_segment(directory: &Path, segment: SegmentId, len_max: u64) -> Result<Vec<u8>, RecoveryError> {
-    let read = || {
-        let file: File = datadir::open_segment(directory, segment)?;
-        let mut bytes = Vec::new();
-        file.take(len_max).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    read().map_err(|error| RecoveryError::Io {
-        path: directory.join(segment.file_name()),
-        error,
-    })
 }
