@@ -1,7 +1,8 @@
 //! W4: replay(durable log) = table, and what was acknowledged comes out, through a whole core without sockets.
 //!
 //! A core is fed random traces on disks that forget what was not synced; it is cut off at random moments and
-//! made again from what its disks kept. A failing round prints its seed; `TAILKEEP_TEST_SEED` repeats it.
+//! made again from what its disks kept. A failing round prints its seed; `TAILKEEP_TEST_SEED` repeats it,
+//! `TAILKEEP_TEST_ROUNDS` asks for more.
 
 #[path = "replay/disk.rs"]
 mod disk; // a disk in memory that a power cut robs of what was not synced
@@ -13,14 +14,16 @@ mod world; // a core, its disks, its destination, and what was sent
 use disk::Random;
 use world::World;
 
-const ROUNDS: u64 = 12;
+const ROUNDS: u64 = 40;
 const STEPS: usize = 250;
 
 fn seeds() -> Vec<u64> {
     let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-    match std::env::var("TAILKEEP_TEST_SEED").ok().and_then(|seed| seed.parse().ok()) {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let first = now().as_nanos() as u64;
+    match number("TAILKEEP_TEST_SEED") {
         Some(seed) => vec![seed],
-        None => (0..ROUNDS).map(|round| now().as_nanos() as u64 + round).collect(),
+        None => (0..number("TAILKEEP_TEST_ROUNDS").unwrap_or(ROUNDS)).map(|round| first + round).collect(),
     }
 }
 

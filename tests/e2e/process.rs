@@ -55,6 +55,8 @@ impl Place {
             ("receivers.otlp.protocols.http.endpoint", "127.0.0.1:0"),
             ("admin.endpoint", "127.0.0.1:0"),
             ("wal.segment_size", "4MiB"),
+            ("receivers.otlp.protocols.grpc.max_recv_msg_size_mib", "2"),
+            ("receivers.otlp.protocols.http.max_request_body_size", "2MiB"),
             ("wal.max_size", "256MiB"),
             // Tests do not fail because somebody filled the disk to 95 %.
             ("wal.min_free", "1MiB"),
@@ -133,7 +135,7 @@ impl Place {
         let tailkeep = self.spawn();
         match tailkeep.wait_ready() {
             Ok(ready) => ready,
-            Err(failed) => panic!("not ready: {}", failed.log()),
+            Err(mut failed) => panic!("not ready: {}", failed.log()),
         }
     }
 
