@@ -229,7 +229,7 @@ fn explain_knows_pending_kept_and_dropped_traces() {
     assert_eq!(tailkeep.ask("/api/v1/traces?verdict=nonsense").0, 400);
     tailkeep.stop_well();
 
-    place.set("completion.quiet", "60s");
+    place.set("completion.quiet", "50s");
     let tailkeep = place.start();
     // Decisions outlive the process.
     for (trace, verdict) in [(kept, "kept"), (dropped, "rolled_up")] {
