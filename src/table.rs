@@ -398,24 +398,26 @@ impl Table {
 
     // ---- replay -----------------------------------------------------------------------------------------
 
-    /// A verdict entry of the log: the places that it settles, with their span count, leave the table.
-    pub fn replay_settlement(&mut self, trace: TraceId, decision: Decision, late: bool) -> (Places, u32) {
+    /// A verdict entry of the log: everything before it of its trace leaves the table. Returned are the places
+    /// that it settles, with their span count.
+    ///
+    /// Whether it was given to late spans does not matter: the verdict that they followed may have left the log
+    /// with an older segment, and then they look like a trace of their own until this entry.
+    pub fn replay_settlement(&mut self, trace: TraceId, decision: Decision) -> (Places, u32) {
         let hash = self.options.hash_key.trace(&trace);
         self.decided.insert(hash, trace, decision);
         let replaying = self
             .replaying
             .as_mut()
             .expect("settlements are replayed before resume");
-        if late {
-            return replaying.remove(&trace).unwrap_or_default();
-        }
-        match self.find(hash, &trace).and_then(|key| self.remove(key)) {
-            Some(found) => {
-                let span_count = found.digest().span_count;
-                (found.into_places(), span_count)
-            }
-            None => (Places::new(), 0),
-        }
+        let (late_places, late_span_count) = replaying.remove(&trace).unwrap_or_default();
+        let Some(open) = self.find(hash, &trace).and_then(|key| self.remove(key)) else {
+            return (late_places, late_span_count);
+        };
+        let span_count = open.digest().span_count + late_span_count;
+        let mut places = open.into_places();
+        places.extend(late_places);
+        (places, span_count)
     }
 
     /// Ends the replay: every resumed trace gets one full `quiet`, late fragments follow their verdict.

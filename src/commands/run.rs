@@ -8,7 +8,9 @@ use crate::io::egress::{FileOptions, Rotation};
 use crate::io::ingress;
 use crate::io::node::{self, FileDestination, NodeOptions};
 use crate::otlp::json;
+use std::fs::DirBuilder;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -29,7 +31,12 @@ pub fn run(loaded: Loaded, log: &LogFlags, files: Vec<String>) -> Result<(), Fai
 pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, Failure> {
     let Loaded { config, policies, .. } = loaded;
     let environment = |message: String| Failure::Environment(message);
-    std::fs::create_dir_all(&config.node.data_dir).map_err(|error| {
+    // Made before its disk is measured, and for its owner only, like everything in it.
+    let made = DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&config.node.data_dir);
+    made.map_err(|error| {
         environment(format!(
             "node.data_dir: {}: {error}",
             config.node.data_dir.display()

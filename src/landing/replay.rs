@@ -182,9 +182,7 @@ impl<'a> Replay<'a> {
                 Some(number) => Some(self.policy_number(self.segment_names.get(number.0 as usize)?.clone())),
                 None => None,
             };
-            let (places, span_count) =
-                self.table
-                    .replay_settlement(record.trace, record.decision, record.late);
+            let (places, span_count) = self.table.replay_settlement(record.trace, record.decision);
             let Some(last) = places.last().copied() else {
                 continue;
             };

@@ -1,0 +1,103 @@
+//! W4: replay(durable log) = table, and what was acknowledged comes out, through a whole core without sockets.
+//!
+//! A core is fed random traces on disks that forget what was not synced; it is cut off at random moments and
+//! made again from what its disks kept. A failing round prints its seed; `TAILKEEP_TEST_SEED` repeats it,
+//! `TAILKEEP_TEST_ROUNDS` asks for more.
+
+#[path = "replay/disk.rs"]
+mod disk; // a disk in memory that a power cut robs of what was not synced
+#[path = "replay/naive.rs"]
+mod naive; // the fold as one would write it without a table
+#[path = "replay/world.rs"]
+mod world; // a core, its disks, its destination, and what was sent
+
+use disk::Random;
+use world::World;
+
+const ROUNDS: u64 = 40;
+const STEPS: usize = 250;
+
+fn seeds() -> Vec<u64> {
+    let now = || {
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .expect("after 1970")
+    };
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let first = now().as_nanos() as u64;
+    match number("TAILKEEP_TEST_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..number("TAILKEEP_TEST_ROUNDS").unwrap_or(ROUNDS))
+            .map(|round| first + round)
+            .collect(),
+    }
+}
+
+fn random_life(world: &mut World, random: &mut Random, steps: usize) {
+    for _ in 0..steps {
+        match random.below(100) {
+            0..35 => world.send(random),
+            35..75 => world.complete_something(random),
+            75..85 => world.ship(random.below(4) > 0),
+            85..97 => world.pass(1 + random.below(60)),
+            _ => world.pass(400),
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_loses_nothing_acknowledged() {
+    for seed in seeds() {
+        println!("TAILKEEP_TEST_SEED={seed}");
+        let mut random = Random(seed);
+        let mut world = World::new(seed);
+        for _ in 0..1 + random.below(4) {
+            random_life(&mut world, &mut random, STEPS);
+            world.power_cut(&mut random);
+            let found = world.restart();
+            assert_eq!(found.corrupt, 0, "a cut is not damage");
+        }
+        random_life(&mut world, &mut random, STEPS / 2);
+        world.settle();
+        world.assert_due_is_out();
+        world.assert_nothing_invented();
+        world.assert_ledger();
+    }
+}
+
+#[test]
+fn damage_loses_only_what_it_hits_and_the_fold_of_the_rest_holds() {
+    for seed in seeds() {
+        println!("TAILKEEP_TEST_SEED={seed}");
+        let mut random = Random(seed);
+        let mut world = World::new(seed);
+        for _ in 0..1 + random.below(3) {
+            random_life(&mut world, &mut random, STEPS);
+            world.power_cut(&mut random);
+            world.damage(&mut random);
+            world.restart();
+            world.forget_what_is_due();
+        }
+        random_life(&mut world, &mut random, STEPS / 2);
+        world.settle();
+        world.assert_due_is_out();
+        world.assert_nothing_invented();
+        world.assert_ledger();
+    }
+}
+
+/// Late spans whose trace's verdict has left the log are late all the same after a restart.
+#[test]
+fn a_late_fragment_stays_late_when_the_verdict_before_it_is_recycled() {
+    let mut random = Random(7);
+    let mut world = World::new(7);
+    world.send_trace(1, true);
+    world.settle();
+    world.recycle(&mut random);
+    world.send_late(1);
+    world.settle_disks();
+    world.power_cut(&mut random);
+    world.restart();
+    world.settle();
+    world.assert_due_is_out();
+}

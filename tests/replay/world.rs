@@ -1,0 +1,544 @@
+//! A core, its two disks, one destination, and what was sent and promised.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
+use prost::Message;
+use tailkeep::base::block::{PAGE_BYTES, VecPool};
+use tailkeep::base::ids::{LogId, Position};
+use tailkeep::base::time::{Instant, Now, WallTime};
+use tailkeep::completion::CompletionOptions;
+use tailkeep::export::{Destination, DestinationOptions, Shipment};
+use tailkeep::landing::fetch::{ReadOp, WhichLog};
+use tailkeep::landing::replay::{KeptReplay, Replay};
+use tailkeep::landing::{Effect, LandingOptions};
+use tailkeep::otlp::json;
+use tailkeep::policy::{PolicyEntry, PolicyKind, PolicyOptions, PolicySet, StatusCode};
+use tailkeep::route::HashKey;
+use tailkeep::shard::{Shard, ShardParts};
+use tailkeep::stats::Transport;
+use tailkeep::table::{Table, TableOptions};
+use tailkeep::wal::recover::{Recovered, Recovery, ReplayedEntry};
+use tailkeep::wal::{Log, LogOptions};
+
+use crate::disk::{Disk, Random};
+use crate::naive::Naive;
+
+const LOG: LogId = LogId(0);
+const HASH_KEY: HashKey = HashKey([0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321]);
+const SEGMENT_BYTES: u64 = 1 << 20;
+
+/// Trace and number of the span in it.
+type SpanKey = (u64, u64);
+/// A request, as the waiter that it leaves behind.
+type Waiter = u64;
+
+pub struct World {
+    policies: PolicySet,
+    core: Option<Shard<VecPool, Waiter>>,
+    main: Disk,
+    kept: Disk,
+    reads: VecDeque<ReadOp>,
+    shipment: Option<Shipment>,
+    now: Now,
+    output: BTreeMap<SpanKey, u32>,
+
+    requests: Vec<Vec<SpanKey>>,
+    acknowledged: BTreeSet<SpanKey>,
+    /// Traces whose error was in the first request. Only their spans are due.
+    errored: BTreeSet<u64>,
+    /// Spans sent of each trace, the newest traces last.
+    traces: Vec<(u64, u64)>,
+    next_trace: u64,
+    /// Traces before this one have been damaged.
+    due_from: u64,
+}
+
+/// What a start found.
+pub struct Found {
+    pub corrupt: usize,
+}
+
+impl World {
+    pub fn new(seed: u64) -> World {
+        let errors = PolicyKind::StatusCode {
+            codes: vec![StatusCode::Error],
+        };
+        let options = PolicyOptions {
+            policies: vec![PolicyEntry {
+                name: "errors".to_owned(),
+                kind: errors,
+            }],
+            ..PolicyOptions::default()
+        };
+        let mut world = World {
+            policies: PolicySet::compile(&options).expect("a right policy"),
+            core: None,
+            main: Disk::default(),
+            kept: Disk::default(),
+            reads: VecDeque::new(),
+            shipment: None,
+            now: Now {
+                instant: Instant(1_000_000_000),
+                wall: WallTime(1_700_000_000_000_000_000 + seed % 1000),
+            },
+            output: BTreeMap::new(),
+            requests: Vec::new(),
+            acknowledged: BTreeSet::new(),
+            errored: BTreeSet::new(),
+            traces: Vec::new(),
+            next_trace: 1,
+            due_from: 0,
+        };
+        world.restart();
+        world
+    }
+
+    // ---- what happens -----------------------------------------------------------------------------------
+
+    /// A new trace, more of a recent one, or something late.
+    pub fn send(&mut self, random: &mut Random) {
+        let is_new = self.traces.is_empty() || random.below(2) == 0;
+        let (trace, from, fails) = if is_new {
+            self.next_trace += 1;
+            self.traces.push((self.next_trace, 0));
+            (self.next_trace, 0, random.below(3) == 0)
+        } else {
+            let back = random.below(self.traces.len().min(30) as u64) as usize + 1;
+            let (trace, sent) = self.traces[self.traces.len() - back];
+            (trace, sent, false)
+        };
+        let filler = match random.below(8) {
+            0 => random.below(60_000),
+            _ => random.below(2_000),
+        };
+        self.submit(trace, from, 1 + random.below(4), fails, filler as usize);
+    }
+
+    pub fn send_trace(&mut self, trace: u64, fails: bool) {
+        self.traces.push((trace, 0));
+        self.submit(trace, 0, 2, fails, 10);
+    }
+
+    pub fn send_late(&mut self, trace: u64) {
+        self.submit(trace, 100, 1, false, 10);
+    }
+
+    fn submit(&mut self, trace: u64, from: u64, count: u64, fails: bool, filler: usize) {
+        let spans = (from..from + count)
+            .map(|number| span(trace, number, fails && number == from, filler))
+            .collect();
+        let request = ExportTraceServiceRequest {
+            resource_spans: vec![ResourceSpans {
+                scope_spans: vec![ScopeSpans {
+                    spans,
+                    ..ScopeSpans::default()
+                }],
+                ..ResourceSpans::default()
+            }],
+        };
+        if fails {
+            self.errored.insert(trace);
+        }
+        if let Some((_, sent)) = self.traces.iter_mut().rev().find(|(known, _)| *known == trace) {
+            *sent = (*sent).max(from + count);
+        }
+        let number = self.requests.len() as Waiter;
+        self.requests
+            .push((from..from + count).map(|number| (trace, number)).collect());
+        let now = self.now;
+        let (_, given_back) =
+            self.core()
+                .handle_export(now, Transport::Http, &request.encode_to_vec(), number);
+        if given_back.is_some() && fails {
+            // Refused: without its error nothing of it is due.
+            self.errored.remove(&trace);
+        }
+        self.turn();
+    }
+
+    pub fn complete_something(&mut self, random: &mut Random) {
+        let now = self.now;
+        match random.below(5) {
+            0 => self.complete_read(),
+            1 => {
+                if let Some(op) = self.kept.complete(random.next()) {
+                    self.core().handle_op(now, WhichLog::Kept, op, Ok(()));
+                }
+            }
+            _ => {
+                if let Some(op) = self.main.complete(random.next()) {
+                    self.core().handle_op(now, WhichLog::Main, op, Ok(()));
+                }
+            }
+        }
+        self.turn();
+    }
+
+    fn complete_read(&mut self) {
+        let Some(read) = self.reads.pop_front() else {
+            return;
+        };
+        let disk = match read.log {
+            WhichLog::Main => &self.main,
+            WhichLog::Kept => &self.kept,
+        };
+        let bytes = disk.read(read.segment, read.offset, read.len);
+        self.core().handle_read(read, bytes);
+    }
+
+    /// The shipment that is out arrives, or does not.
+    pub fn ship(&mut self, arrives: bool) {
+        let Some(shipment) = self.shipment.take() else {
+            return;
+        };
+        let now = self.now;
+        let result = match arrives {
+            true => Ok(self.write(&shipment)),
+            false => Err("the destination is away".to_owned()),
+        };
+        self.core().handle_shipped(now, 0, shipment.through, result);
+        self.turn();
+    }
+
+    fn write(&mut self, shipment: &Shipment) {
+        for line in shipment
+            .bytes
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
+            let mut protobuf = Vec::new();
+            json::decode(&json::TRACES_DATA, line, &mut protobuf).expect("our own JSON");
+            let request = ExportTraceServiceRequest::decode(&protobuf[..]).expect("protobuf");
+            let scopes = request.resource_spans.iter().flat_map(|part| &part.scope_spans);
+            for span in scopes.flat_map(|scope| &scope.spans) {
+                let number =
+                    |bytes: &[u8]| u64::from_be_bytes(bytes[bytes.len() - 8..].try_into().expect("8 bytes"));
+                *self
+                    .output
+                    .entry((number(&span.trace_id), number(&span.span_id) - 1))
+                    .or_default() += 1;
+            }
+        }
+    }
+
+    pub fn pass(&mut self, milliseconds: u64) {
+        let duration = Duration::from_millis(milliseconds);
+        self.now = Now {
+            instant: self.now.instant.plus(duration),
+            wall: self.now.wall.plus(duration),
+        };
+        let now = self.now;
+        if self.core().poll_timeout().is_some_and(|due| due <= now.instant) {
+            self.core().handle_timeout(now);
+        }
+        self.turn();
+    }
+
+    fn core(&mut self) -> &mut Shard<VecPool, Waiter> {
+        self.core.as_mut().expect("it runs")
+    }
+
+    fn turn(&mut self) {
+        let now = self.now;
+        while self.core().advance(now) {}
+        while let Some(effect) = self.core().poll_effect(now) {
+            match effect {
+                Effect::Reply(waiter, Ok(())) => self.acknowledged.extend(&self.requests[waiter as usize]),
+                Effect::Reply(..) => {}
+                Effect::Disk(WhichLog::Main, id, op) => self.main.submit(id, op),
+                Effect::Disk(WhichLog::Kept, id, op) => self.kept.submit(id, op),
+                Effect::Read(read) => self.reads.push_back(read),
+                Effect::Ship(destination, shipment) => {
+                    assert_eq!(destination, 0);
+                    assert!(
+                        self.shipment.replace(shipment).is_none(),
+                        "B1: one shipment at a time"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Everything under way is done, again and again, until there is nothing left and nothing pends.
+    pub fn settle(&mut self) {
+        for _ in 0..20_000 {
+            self.settle_disks();
+            self.ship(true);
+            let core = self.core();
+            if core.table().is_empty()
+                && core.is_settled()
+                && core.landing().destinations().all(|it| it.queued_spans == 0)
+            {
+                return;
+            }
+            self.pass(20);
+        }
+        let pending = self.core().table().len();
+        panic!(
+            "it does not settle: {pending} traces pend, {} reads",
+            self.reads.len()
+        );
+    }
+
+    pub fn settle_disks(&mut self) {
+        let now = self.now;
+        while !(self.main.is_idle() && self.kept.is_idle() && self.reads.is_empty()) {
+            if let Some(op) = self.main.complete(0) {
+                self.core().handle_op(now, WhichLog::Main, op, Ok(()));
+            }
+            if let Some(op) = self.kept.complete(0) {
+                self.core().handle_op(now, WhichLog::Kept, op, Ok(()));
+            }
+            self.complete_read();
+            self.turn();
+        }
+    }
+
+    /// Other traffic until the segments that were there have gone.
+    pub fn recycle(&mut self, random: &mut Random) {
+        let first = *self.main.files.keys().next().expect("a segment");
+        for _ in 0..2_000 {
+            if !self.main.files.contains_key(&first) {
+                return;
+            }
+            self.next_trace = self.next_trace.max(1_000) + 1;
+            let trace = self.next_trace;
+            self.submit(trace, 0, 1, false, 40_000 + random.below(20_000) as usize);
+            self.settle_disks();
+            self.pass(100);
+        }
+        panic!("{first:?} stays");
+    }
+
+    // ---- ends and beginnings ----------------------------------------------------------------------------
+
+    pub fn power_cut(&mut self, random: &mut Random) {
+        if let Some(shipment) = self.shipment.take().filter(|_| random.below(2) == 0) {
+            // It had arrived, and nobody knows.
+            self.write(&shipment);
+        }
+        self.core = None;
+        self.reads.clear();
+        self.main.power_cut(random);
+        self.kept.power_cut(random);
+    }
+
+    pub fn damage(&mut self, random: &mut Random) {
+        self.main.damage(random);
+        self.kept.damage(random);
+    }
+
+    /// What was sent before may have been hit.
+    pub fn forget_what_is_due(&mut self) {
+        self.due_from = self.next_trace + 1;
+        self.traces.clear();
+    }
+
+    /// A core from what the disks hold, as the node makes one. W4 is checked on the way.
+    pub fn restart(&mut self) -> Found {
+        let second = Duration::from_secs(1);
+        self.now = Now {
+            instant: self.now.instant.plus(second),
+            wall: self.now.wall.plus(second),
+        };
+        let now = self.now;
+        let completion = CompletionOptions {
+            decision_wait: Duration::from_secs(5),
+            after_root: None,
+            structural: true,
+            quiet: Duration::from_millis(200),
+            spans_max: 1000,
+            bytes_max: 0,
+            use_expected_count: true,
+        };
+        let options = TableOptions {
+            completion,
+            hash_key: HASH_KEY,
+            state_bytes_max: 64 << 20,
+            kept_count_max: 100_000,
+            dropped_count_max: 100_000,
+        };
+        let mut table = Table::new(options, now);
+        let mut kept_replay = KeptReplay::default();
+        let kept_found = recover(&mut self.kept, |entry| kept_replay.entry(entry, now));
+        let mut naive = Naive::default();
+        let mut replay = Replay::new(LOG, HASH_KEY, &self.policies, &mut table, now);
+        let found = recover(&mut self.main, |entry| {
+            replay.entry(entry);
+            naive.entry(LOG, &self.policies, entry);
+        });
+        let replayed = replay.finish();
+        assert_eq!((replayed.malformed, kept_replay.malformed), (0, 0));
+        let sorted = |mut fold: Vec<(_, _, Vec<_>)>| {
+            fold.iter_mut().for_each(|(_, _, places)| places.sort());
+            fold
+        };
+        assert_eq!(
+            sorted(table.fold_of_open_traces()),
+            sorted(naive.open_traces()),
+            "W4"
+        );
+
+        let log_options = |interval| LogOptions {
+            log: LOG,
+            log_seed: 0x5eed,
+            segment_size: SEGMENT_BYTES,
+            size_max: 12 << 20,
+            retain: Duration::from_millis(500),
+            group_interval: interval,
+            sync: true,
+        };
+        let mut kept_start = kept_found.start;
+        let beyond = replayed.kept_position_max.0.div_ceil(SEGMENT_BYTES) * SEGMENT_BYTES;
+        kept_start.next_position = kept_start.next_position.max(Position(beyond));
+        let kept_tail = kept_start.next_position;
+        let seeded = |options: LogOptions, seed: Option<u64>| LogOptions {
+            log_seed: seed.unwrap_or(0x5eed),
+            ..options
+        };
+        let log = Log::new(
+            seeded(log_options(Duration::ZERO), found.log_seed),
+            VecPool::default(),
+            found.start,
+            now,
+        );
+        let kept_options = LogOptions {
+            retain: Duration::ZERO,
+            ..seeded(log_options(Duration::from_millis(20)), kept_found.log_seed)
+        };
+        let kept = Log::new(kept_options, VecPool::default(), kept_start, now);
+        let destination = DestinationOptions {
+            id: "file".to_owned(),
+            flush_interval: Duration::from_millis(30),
+            batch_bytes: 64 << 10,
+        };
+        let cursor = replayed.cursors.get("file").copied().unwrap_or(kept_tail);
+        let landing = LandingOptions {
+            log: LOG,
+            hash_key: HASH_KEY,
+            node: "node".to_owned(),
+            annotate: true,
+            acknowledge_at_once: false,
+            span_bytes_max: SEGMENT_BYTES as usize - (64 << 10),
+            // Little, so that spans leave memory and are read back.
+            block_bytes_max: 2 << 20,
+            unsynced_bytes_max: 4 << 20,
+            policy_names: replayed.policy_names.clone(),
+        };
+        let destinations = vec![Destination::new(destination, cursor)];
+        let policies = self.policies.clone();
+        let corrupt = found.corrupt.len() + kept_found.corrupt.len();
+        let parts = ShardParts {
+            policies,
+            table,
+            log,
+            kept,
+            replayed,
+            kept_replay,
+            destinations,
+            landing,
+        };
+        self.core = Some(Shard::new(parts, now));
+        self.turn();
+        Found { corrupt }
+    }
+
+    // ---- judgement --------------------------------------------------------------------------------------
+
+    pub fn assert_due_is_out(&self) {
+        let is_due = |key: &&SpanKey| {
+            // Without its error a trace was never a trace to keep.
+            let has_error = self.acknowledged.contains(&(key.0, 0));
+            key.0 >= self.due_from && self.errored.contains(&key.0) && has_error
+        };
+        let due: Vec<_> = self.acknowledged.iter().filter(is_due).collect();
+        let lost: Vec<_> = due.iter().filter(|key| !self.output.contains_key(key)).collect();
+        let twice = self.output.values().filter(|count| **count > 1).count();
+        println!(
+            "{} due, {} out, {twice} more than once",
+            due.len(),
+            self.output.len()
+        );
+        assert!(
+            lost.is_empty(),
+            "W2: {} of {} due spans are lost: {lost:?}",
+            lost.len(),
+            due.len()
+        );
+    }
+
+    pub fn assert_nothing_invented(&self) {
+        let sent: BTreeSet<&SpanKey> = self.requests.iter().flatten().collect();
+        assert!(self.output.keys().all(|key| sent.contains(key)));
+        assert!(
+            self.output.keys().all(|(trace, _)| self.errored.contains(trace)),
+            "a trace without error came out"
+        );
+    }
+
+    /// C1.
+    pub fn assert_ledger(&mut self) {
+        let spans = &self.core().stats().spans;
+        let went: u64 = spans.decided.iter().sum::<u64>() + spans.lost;
+        assert_eq!(
+            spans.accepted_total() + spans.resumed + spans.upgraded,
+            went,
+            "C1: {spans:?}"
+        );
+    }
+}
+
+fn recover(disk: &mut Disk, mut each: impl FnMut(&ReplayedEntry<'_>)) -> Recovered {
+    let mut recovery = Recovery::new(LOG);
+    let files: BTreeMap<_, _> = disk
+        .files
+        .iter()
+        .map(|(segment, file)| (*segment, file.bytes()))
+        .collect();
+    for (segment, file) in &files {
+        recovery
+            .header(*segment, &file[..file.len().min(PAGE_BYTES)])
+            .expect("one log, one version");
+    }
+    while let Some(segment) = recovery.survey_next() {
+        recovery.survey(segment, &files[&segment]);
+    }
+    while let Some(segment) = recovery.replay_next() {
+        recovery.replay(segment, &files[&segment], &mut |entry: ReplayedEntry<'_>| {
+            each(&entry)
+        });
+    }
+    let recovered = recovery.finish();
+    recovered.unsynced.iter().for_each(|segment| disk.sync(*segment));
+    recovered
+}
+
+fn span(trace: u64, number: u64, fails: bool, filler: usize) -> Span {
+    let mut trace_id = vec![0x7e; 16];
+    trace_id[8..].copy_from_slice(&trace.to_be_bytes());
+    let id = |number: u64| (number + 1).to_be_bytes().to_vec();
+    let text = AnyValue {
+        value: Some(Value::StringValue("x".repeat(filler))),
+    };
+    Span {
+        trace_id,
+        span_id: id(number),
+        parent_span_id: if number == 0 { Vec::new() } else { id(0) },
+        start_time_unix_nano: 1_700_000_000_000_000_000 + number,
+        end_time_unix_nano: 1_700_000_000_000_000_000 + number * 1_000_000,
+        attributes: vec![KeyValue {
+            key: "filler".to_owned(),
+            value: Some(text),
+            ..KeyValue::default()
+        }],
+        status: Some(Status {
+            code: if fails { 2 } else { 0 },
+            message: String::new(),
+        }),
+        ..Span::default()
+    }
+}
