@@ -106,10 +106,7 @@ static SELECT: &[Operation] = &[Operation {
     kind: CLIENT,
     own_us: (800, 12_000),
     attributes: &[("db.system.name", "postgresql"), ("db.operation.name", "SELECT")],
-    failure: Some((
-        "sqlx::PoolTimedOut",
-        "no free connection to postgresql",
-    )),
+    failure: Some(("sqlx::PoolTimedOut", "no free connection to postgresql")),
     calls: &[],
 }];
 
