@@ -310,6 +310,20 @@ impl Frames {
         self.0.write_all(bytes.as_ref()).is_ok()
     }
 
+    /// The same connection, for another thread.
+    pub fn try_clone(&self) -> Frames {
+        Frames(self.0.try_clone().expect("a socket"))
+    }
+
+    /// Reads whatever there is, in bulk; 0 at the end.
+    pub fn discard(&mut self) -> usize {
+        self.0.read(&mut [0; 64 << 10]).unwrap_or(0)
+    }
+
+    pub fn close(&self) {
+        let _ = self.0.shutdown(std::net::Shutdown::Both);
+    }
+
     /// The next frame, `None` at the end of the connection. Settings are acknowledged.
     pub fn next(&mut self) -> Option<RawFrame> {
         let mut head = [0; 9];

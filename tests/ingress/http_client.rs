@@ -89,6 +89,11 @@ impl Client {
         }
     }
 
+    /// As [`Client::is_closed`], and not by a reset, which may overtake what was sent before.
+    pub fn is_closed_in_order(&mut self) -> bool {
+        matches!(self.0.read(&mut [0]), Ok(0))
+    }
+
     pub fn close_write(&mut self) {
         self.0.shutdown(std::net::Shutdown::Write).expect("open");
     }
