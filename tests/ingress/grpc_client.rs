@@ -305,9 +305,15 @@ impl Frames {
         self
     }
 
-    /// Whether the server still takes it.
+    /// Whether the server still takes it, or has closed. It must do one or the other.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
-        self.0.write_all(bytes.as_ref()).is_ok()
+        match self.0.write_all(bytes.as_ref()) {
+            Ok(()) => true,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                panic!("the server neither reads nor closes")
+            }
+            Err(_) => false,
+        }
     }
 
     /// The same connection, for another thread.

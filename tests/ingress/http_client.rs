@@ -28,9 +28,12 @@ impl Client {
         self
     }
 
-    /// As [`Client::send`], to a server that may have closed.
+    /// As [`Client::send`], to a server that may have closed. It must read or close.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
-        self.0.write_all(bytes.as_ref())
+        let sent = self.0.write_all(bytes.as_ref());
+        let is_stuck = sent.as_ref().is_err_and(is_timeout);
+        assert!(!is_stuck, "the server neither reads nor closes");
+        sent
     }
 
     pub fn post(&mut self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
