@@ -327,3 +327,78 @@ impl hyper::rt::Write for Stream {
         self.get_mut().poll_close_write(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::Write;
+    use std::os::fd::{FromRawFd, IntoRawFd};
+    use std::task::Waker;
+
+    use glommio::LocalExecutor;
+
+    use super::*;
+
+    /// A stream whose socket had `count` unread bytes and is known to be readable (the first was read),
+    /// and its peer.
+    async fn filled(count: usize, turn_max: usize) -> (Stream, std::net::TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let mut peer = std::net::TcpStream::connect(address).expect("it listens");
+        let (accepted, _) = listener.accept().expect("connected");
+        peer.write_all(&vec![7; count]).expect("room in the socket");
+        // SAFETY: the descriptor is open, a connected socket, and owned by nobody else.
+        let tcp = unsafe { TcpStream::from_raw_fd(accepted.into_raw_fd()) };
+        let mut stream = Stream::new(tcp, Rc::default(), turn_max);
+        let mut first = [MaybeUninit::uninit()];
+        let read = poll_fn(|cx| stream.poll_read_some(cx, &mut first)).await;
+        assert_eq!(read.expect("an open socket"), 1);
+        (stream, peer)
+    }
+
+    /// Reads with this much room at a time until the stream says `Pending`; the bytes that came.
+    fn read_until_pending(stream: &mut Stream, room: usize) -> usize {
+        let mut room = vec![MaybeUninit::uninit(); room];
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut count = 0;
+        while let Poll::Ready(read) = stream.poll_read_some(&mut cx, &mut room) {
+            count += read.expect("an open socket");
+        }
+        count
+    }
+
+    #[test]
+    fn a_turn_ends_although_there_is_more_to_read() {
+        LocalExecutor::default().run(async {
+            for room in [100, 5_000, DIRECT_BYTES] {
+                let (mut stream, _peer) = filled(200_000, 10_000).await;
+                for _ in 0..2 {
+                    let read = read_until_pending(&mut stream, room);
+                    assert!((1..=READ_BYTES).contains(&read), "{read} bytes, {room} at a time");
+                    assert_eq!(
+                        read_until_pending(&mut stream, room),
+                        0,
+                        "not before its next turn"
+                    );
+                    stream.meter().begin_turn();
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_buffer_is_lent_only_while_it_has_unread_bytes() {
+        LocalExecutor::default().run(async {
+            let (mut stream, _peer) = filled(1_000, 1 << 20).await;
+            assert_eq!(
+                (stream.lent.is_some(), stream.buffers.0.borrow().len()),
+                (true, 0)
+            );
+            assert_eq!(read_until_pending(&mut stream, 100), 999);
+            assert_eq!(
+                (stream.lent.is_some(), stream.buffers.0.borrow().len()),
+                (false, 1)
+            );
+        });
+    }
+}

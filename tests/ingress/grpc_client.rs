@@ -305,9 +305,29 @@ impl Frames {
         self
     }
 
-    /// Whether the server still takes it.
+    /// Whether the server still takes it, or has closed. It must do one or the other.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
-        self.0.write_all(bytes.as_ref()).is_ok()
+        match self.0.write_all(bytes.as_ref()) {
+            Ok(()) => true,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                panic!("the server neither reads nor closes")
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// The same connection, for another thread.
+    pub fn try_clone(&self) -> Frames {
+        Frames(self.0.try_clone().expect("a socket"))
+    }
+
+    /// Reads whatever there is, in bulk; 0 at the end.
+    pub fn discard(&mut self) -> usize {
+        self.0.read(&mut [0; 64 << 10]).unwrap_or(0)
+    }
+
+    pub fn close(&self) {
+        let _ = self.0.shutdown(std::net::Shutdown::Both);
     }
 
     /// The next frame, `None` at the end of the connection. Settings are acknowledged.

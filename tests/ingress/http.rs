@@ -173,6 +173,18 @@ fn an_error_reply_is_sent_after_the_body_was_heard_out() {
 }
 
 #[test]
+fn an_error_reply_is_not_overtaken_by_a_reset() {
+    let server = Server::start();
+    let mut client = Client::connect(server.http);
+    // Too much to be heard out, and most of it unread when the response goes out.
+    client
+        .send(head("POST", "/v1/nowhere", &[PROTOBUF], Some(1 << 30)))
+        .send(bytes(300_000));
+    assert_eq!(client.response().status, 404);
+    assert!(client.is_closed_in_order());
+}
+
+#[test]
 fn a_client_that_asks_first_is_told_to_go_on_or_not() {
     let server = Server::start();
     let expect = ("Expect", "100-continue");

@@ -28,9 +28,12 @@ impl Client {
         self
     }
 
-    /// As [`Client::send`], to a server that may have closed.
+    /// As [`Client::send`], to a server that may have closed. It must read or close.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
-        self.0.write_all(bytes.as_ref())
+        let sent = self.0.write_all(bytes.as_ref());
+        let is_stuck = sent.as_ref().is_err_and(is_timeout);
+        assert!(!is_stuck, "the server neither reads nor closes");
+        sent
     }
 
     pub fn post(&mut self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
@@ -87,6 +90,11 @@ impl Client {
             Ok(_) => false,
             Err(error) => !is_timeout(&error),
         }
+    }
+
+    /// As [`Client::is_closed`], and not by a reset, which may overtake what was sent before.
+    pub fn is_closed_in_order(&mut self) -> bool {
+        matches!(self.0.read(&mut [0]), Ok(0))
     }
 
     pub fn close_write(&mut self) {

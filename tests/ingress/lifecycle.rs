@@ -1,10 +1,11 @@
 //! Connections in time and number: stop, age, idleness, too many, and a client that never pauses.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::grpc_client::{self, ACK, DATA, END_STREAM, EXPORT, Frames, GOAWAY, PING, frame, open, raw_frame};
-use crate::http_client::{self, PROTOBUF, TRACES, head};
-use crate::server::{HOLD, Server, bytes, options};
+use crate::http_client::{self, GZIP, PROTOBUF, TRACES, head};
+use crate::server::{HOLD, Server, bytes, gzip, options};
 
 #[test]
 fn stop_finishes_what_is_in_flight() {
@@ -148,29 +149,48 @@ fn the_idle_make_room_and_the_busy_do_not() {
 fn a_client_that_never_pauses_starves_nobody() {
     let server = Server::start();
     let (grpc, http) = (server.grpc, server.http);
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = &AtomicBool::new(false);
     std::thread::scope(|threads| {
-        for _ in 0..2 {
-            threads.spawn(|| {
-                let mut client = http_client::Client::connect(http);
-                let body = bytes(1 << 20);
-                let request = [
-                    head("POST", TRACES, &[PROTOBUF], Some(body.len())).as_bytes(),
-                    &body,
-                ]
-                .concat();
-                // Always one request ahead of the replies.
-                client.send(&request);
-                while !done.load(std::sync::atomic::Ordering::SeqCst) {
-                    assert_eq!(client.send(&request).response().status, 200);
-                }
-            });
-        }
+        // Pings cost the server more than their sender, so there is always another one to be read, and
+        // every pong is taken at once: nothing but the end of its turn stops the connection.
+        let mut pinger = Frames::connect(grpc);
+        let mut reader = pinger.try_clone();
+        threads.spawn(move || {
+            let flood = raw_frame(PING, 0, 0, &[0; 8]).repeat(4000);
+            while !done.load(Ordering::SeqCst) && pinger.try_send(&flood) {}
+            pinger.close();
+        });
+        threads.spawn(move || while reader.discard() > 0 {});
+        threads.spawn(|| {
+            let mut client = http_client::Client::connect(http);
+            let body = bytes(1 << 20);
+            while !done.load(Ordering::SeqCst) {
+                assert_eq!(client.post(TRACES, &[PROTOBUF], &body).status, 200);
+            }
+        });
         let mut client = grpc_client::Client::connect(grpc);
         (0..50).for_each(|_| assert_eq!(client.export(b"spans").status(), 0));
         (0..20).for_each(|_| assert_eq!(grpc_client::Client::connect(grpc).export(b"spans").status(), 0));
-        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        done.store(true, Ordering::SeqCst);
     });
+}
+
+#[test]
+fn turns_of_one_byte_lose_nothing() {
+    let mut options = options();
+    options.turn_max = 1;
+    let server = Server::with(options);
+    let body = bytes(1 << 20);
+    let mut client = grpc_client::Client::connect(server.grpc);
+    let mut http_client = http_client::Client::connect(server.http);
+    for _ in 0..3 {
+        assert_eq!(client.export(&body).status(), 0);
+        assert_eq!(
+            http_client.post(TRACES, &[PROTOBUF, GZIP], &gzip(&body)).status,
+            200
+        );
+    }
+    assert!(server.finish_bodies().iter().all(|exported| *exported == body));
 }
 
 /// Runs one test of this file in a process of its own, where limits and memory are its own too.
