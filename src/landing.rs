@@ -72,6 +72,15 @@ pub struct LandingOptions {
     pub policy_names: Vec<String>,
 }
 
+/// A request as it was received.
+pub struct Request<'r, W> {
+    pub transport: Transport,
+    /// One ExportTraceServiceRequest.
+    pub body: &'r [u8],
+    /// Whoever waits for the acknowledgement.
+    pub waiter: W,
+}
+
 /// What became of a request. The waiter of an `Appended` one gets its answer by an effect.
 #[derive(Debug)]
 pub enum Submission {
@@ -179,13 +188,16 @@ impl<P: BlockPool, W> Landing<P, W> {
     pub fn handle_request(
         &mut self,
         now: Now,
-        transport: Transport,
-        body: &[u8],
-        waiter: W,
+        request: Request<'_, W>,
         policies: &PolicySet,
         stats: &mut Stats,
         batches: &mut [ItemBatch],
     ) -> (Submission, Option<W>) {
+        let Request {
+            transport,
+            body,
+            waiter,
+        } = request;
         if self.tail.since(self.log.durable().min(self.tail)) > self.options.unsynced_bytes_max {
             return (Submission::InFlight, Some(waiter));
         }

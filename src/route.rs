@@ -45,7 +45,7 @@ impl HashKey {
 /// The owner among `cores` of a trace with this hash: an even split of the hash's range.
 #[inline]
 pub fn owner(trace_hash: u64, cores: u16) -> CoreId {
-    CoreId((trace_hash as u128 * cores as u128 >> 64) as u16)
+    CoreId(((trace_hash as u128 * cores as u128) >> 64) as u16)
 }
 
 /// What one request showed of one trace.

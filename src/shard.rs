@@ -18,10 +18,10 @@ use crate::base::time::{Instant, Now};
 use crate::export::Destination;
 use crate::landing::fetch::{ReadOp, WhichLog};
 use crate::landing::replay::{KeptReplay, Replayed};
-use crate::landing::{Effect, Landing, LandingOptions, Submission};
+use crate::landing::{Effect, Landing, LandingOptions, Request, Submission};
 use crate::policy::PolicySet;
 use crate::route::{ItemBatch, Settlement};
-use crate::stats::{Refusal, Stats, Transport};
+use crate::stats::{Refusal, Stats};
 use crate::table::Table;
 use crate::wal::{DiskError, Log, OpId};
 
@@ -98,15 +98,9 @@ impl<P: BlockPool, W> Shard<P, W> {
         }
     }
 
-    /// Takes one ExportTraceServiceRequest. On `Appended` the waiter is answered by an effect; otherwise it is
-    /// given back.
-    pub fn handle_export(
-        &mut self,
-        now: Now,
-        transport: Transport,
-        body: &[u8],
-        waiter: W,
-    ) -> (Submission, Option<W>) {
+    /// Takes one request. On `Appended` the waiter is answered by an effect; otherwise it is given back.
+    pub fn handle_export(&mut self, now: Now, request: Request<'_, W>) -> (Submission, Option<W>) {
+        let transport = request.transport;
         let Shard {
             policies,
             table,
@@ -115,8 +109,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             batches,
             settlements,
         } = self;
-        let (submission, waiter) =
-            landing.handle_request(now, transport, body, waiter, policies, stats, batches);
+        let (submission, waiter) = landing.handle_request(now, request, policies, stats, batches);
         let refused = &mut stats.refused[transport as usize];
         match &submission {
             Submission::Appended(rejected) | Submission::Empty(rejected) => {

@@ -81,7 +81,7 @@ impl<K: Copy> Wheel<K> {
 
     /// When `expire` is next worth calling: the next tick while anything is armed.
     pub fn next(&self) -> Option<Instant> {
-        (self.len > 0).then(|| Instant(self.cursor << TICK_SHIFT))
+        (self.len > 0).then_some(Instant(self.cursor << TICK_SHIFT))
     }
 
     pub fn len(&self) -> usize {

@@ -15,7 +15,7 @@ use super::egress::FileSink;
 use super::ingress::{self, Durable, Partial, Replied, Submitted, Ticket, TraceService, Unavailable};
 use crate::base::time::{Instant, Now};
 use crate::landing::fetch::{ReadOp, WhichLog};
-use crate::landing::{Effect, Submission};
+use crate::landing::{Effect, Request, Submission};
 use crate::shard::Shard;
 use crate::stats::{Refusal, Stats, Transport};
 use crate::wal::{DiskOp, OpId, Refused};
@@ -273,10 +273,14 @@ impl TraceService for Service {
         }
         let (ticket, durable) = ingress::ticket::ticket();
         let now = core.clock.now();
-        let (submission, ticket) = core
-            .shard
-            .borrow_mut()
-            .handle_export(now, transport, body, ticket);
+        let (submission, ticket) = core.shard.borrow_mut().handle_export(
+            now,
+            Request {
+                transport,
+                body,
+                waiter: ticket,
+            },
+        );
         core.turn(now);
         let accepted = |durable, rejected: crate::landing::Rejected| {
             let partial = (rejected.count() > 0).then(|| Partial {

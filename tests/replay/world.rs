@@ -150,9 +150,14 @@ impl World {
         self.requests
             .push((from..from + count).map(|number| (trace, number)).collect());
         let now = self.now;
-        let (_, given_back) =
-            self.core()
-                .handle_export(now, Transport::Http, &request.encode_to_vec(), number);
+        let (_, given_back) = self.core().handle_export(
+            now,
+            Request {
+                transport: Transport::Http,
+                body: &request.encode_to_vec(),
+                waiter: number,
+            },
+        );
         if given_back.is_some() && fails {
             // Refused: without its error nothing of it is due.
             self.errored.remove(&trace);
