@@ -14,7 +14,7 @@ use tailkeep::completion::CompletionOptions;
 use tailkeep::export::{Destination, DestinationOptions, Shipment};
 use tailkeep::landing::fetch::{ReadOp, WhichLog};
 use tailkeep::landing::replay::{KeptReplay, Replay};
-use tailkeep::landing::{Effect, LandingOptions};
+use tailkeep::landing::{Effect, LandingOptions, Request};
 use tailkeep::otlp::json;
 use tailkeep::policy::{PolicyEntry, PolicyKind, PolicyOptions, PolicySet, StatusCode};
 use tailkeep::route::HashKey;
