@@ -33,6 +33,10 @@ use crate::verdict::Reason;
 use hashbrown::{HashMap, HashTable};
 use std::time::Duration;
 
+/// Open traces that the index has room for from the start, at most.
+const INDEX_COUNT_MAX: usize = 4 << 20;
+/// Bytes of state of an open trace, roughly.
+const TRACE_STATE_BYTES: usize = 256;
 /// Traces judged in one call of `handle_timeout`, so that no turn is long.
 const DUE_COUNT_MAX: usize = 256;
 /// Traces are forced at most this often while the share is not exceeded.
@@ -80,7 +84,10 @@ impl Table {
                 options.decided_count_max,
             ),
             traces: Slab::default(),
-            index: HashTable::new(),
+            // As for the cache: growing the index of a full table would stop the core for a moment.
+            index: HashTable::with_capacity(
+                (options.state_bytes_max as usize / TRACE_STATE_BYTES).min(INDEX_COUNT_MAX),
+            ),
             wheel: Wheel::new(now.instant),
             due: Vec::new(),
             oldest: None,

@@ -1,10 +1,13 @@
 //! Values in numbered slots, with keys that a reused slot does not answer to.
 
+use std::num::NonZeroU32;
+
 /// Names one value of one [`Slab`]: a slot and the generation that filled it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     slot: u32,
-    generation: u32,
+    /// Never zero, so that an `Option<Key>` takes no more room than a key.
+    generation: NonZeroU32,
 }
 
 impl Key {
@@ -17,8 +20,8 @@ impl Key {
 
 #[derive(Clone, Debug)]
 enum Entry<T> {
-    Filled { generation: u32, value: T },
-    Free { generation: u32, next: u32 },
+    Filled { generation: NonZeroU32, value: T },
+    Free { generation: NonZeroU32, next: u32 },
 }
 
 /// Slots of one allocation. Growing by chunks never copies what is there, so no turn pays for it.
@@ -70,10 +73,10 @@ impl<T> Slab<T> {
         let chunk_index = self.chunks.len() - 1;
         let chunk = &mut self.chunks[chunk_index];
         let slot = chunk_index * CHUNK_SLOTS + chunk.len();
-        chunk.push(Entry::Filled { generation: 0, value });
+        chunk.push(Entry::Filled { generation: NonZeroU32::MIN, value });
         Key {
             slot: u32::try_from(slot).expect("fewer than 2^32 values fit in memory"),
-            generation: 0,
+            generation: NonZeroU32::MIN,
         }
     }
 
@@ -84,7 +87,7 @@ impl<T> Slab<T> {
             return None;
         }
         let freed = Entry::Free {
-            generation: key.generation.wrapping_add(1),
+            generation: key.generation.checked_add(1).unwrap_or(NonZeroU32::MIN),
             next,
         };
         let Entry::Filled { value, .. } = std::mem::replace(entry, freed) else {

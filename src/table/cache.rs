@@ -47,13 +47,19 @@ pub struct DecidedCache {
 
 impl DecidedCache {
     pub fn new(hash_key: HashKey, kept_count_max: usize, count_max: usize) -> DecidedCache {
+        let count_max = count_max.clamp(1, COUNT_LIMIT / 2);
         DecidedCache {
             fingerprint_key: HashKey([!hash_key.0[1], !hash_key.0[0]]),
             hash_key,
             kept_count_max: kept_count_max.max(1),
-            count_max: count_max.clamp(1, COUNT_LIMIT / 2),
+            count_max,
             kept: Default::default(),
-            entries: Default::default(),
+            // Room from the start: growing would move a million entries within one turn. Untouched room costs
+            // address space only.
+            entries: [
+                HashTable::with_capacity(count_max),
+                HashTable::with_capacity(count_max),
+            ],
         }
     }
 

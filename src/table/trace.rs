@@ -9,6 +9,8 @@ use crate::completion::structure::Structure;
 use crate::digest::Digest;
 use crate::route::Places;
 
+const NO_ROOT: Instant = Instant(u64::MAX);
+
 /// State of an open trace on its owner.
 ///
 /// Invariant: `digest` is the merge of all items absorbed, `places` their places in order of arrival.
@@ -18,7 +20,8 @@ pub struct Trace {
     digest: Digest,
     opened_at: Instant,
     last_span_at: Instant,
-    root_at: Option<Instant>,
+    /// When the first span without parent came; [`NO_ROOT`] until then.
+    root_at: Instant,
     resumed: bool,
     structure: Structure,
     places: Places,
@@ -34,7 +37,7 @@ impl Trace {
             digest: Digest::EMPTY,
             opened_at: now.instant,
             last_span_at: now.instant,
-            root_at: None,
+            root_at: NO_ROOT,
             resumed: false,
             structure: if structural {
                 Structure::default()
@@ -55,8 +58,8 @@ impl Trace {
         spans: &[u32],
         parents: &[u32],
     ) {
-        if digest.has_root && self.root_at.is_none() {
-            self.root_at = Some(now.instant);
+        if digest.has_root && self.root_at == NO_ROOT {
+            self.root_at = now.instant;
         }
         self.digest = self.digest.merge(digest);
         self.last_span_at = now.instant;
@@ -100,7 +103,7 @@ impl Trace {
         Progress {
             opened_at: self.opened_at,
             last_span_at: self.last_span_at,
-            root_at: self.root_at,
+            root_at: (self.root_at != NO_ROOT).then_some(self.root_at),
             parents_unresolved: self.structure.unresolved(),
             distinct_spans: self.structure.distinct(),
             resumed_at: self.resumed.then_some(self.last_span_at),
@@ -114,5 +117,16 @@ impl Trace {
             false => 0,
         };
         place_bytes as u64 + self.structure.heap_bytes() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::slab::Slab;
+
+    #[test]
+    fn an_open_trace_takes_at_most_192_bytes_of_the_slab() {
+        assert!(Slab::<Trace>::SLOT_BYTES <= 192, "{}", Slab::<Trace>::SLOT_BYTES);
     }
 }
