@@ -66,8 +66,8 @@ impl<P: BlockPool, W> Shard<P, W> {
         }
         for keep in &keeps {
             keep.places.iter().for_each(|place| landing.hold(*place));
-            landing.resume_keep(keep);
         }
+        landing.resume_keeps(now, &keeps);
         stats.traces.resumed = table.len() as u64;
         stats.spans.resumed = table.pending_spans();
         table.resume(now, &mut stats, &mut settlements);

@@ -53,8 +53,14 @@ const EXPLAINED: &str = r#"
  "policies":[{"name":"","result":"match","span_id":null,"detail":""}],
  "nodes":[{"node":"","core":0,"spans":12,"in_memory":0,"on_disk":12,"exporters":{}}]}"#;
 /// Of these the table knows nothing: a digest has no names.
-const EXPLAINED_NOT_YET: [&str; 6] =
-    [".root.service", ".root.name", ".root.span_id", ".nodes.0.in_memory", ".nodes.0.on_disk", ".nodes.0.exporters"];
+const EXPLAINED_NOT_YET: [&str; 6] = [
+    ".root.service",
+    ".root.name",
+    ".root.span_id",
+    ".nodes.0.in_memory",
+    ".nodes.0.on_disk",
+    ".nodes.0.exporters",
+];
 
 /// Keys of `wanted` that `found` has not, with their paths.
 fn missing(wanted: &Value, found: &Value, path: &str) -> Vec<String> {
@@ -91,20 +97,36 @@ fn metrics(tailkeep: &Tailkeep) -> String {
 
 /// The sum of a counter or gauge over its samples for spans.
 fn spans(metrics: &str, name: &str) -> u64 {
-    let is_it = |line: &&str| line.starts_with(&format!("tailkeep_{name}{{")) && line.contains("signal=\"spans\"");
+    let is_it =
+        |line: &&str| line.starts_with(&format!("tailkeep_{name}{{")) && line.contains("signal=\"spans\"");
     let samples: Vec<&str> = metrics.lines().filter(is_it).collect();
     assert!(!samples.is_empty(), "{name} is not there");
-    samples.iter().map(|line| line.rsplit(' ').next().and_then(|value| value.parse::<u64>().ok()).expect("a count")).sum()
+    samples
+        .iter()
+        .map(|line| {
+            line.rsplit(' ')
+                .next()
+                .and_then(|value| value.parse::<u64>().ok())
+                .expect("a count")
+        })
+        .sum()
 }
 
 fn assert_ledger_balances(tailkeep: &Tailkeep) {
     let text = metrics(tailkeep);
     let of = |name: &str| spans(&text, name);
     let came = of("accepted_items_total") + of("resumed_items_total") + of("upgraded_items_total");
-    let went = of("kept_items_total") + of("rolled_up_items_total") + of("denied_items_total") + of("lost_items_total");
+    let went = of("kept_items_total")
+        + of("rolled_up_items_total")
+        + of("denied_items_total")
+        + of("lost_items_total");
     assert_eq!(came, went + of("pending_items"), "C1: {text}");
     let ledger = &tailkeep.status()["signals"]["spans"];
-    let count = |key: &str| ledger[key].as_u64().unwrap_or_else(|| panic!("{key} of {ledger}"));
+    let count = |key: &str| {
+        ledger[key]
+            .as_u64()
+            .unwrap_or_else(|| panic!("{key} of {ledger}"))
+    };
     assert_eq!(
         count("accepted") + count("resumed") + count("upgraded"),
         count("kept") + count("rolled_up") + count("denied") + count("lost") + count("pending"),
@@ -158,12 +180,18 @@ fn metrics_have_the_names_of_the_contract() {
         .filter_map(|line| line.strip_prefix("# TYPE tailkeep_")?.split(' ').next())
         .collect();
     let not_yet: BTreeSet<&str> = METRICS_NOT_YET.split_whitespace().collect();
-    let absent: Vec<&str> = METRICS.split_whitespace().filter(|name| !typed.contains(name)).collect();
+    let absent: Vec<&str> = METRICS
+        .split_whitespace()
+        .filter(|name| !typed.contains(name))
+        .collect();
     println!("not there: {absent:?}");
     assert!(absent.iter().all(|name| not_yet.contains(name)), "{absent:?}");
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let name = line.split(['{', ' ']).next().expect("a name");
-        assert!(name.starts_with("tailkeep_") || name.starts_with("process_"), "{line}");
+        assert!(
+            name.starts_with("tailkeep_") || name.starts_with("process_"),
+            "{line}"
+        );
         let value = line.rsplit(' ').next().expect("a value");
         assert!(value.parse::<f64>().is_ok(), "{line}");
     }
@@ -186,10 +214,16 @@ fn health_and_readiness_follow_the_life_of_the_process() {
     let tailkeep = place.start();
     assert_eq!(http::get(tailkeep.admin, "/healthz").0, 200);
     let (code, ready) = tailkeep.ask("/readyz");
-    assert_eq!((code, &ready["ready"], &ready["why"]), (200, &true.into(), &serde_json::json!([])));
+    assert_eq!(
+        (code, &ready["ready"], &ready["why"]),
+        (200, &true.into(), &serde_json::json!([]))
+    );
     let (code, error) = tailkeep.ask("/no/such/page");
     assert_eq!(code, 404);
-    assert!(error["error"]["message"].is_string() && error["error"]["code"].is_string(), "{error}");
+    assert!(
+        error["error"]["message"].is_string() && error["error"]["code"].is_string(),
+        "{error}"
+    );
 }
 
 #[test]
@@ -201,10 +235,17 @@ fn explain_knows_pending_kept_and_dropped_traces() {
     client.export(&request("a", vec![span(kept, 0, ERROR), span(kept, 1, 0)]));
     client.export(&request("a", vec![span(dropped, 0, 0)]));
     tailkeep.wait_settled();
-    let explain = |tailkeep: &Tailkeep, trace: [u8; 16]| tailkeep.ask(&format!("/api/v1/traces/{}", hex(&trace)));
-    for (trace, verdict, policy) in [(kept, "kept", Value::from("errors")), (dropped, "rolled_up", Value::Null)] {
+    let explain =
+        |tailkeep: &Tailkeep, trace: [u8; 16]| tailkeep.ask(&format!("/api/v1/traces/{}", hex(&trace)));
+    for (trace, verdict, policy) in [
+        (kept, "kept", Value::from("errors")),
+        (dropped, "rolled_up", Value::Null),
+    ] {
         let (code, explained) = explain(&tailkeep, trace);
-        assert_eq!((code, &explained["verdict"], &explained["policy"]), (200, &verdict.into(), &policy));
+        assert_eq!(
+            (code, &explained["verdict"], &explained["policy"]),
+            (200, &verdict.into(), &policy)
+        );
         assert_eq!(explained["reason"], "complete");
         assert_eq!(explained["trace_id"], hex(&trace));
         let mut wanted = template(EXPLAINED);
@@ -212,19 +253,41 @@ fn explain_knows_pending_kept_and_dropped_traces() {
             wanted["root"] = Value::Null;
         }
         let absent = missing(&wanted, &explained, "");
-        assert!(absent.iter().all(|path| EXPLAINED_NOT_YET.contains(&path.as_str())), "{absent:?}");
+        assert!(
+            absent
+                .iter()
+                .all(|path| EXPLAINED_NOT_YET.contains(&path.as_str())),
+            "{absent:?}"
+        );
     }
     let (_, explained) = explain(&tailkeep, kept);
-    assert_eq!((&explained["spans"], &explained["policies"][0]["result"]), (&2.into(), &"match".into()));
+    assert_eq!(
+        (&explained["spans"], &explained["policies"][0]["result"]),
+        (&2.into(), &"match".into())
+    );
 
     let (code, unknown) = explain(&tailkeep, trace_id(77));
     assert_eq!(code, 404);
-    assert!(unknown["error"]["message"].as_str().is_some_and(|text| text.contains("log")), "{unknown}");
-    for bad in ["xyz", "00000000000000000000000000000000", "5e5e", "g00000000000000000000000000000001"] {
+    assert!(
+        unknown["error"]["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("log")),
+        "{unknown}"
+    );
+    for bad in [
+        "xyz",
+        "00000000000000000000000000000000",
+        "5e5e",
+        "g00000000000000000000000000000001",
+    ] {
         assert_eq!(tailkeep.ask(&format!("/api/v1/traces/{bad}")).0, 400, "{bad}");
     }
     let (code, recent) = tailkeep.ask("/api/v1/traces?verdict=kept&policy=errors&limit=5");
-    assert_eq!((code, &recent["traces"][0]["trace_id"]), (200, &hex(&kept).into()), "{recent}");
+    assert_eq!(
+        (code, &recent["traces"][0]["trace_id"]),
+        (200, &hex(&kept).into()),
+        "{recent}"
+    );
     assert_eq!(recent["traces"].as_array().map(Vec::len), Some(1));
     assert_eq!(tailkeep.ask("/api/v1/traces?verdict=nonsense").0, 400);
     tailkeep.stop_well();
@@ -234,14 +297,21 @@ fn explain_knows_pending_kept_and_dropped_traces() {
     // Decisions outlive the process.
     for (trace, verdict) in [(kept, "kept"), (dropped, "rolled_up")] {
         let (code, explained) = explain(&tailkeep, trace);
-        assert_eq!((code, &explained["verdict"]), (200, &verdict.into()), "{explained}");
+        assert_eq!(
+            (code, &explained["verdict"]),
+            (200, &verdict.into()),
+            "{explained}"
+        );
     }
     Client::new(tailkeep.http).export(&request("a", vec![orphan(pending, 4, ERROR)]));
     let explained = wait_for("the pending trace", || {
         let (code, explained) = explain(&tailkeep, pending);
         (code == 200).then_some(explained)
     });
-    assert_eq!((&explained["verdict"], &explained["decided_at"]), (&"pending".into(), &Value::Null));
+    assert_eq!(
+        (&explained["verdict"], &explained["decided_at"]),
+        (&"pending".into(), &Value::Null)
+    );
     assert_eq!(explained["spans"], 1);
     tailkeep.stop_well();
 }

@@ -33,7 +33,9 @@ fn send_captured(address: SocketAddr, bodies: &[Vec<u8>]) {
     let mut lanes: Vec<BTreeMap<Vec<u8>, Vec<&[u8]>>> = vec![BTreeMap::new(); SENDERS];
     for body in bodies {
         let request = ExportTraceServiceRequest::decode(&body[..]).expect("an old request is a request");
-        let first = output::take_apart(&request).first().map(|span| span.span().trace_id.clone());
+        let first = output::take_apart(&request)
+            .first()
+            .map(|span| span.span().trace_id.clone());
         let trace = first.expect("no body is empty");
         let lane = usize::from(trace[15]) % SENDERS;
         lanes[lane].entry(trace).or_default().push(body);
@@ -50,17 +52,24 @@ fn send_captured(address: SocketAddr, bodies: &[Vec<u8>]) {
 
 fn spans_of(bodies: &[Vec<u8>]) -> Vec<Exported> {
     let decode = |body: &Vec<u8>| ExportTraceServiceRequest::decode(&body[..]).expect("a request");
-    bodies.iter().flat_map(|body| output::take_apart(&decode(body))).collect()
+    bodies
+        .iter()
+        .flat_map(|body| output::take_apart(&decode(body)))
+        .collect()
 }
 
 /// Times that a slow machine does not reach between two spans of one trace.
 fn patient(place: Place) -> Place {
-    place.with("tail_sampling.decision_wait", "120s").with("completion.quiet", "2500ms")
+    place
+        .with("tail_sampling.decision_wait", "120s")
+        .with("completion.quiet", "2500ms")
 }
 
 #[test]
 fn every_captured_span_comes_out_as_it_went_in() {
-    let Some(bodies) = traffic::captured_bodies() else { return };
+    let Some(bodies) = traffic::captured_bodies() else {
+        return;
+    };
     let place = patient(Place::new("captured"));
     let tailkeep = place.start();
     send_captured(tailkeep.http, &bodies);
@@ -72,7 +81,9 @@ fn every_captured_span_comes_out_as_it_went_in() {
 
 #[test]
 fn of_the_captured_traces_those_come_out_that_the_oracle_keeps() {
-    let Some(bodies) = traffic::captured_bodies() else { return };
+    let Some(bodies) = traffic::captured_bodies() else {
+        return;
+    };
     let came = spans_of(&bodies);
     let all: Vec<SpanOfResource> = came.iter().map(policies::of_resource).collect();
     let mut random = Random::printed("random policies");
@@ -91,16 +102,35 @@ fn of_the_captured_traces_those_come_out_that_the_oracle_keeps() {
 
 #[test]
 fn a_recorded_minute_is_sampled_as_the_oracle_samples_it() {
-    let Some(minute) = traffic::recorded_minute() else { return };
+    let Some(minute) = traffic::recorded_minute() else {
+        return;
+    };
     const SPEED: u64 = 20;
     const TICK: Duration = Duration::from_millis(20);
-    let entry = |name: &str, kind| PolicyEntry { name: name.to_owned(), kind };
-    let slow = PolicyKind::Latency { threshold_ms: 900, upper_threshold_ms: 0 };
+    let entry = |name: &str, kind| PolicyEntry {
+        name: name.to_owned(),
+        kind,
+    };
+    let slow = PolicyKind::Latency {
+        threshold_ms: 900,
+        upper_threshold_ms: 0,
+    };
     let options = PolicyOptions {
         policies: vec![
-            entry("errors", PolicyKind::StatusCode { codes: vec![StatusCode::Error] }),
+            entry(
+                "errors",
+                PolicyKind::StatusCode {
+                    codes: vec![StatusCode::Error],
+                },
+            ),
             entry("slow", slow),
-            entry("baseline", PolicyKind::Probabilistic { percentage: 5.0, hash_salt: None }),
+            entry(
+                "baseline",
+                PolicyKind::Probabilistic {
+                    percentage: 5.0,
+                    hash_salt: None,
+                },
+            ),
         ],
         ..PolicyOptions::default()
     };
@@ -110,7 +140,9 @@ fn a_recorded_minute_is_sampled_as_the_oracle_samples_it() {
     // Every pod sends what has ended since its last batch.
     let mut lanes: BTreeMap<&str, Vec<&traffic::Recorded>> = BTreeMap::new();
     let minute_begin = minute.first().expect("not empty").end_ns;
-    minute.iter().for_each(|span| lanes.entry(&span.pod).or_default().push(span));
+    minute
+        .iter()
+        .for_each(|span| lanes.entry(&span.pod).or_default().push(span));
     let begin = Instant::now();
     let address = tailkeep.http;
     let requests: Vec<ExportTraceServiceRequest> = std::thread::scope(|scope| {
@@ -136,12 +168,18 @@ fn a_recorded_minute_is_sampled_as_the_oracle_samples_it() {
                 })
             })
             .collect();
-        senders.into_iter().flat_map(|sender| sender.join().expect("sent")).collect()
+        senders
+            .into_iter()
+            .flat_map(|sender| sender.join().expect("sent"))
+            .collect()
     });
     tailkeep.wait_settled();
     let status = tailkeep.status();
     assert_eq!(status["signals"]["spans"]["accepted"], minute.len());
-    assert_eq!(status["traces"]["closed"]["complete"], 497, "every trace of the minute is whole");
+    assert_eq!(
+        status["traces"]["closed"]["complete"], 497,
+        "every trace of the minute is whole"
+    );
     tailkeep.stop_well();
     let came = requests.iter().flat_map(output::take_apart);
     let went = by_trace(place.output().spans);
@@ -157,21 +195,37 @@ fn assert_as_decided(options: &PolicyOptions, came: Traces, mut went: Traces) {
         let went = went.remove(&trace).unwrap_or_default();
         let Decision::Keep { policy, th } = sampler::decide(options, &spans) else {
             if !went.is_empty() {
-                wrong.push(format!("{}: {} spans came out, the oracle drops it", hex(&trace), went.len()));
+                wrong.push(format!(
+                    "{}: {} spans came out, the oracle drops it",
+                    hex(&trace),
+                    went.len()
+                ));
             }
             continue;
         };
         if went.is_empty() {
-            wrong.push(format!("{}: nothing came out, the oracle keeps it for {policy}", hex(&trace)));
+            wrong.push(format!(
+                "{}: nothing came out, the oracle keeps it for {policy}",
+                hex(&trace)
+            ));
             continue;
         }
         for span in &went {
-            assert_eq!(span.annotations.get("tailsampling.policy"), Some(&policy), "{}", hex(&trace));
+            assert_eq!(
+                span.annotations.get("tailsampling.policy"),
+                Some(&policy),
+                "{}",
+                hex(&trace)
+            );
         }
         output::assert_same(&with_threshold(&came, th), &went);
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert!(went.is_empty(), "{} traces came out that never went in", went.len());
+    assert!(
+        went.is_empty(),
+        "{} traces came out that never went in",
+        went.len()
+    );
 }
 
 /// The spans as they must leave. Captured ones bring no tracestate, so `th` is all that can be there.

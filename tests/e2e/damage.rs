@@ -14,12 +14,20 @@ const TRACES: u64 = 100;
 
 /// A log with traces that wait, each written alone.
 fn pending(name: &str) -> Place {
-    let mut place = Place::new(name).with("completion.quiet", "60s").with("tail_sampling.decision_wait", "300s");
+    let mut place = Place::new(name)
+        .with("completion.quiet", "60s")
+        .with("tail_sampling.decision_wait", "300s");
     let tailkeep = place.start();
     let mut client = Client::new(tailkeep.http);
     for number in 0..TRACES {
         let filler = traffic::text("filler", &"x".repeat(5000));
-        client.export(&request("a", vec![Span { attributes: vec![filler], ..span(trace_id(number), 0, 0) }]));
+        client.export(&request(
+            "a",
+            vec![Span {
+                attributes: vec![filler],
+                ..span(trace_id(number), 0, 0)
+            }],
+        ));
     }
     tailkeep.stop_well();
     place.set("completion.quiet", "200ms");
@@ -30,12 +38,22 @@ fn pending(name: &str) -> Place {
 fn written_segment(place: &Place) -> (fs::File, u64) {
     let of = |path: &std::path::PathBuf| {
         let bytes = fs::read(path).expect("readable");
-        bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1)
+        bytes
+            .iter()
+            .rposition(|byte| *byte != 0)
+            .map_or(0, |at| at as u64 + 1)
     };
     let path = place.segments().into_iter().max_by_key(of).expect("a segment");
     let end = of(&path);
     assert!(end > 5000 * TRACES, "{end} bytes are written");
-    (fs::OpenOptions::new().read(true).write(true).open(path).expect("opened"), end)
+    (
+        fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .expect("opened"),
+        end,
+    )
 }
 
 #[test]
@@ -48,12 +66,23 @@ fn flipped_bytes_cost_only_what_they_hit() {
         segment.read_exact_at(&mut hit, *at).expect("read");
         hit == [b'x'; 64]
     });
-    segment.write_all_at(&[b'y'; 64], at.expect("a filler")).expect("written");
+    segment
+        .write_all_at(&[b'y'; 64], at.expect("a filler"))
+        .expect("written");
 
     let tailkeep = place.start();
     let status = tailkeep.wait_settled();
-    assert!(status["wal"]["corrupt_bytes"].as_u64() > Some(0), "{}", status["wal"]);
-    let codes: Vec<_> = status["problems"].as_array().expect("a list").iter().map(|it| &it["code"]).collect();
+    assert!(
+        status["wal"]["corrupt_bytes"].as_u64() > Some(0),
+        "{}",
+        status["wal"]
+    );
+    let codes: Vec<_> = status["problems"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|it| &it["code"])
+        .collect();
     assert_eq!(codes, ["log_corrupt"]);
     let log = tailkeep.stop_well();
     assert!(log.contains("corrupt"), "{log}");
@@ -85,9 +114,20 @@ fn no_damage_makes_it_panic() {
         tailkeep.wait_settled();
         tailkeep.stop_well();
         let came_back = place.output().traces();
-        println!("round {round}: {} traces, corrupt {}", came_back.len(), status["wal"]["corrupt_bytes"]);
-        assert!(came_back.iter().all(|trace| (0..=TRACES).any(|number| trace_id(number)[..] == trace[..])));
-        assert!(came_back.contains(&trace_id(TRACES)[..]), "what comes after the damage is taken");
+        println!(
+            "round {round}: {} traces, corrupt {}",
+            came_back.len(),
+            status["wal"]["corrupt_bytes"]
+        );
+        assert!(
+            came_back
+                .iter()
+                .all(|trace| (0..=TRACES).any(|number| trace_id(number)[..] == trace[..]))
+        );
+        assert!(
+            came_back.contains(&trace_id(TRACES)[..]),
+            "what comes after the damage is taken"
+        );
     }
 }
 
@@ -100,7 +140,9 @@ fn a_damaged_kept_log_costs_no_trace_whose_spans_are_there() {
     let tailkeep = place.start();
     let mut client = Client::new(tailkeep.http);
     (0..TRACES).for_each(|number| client.export(&request("a", vec![span(trace_id(number), 0, 0)])));
-    crate::process::wait_for("all decided", || (tailkeep.status()["traces"]["pending"] == 0).then_some(()));
+    crate::process::wait_for("all decided", || {
+        (tailkeep.status()["traces"]["pending"] == 0).then_some(())
+    });
     tailkeep.stop();
     let directory = place.data().join("kept-00");
     for entry in fs::read_dir(directory).expect("there") {
@@ -108,7 +150,8 @@ fn a_damaged_kept_log_costs_no_trace_whose_spans_are_there() {
         let length = fs::metadata(&path).expect("there").len();
         let file = fs::OpenOptions::new().write(true).open(path).expect("opened");
         for _ in 0..50 {
-            file.write_all_at(&[random.next() as u8; 8], random.below(length.min(64 << 10))).expect("written");
+            file.write_all_at(&[random.next() as u8; 8], random.below(length.min(64 << 10)))
+                .expect("written");
         }
     }
     fs::remove_file(place.kept()).expect("unlinked");

@@ -23,7 +23,9 @@ impl Client {
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        Ok(Client { stream: BufReader::new(stream) })
+        Ok(Client {
+            stream: BufReader::new(stream),
+        })
     }
 
     /// Sends one body. `Ok` is the status; an error means that nobody knows what became of it.
@@ -58,7 +60,12 @@ impl Client {
             }
             let line = line.trim_end().to_ascii_lowercase();
             if status.is_none() {
-                status = Some(line.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(invalid)?);
+                status = Some(
+                    line.split(' ')
+                        .nth(1)
+                        .and_then(|code| code.parse().ok())
+                        .ok_or_else(invalid)?,
+                );
             } else if let Some(value) = line.strip_prefix("content-length:") {
                 length = value.trim().parse().map_err(|_| invalid())?;
             } else if line.is_empty() {
@@ -75,6 +82,10 @@ impl Client {
 pub fn get(address: SocketAddr, path: &str) -> (u16, Vec<u8>) {
     let mut client = Client::new(address);
     let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
-    client.stream.get_mut().write_all(request.as_bytes()).expect("sent");
+    client
+        .stream
+        .get_mut()
+        .write_all(request.as_bytes())
+        .expect("sent");
     client.read_reply().expect("a reply")
 }

@@ -25,15 +25,25 @@ struct Sent {
 
 /// Sends traces of two requests until the process is gone. An error, if the trace has one, is in the first, so
 /// that the second is due whenever it is acknowledged: pending or late.
-fn send_until_gone(address: SocketAddr, mut random: Random, stop: &AtomicBool, acknowledged: &AtomicU64) -> Sent {
+fn send_until_gone(
+    address: SocketAddr,
+    mut random: Random,
+    stop: &AtomicBool,
+    acknowledged: &AtomicU64,
+) -> Sent {
     let mut sent = Sent::default();
-    let Ok(mut client) = Client::try_new(address) else { return sent };
+    let Ok(mut client) = Client::try_new(address) else {
+        return sent;
+    };
     while !stop.load(Ordering::Relaxed) {
         let trace = random.id();
         let fails = random.below(3) == 0;
         let first = vec![
             orphan(trace, 1, if fails { ERROR } else { 0 }),
-            Span { attributes: vec![traffic::text("filler", &"x".repeat(random.below(3000) as usize))], ..orphan(trace, 2, 0) },
+            Span {
+                attributes: vec![traffic::text("filler", &"x".repeat(random.below(3000) as usize))],
+                ..orphan(trace, 2, 0)
+            },
         ];
         let second = vec![span(trace, 0, 0), orphan(trace, 3, 0)];
         for spans in [first, second] {
@@ -83,7 +93,10 @@ fn acknowledged_spans_survive_kills(name: &str, durability: &str, kills: u32) {
                 sent.due.extend(due);
             }
         });
-        println!("round {round}: killed after {} acknowledged requests", acknowledged.load(Ordering::Relaxed));
+        println!(
+            "round {round}: killed after {} acknowledged requests",
+            acknowledged.load(Ordering::Relaxed)
+        );
         if round % 2 == 1 {
             // In the middle of its start, replay or not.
             let starting = place.spawn();
@@ -101,14 +114,27 @@ fn acknowledged_spans_survive_kills(name: &str, durability: &str, kills: u32) {
     let output = place.output();
     let keys = output.keys();
     let lost: Vec<_> = sent.due.difference(&keys).collect();
-    assert!(lost.is_empty(), "{} of {} due spans are lost: {:?}", lost.len(), sent.due.len(), &lost[..1]);
+    assert!(
+        lost.is_empty(),
+        "{} of {} due spans are lost: {:?}",
+        lost.len(),
+        sent.due.len(),
+        &lost[..1]
+    );
     let invented: Vec<_> = keys.difference(&sent.all).collect();
     assert!(invented.is_empty(), "{} spans were never sent", invented.len());
     assert!(!sent.due.is_empty());
     let mut copies: BTreeMap<SpanKey, u32> = BTreeMap::new();
-    output.spans.iter().for_each(|span| *copies.entry(span.id()).or_default() += 1);
+    output
+        .spans
+        .iter()
+        .for_each(|span| *copies.entry(span.id()).or_default() += 1);
     let twice = copies.values().filter(|count| **count > 1).count();
-    println!("{} due, {} came out, {twice} of them more than once", sent.due.len(), keys.len());
+    println!(
+        "{} due, {} came out, {twice} of them more than once",
+        sent.due.len(),
+        keys.len()
+    );
 }
 
 #[test]
@@ -123,12 +149,17 @@ fn acknowledged_spans_survive_kills_without_fsync() {
 
 #[test]
 fn pending_spans_survive_a_kill() {
-    let place = Place::new("kill-pending").errors_only().with("completion.quiet", "20s");
+    let place = Place::new("kill-pending")
+        .errors_only()
+        .with("completion.quiet", "20s");
     let tailkeep = place.start();
     let mut client = Client::new(tailkeep.http);
     for number in 0..20 {
         let trace = traffic::trace_id(number);
-        client.export(&request("a", vec![span(trace, 1, if number % 2 == 0 { ERROR } else { 0 })]));
+        client.export(&request(
+            "a",
+            vec![span(trace, 1, if number % 2 == 0 { ERROR } else { 0 })],
+        ));
         client.export(&request("b", vec![span(trace, 0, 0)]));
     }
     assert_eq!(tailkeep.status()["traces"]["pending"], 20);
@@ -143,6 +174,16 @@ fn pending_spans_survive_a_kill() {
     assert_eq!(status["signals"]["spans"]["kept"], 20);
     tailkeep.stop_well();
     let output = place.output();
-    assert_eq!(output.spans.len(), 20, "10 traces of 2 spans, once each: nothing had been exported");
-    assert_eq!(output.traces(), (0..20).step_by(2).map(|number| traffic::trace_id(number).to_vec()).collect());
+    assert_eq!(
+        output.spans.len(),
+        20,
+        "10 traces of 2 spans, once each: nothing had been exported"
+    );
+    assert_eq!(
+        output.traces(),
+        (0..20)
+            .step_by(2)
+            .map(|number| traffic::trace_id(number).to_vec())
+            .collect()
+    );
 }

@@ -26,7 +26,11 @@ fn late_spans_follow_the_verdict() {
     let late: Vec<bool> = output
         .of_trace(&kept)
         .iter()
-        .map(|span| span.annotations.get("tailsampling.cached_decision").is_some_and(|text| text == "true"))
+        .map(|span| {
+            span.annotations
+                .get("tailsampling.cached_decision")
+                .is_some_and(|text| text == "true")
+        })
         .collect();
     assert_eq!(late, [false, true, true]);
     for span in output.of_trace(&kept) {
@@ -54,5 +58,10 @@ fn late_spans_follow_the_verdict_after_a_restart() {
     tailkeep.stop_well();
     let output = place.output();
     assert_eq!(output.traces(), [kept.to_vec()].into());
-    assert!(output.spans.iter().any(|span| span.annotations.contains_key("tailsampling.cached_decision")));
+    assert!(
+        output
+            .spans
+            .iter()
+            .any(|span| span.annotations.contains_key("tailsampling.cached_decision"))
+    );
 }

@@ -18,7 +18,10 @@ fn pending_traces_resume_after_sigterm() {
         client.export(&request("a", vec![span(traffic::trace_id(number), 0, status)]));
     }
     tailkeep.stop_well();
-    assert!(place.output().spans.is_empty(), "nothing is decided early because of a stop");
+    assert!(
+        place.output().spans.is_empty(),
+        "nothing is decided early because of a stop"
+    );
 
     place.set("completion.quiet", "200ms");
     let tailkeep = place.start();
@@ -26,7 +29,10 @@ fn pending_traces_resume_after_sigterm() {
     assert_eq!(status["wal"]["last_replay"]["traces_resumed"], 10);
     assert_eq!(status["incarnation"], 2);
     tailkeep.stop_well();
-    assert_eq!(place.output().traces(), (0..5).map(|number| traffic::trace_id(number).to_vec()).collect());
+    assert_eq!(
+        place.output().traces(),
+        (0..5).map(|number| traffic::trace_id(number).to_vec()).collect()
+    );
 
     // What has been exported does not come again.
     let tailkeep = place.start();
@@ -42,7 +48,9 @@ fn kept_traces_are_exported_before_the_process_ends() {
     let place = Place::new("flush");
     let tailkeep = place.start();
     Client::new(tailkeep.http).export(&request("a", vec![span(traffic::trace_id(1), 0, 0)]));
-    wait_for("the decision", || (tailkeep.status()["traces"]["pending"] == 0).then_some(()));
+    wait_for("the decision", || {
+        (tailkeep.status()["traces"]["pending"] == 0).then_some(())
+    });
     tailkeep.stop_well();
     assert_eq!(place.output().spans.len(), 1);
 }
@@ -65,7 +73,10 @@ fn a_port_in_use_is_refused_by_name() {
     let place = Place::new("port").with("receivers.otlp.protocols.http.endpoint", &address);
     let (code, log) = place.run_to_exit();
     assert_eq!(code, Some(1), "{log}");
-    assert!(log.contains("receivers.otlp.protocols.http.endpoint") && log.contains(&address), "{log}");
+    assert!(
+        log.contains("receivers.otlp.protocols.http.endpoint") && log.contains(&address),
+        "{log}"
+    );
 }
 
 #[test]
@@ -143,6 +154,9 @@ fn the_data_directory_is_private() {
     let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
     assert_eq!(mode(&place.data()), 0o700);
     assert!(!place.segments().is_empty());
-    place.segments().iter().for_each(|segment| assert_eq!(mode(segment), 0o600));
+    place
+        .segments()
+        .iter()
+        .for_each(|segment| assert_eq!(mode(segment), 0o600));
     tailkeep.stop_well();
 }

@@ -47,23 +47,37 @@ impl Output {
     /// Whole lines only: a reader of a file that is being written stops at the last end of line.
     pub fn read(path: &Path) -> Output {
         let text = std::fs::read(path).unwrap_or_default();
-        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let whole = text
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |at| at + 1);
         let mut spans = Vec::new();
-        for line in text[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        for line in text[..whole]
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
             let mut protobuf = Vec::new();
             json::decode(&json::TRACES_DATA, line, &mut protobuf)
                 .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(line)));
             let request = ExportTraceServiceRequest::decode(&protobuf[..]).expect("protobuf");
             let of_line = take_apart(&request);
             let traces: BTreeSet<_> = of_line.iter().map(|span| span.span().trace_id.clone()).collect();
-            assert_eq!(traces.len(), 1, "one trace a line: {}", String::from_utf8_lossy(line));
+            assert_eq!(
+                traces.len(),
+                1,
+                "one trace a line: {}",
+                String::from_utf8_lossy(line)
+            );
             spans.extend(of_line);
         }
         Output { spans }
     }
 
     pub fn traces(&self) -> BTreeSet<Vec<u8>> {
-        self.spans.iter().map(|span| span.span().trace_id.clone()).collect()
+        self.spans
+            .iter()
+            .map(|span| span.span().trace_id.clone())
+            .collect()
     }
 
     pub fn keys(&self) -> BTreeSet<SpanKey> {
@@ -71,7 +85,10 @@ impl Output {
     }
 
     pub fn of_trace(&self, trace: &[u8]) -> Vec<&Exported> {
-        self.spans.iter().filter(|span| span.span().trace_id == trace).collect()
+        self.spans
+            .iter()
+            .filter(|span| span.span().trace_id == trace)
+            .collect()
     }
 }
 
@@ -83,7 +100,9 @@ pub fn take_apart(request: &ExportTraceServiceRequest) -> Vec<Exported> {
             let mut annotations = BTreeMap::new();
             let mut bare = scope.scope.clone().unwrap_or_default();
             bare.attributes.retain(|attribute| {
-                let ours = ["tailkeep.", "tailsampling."].iter().any(|prefix| attribute.key.starts_with(prefix));
+                let ours = ["tailkeep.", "tailsampling."]
+                    .iter()
+                    .any(|prefix| attribute.key.starts_with(prefix));
                 if ours {
                     let value = attribute.value.as_ref().and_then(|value| value.value.as_ref());
                     let text = match value {
@@ -106,7 +125,10 @@ pub fn take_apart(request: &ExportTraceServiceRequest) -> Vec<Exported> {
                         spans: vec![span.clone()],
                     }],
                 };
-                spans.push(Exported { alone, annotations: annotations.clone() });
+                spans.push(Exported {
+                    alone,
+                    annotations: annotations.clone(),
+                });
             }
         }
     }
@@ -134,7 +156,8 @@ pub fn assert_same(came: &[Exported], went: &[Exported]) {
         rest
     };
     let show = |prints: Vec<Vec<u8>>| -> Vec<String> {
-        let decode = |print: &Vec<u8>| format!("{:?}", ResourceSpans::decode(&print[..]).expect("just encoded"));
+        let decode =
+            |print: &Vec<u8>| format!("{:?}", ResourceSpans::decode(&print[..]).expect("just encoded"));
         prints.iter().take(2).map(decode).collect()
     };
     panic!(

@@ -20,9 +20,17 @@ fn wait_failing(tailkeep: &Tailkeep) {
     });
     let exporter = &status["exporters"][0];
     assert_ne!(exporter["state"], "ok", "{exporter}");
-    assert_eq!((&exporter["queued_items"], &exporter["sent"]), (&1.into(), &0.into()), "{exporter}");
+    assert_eq!(
+        (&exporter["queued_items"], &exporter["sent"]),
+        (&1.into(), &0.into()),
+        "{exporter}"
+    );
     assert_eq!(status["state"], "degraded");
-    assert_eq!(tailkeep.ask("/readyz").0, 200, "a destination that fails does not stop the log");
+    assert_eq!(
+        tailkeep.ask("/readyz").0,
+        200,
+        "a destination that fails does not stop the log"
+    );
 }
 
 #[test]
@@ -42,7 +50,10 @@ fn a_torn_last_line_is_cut_at_start() {
     tailkeep.wait_settled();
     tailkeep.stop_well();
     assert!(fs::read(place.kept()).expect("there").starts_with(&whole));
-    assert_eq!(place.output().traces(), [trace_id(1).to_vec(), trace_id(2).to_vec()].into());
+    assert_eq!(
+        place.output().traces(),
+        [trace_id(1).to_vec(), trace_id(2).to_vec()].into()
+    );
 }
 
 #[test]
@@ -63,7 +74,10 @@ fn sighup_reopens_a_moved_file() {
         place.kept().exists().then_some(())
     });
     tailkeep.stop_well();
-    let (before, after) = (Output::read(&moved).spans.len() as u64, place.output().spans.len() as u64);
+    let (before, after) = (
+        Output::read(&moved).spans.len() as u64,
+        place.output().spans.len() as u64,
+    );
     assert_eq!(before + after, number, "nothing is lost between the files");
     assert!(after > 0);
 }

@@ -10,11 +10,19 @@ use crate::traffic::Random;
 /// One to five policies whose keys and values are met in the traffic.
 pub fn random(random: &mut Random, spans: &[SpanOfResource]) -> PolicyOptions {
     let count = 1 + random.below(4);
-    let mut policies: Vec<PolicyEntry> = (0..count).map(|at| entry(at, leaf(random, spans, true))).collect();
+    let mut policies: Vec<PolicyEntry> = (0..count)
+        .map(|at| entry(at, leaf(random, spans, true)))
+        .collect();
     if random.below(3) == 0 {
-        policies.push(entry(count, PolicyKind::Drop(vec![entry(0, leaf(random, spans, false))])));
+        policies.push(entry(
+            count,
+            PolicyKind::Drop(vec![entry(0, leaf(random, spans, false))]),
+        ));
     }
-    PolicyOptions { policies, ..PolicyOptions::default() }
+    PolicyOptions {
+        policies,
+        ..PolicyOptions::default()
+    }
 }
 
 fn leaf(random: &mut Random, spans: &[SpanOfResource], nested: bool) -> PolicyKind {
@@ -22,36 +30,66 @@ fn leaf(random: &mut Random, spans: &[SpanOfResource], nested: bool) -> PolicyKi
     let met = |random: &mut Random| {
         let span = random.pick(spans);
         let attributes: Vec<_> = span.resource.iter().chain(&span.span.attributes).collect();
-        attributes.get(random.below(attributes.len().max(1) as u64) as usize).map_or(
-            ("absent".to_owned(), None),
-            |attribute| (attribute.key.clone(), attribute.value.clone().and_then(|value| value.value)),
-        )
+        attributes
+            .get(random.below(attributes.len().max(1) as u64) as usize)
+            .map_or(("absent".to_owned(), None), |attribute| {
+                (
+                    attribute.key.clone(),
+                    attribute.value.clone().and_then(|value| value.value),
+                )
+            })
     };
     use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
     match random.below(if nested { 10 } else { 8 }) {
-        0 => PolicyKind::StatusCode { codes: vec![*random.pick(&[StatusCode::Error, StatusCode::Ok])] },
+        0 => PolicyKind::StatusCode {
+            codes: vec![*random.pick(&[StatusCode::Error, StatusCode::Ok])],
+        },
         1 => {
             let threshold_ms = *random.pick(&[0, 5, 50, 500]);
-            PolicyKind::Latency { threshold_ms, upper_threshold_ms: *random.pick(&[0, threshold_ms + 20]) }
+            PolicyKind::Latency {
+                threshold_ms,
+                upper_threshold_ms: *random.pick(&[0, threshold_ms + 20]),
+            }
         }
-        2 => PolicyKind::Probabilistic { percentage: *random.pick(&[1.0, 10.0, 33.3, 75.0]), hash_salt: None },
-        3 => PolicyKind::Probabilistic { percentage: 25.0, hash_salt: Some("salt".to_owned()) },
-        4 => PolicyKind::SpanCount { min: *random.pick(&[2, 4, 8]), max: *random.pick(&[0, 12]) },
+        2 => PolicyKind::Probabilistic {
+            percentage: *random.pick(&[1.0, 10.0, 33.3, 75.0]),
+            hash_salt: None,
+        },
+        3 => PolicyKind::Probabilistic {
+            percentage: 25.0,
+            hash_salt: Some("salt".to_owned()),
+        },
+        4 => PolicyKind::SpanCount {
+            min: *random.pick(&[2, 4, 8]),
+            max: *random.pick(&[0, 12]),
+        },
         5..8 => match met(random) {
             (key, Some(Any::IntValue(value))) => {
                 let min = value.saturating_sub(1).max(0);
-                PolicyKind::NumericAttribute { key, min: Some(min), max: None, invert: random.below(4) == 0 }
+                PolicyKind::NumericAttribute {
+                    key,
+                    min: Some(min),
+                    max: None,
+                    invert: random.below(4) == 0,
+                }
             }
-            (key, Some(Any::BoolValue(value))) => {
-                PolicyKind::BooleanAttribute { key, value, invert: random.below(4) == 0 }
-            }
+            (key, Some(Any::BoolValue(value))) => PolicyKind::BooleanAttribute {
+                key,
+                value,
+                invert: random.below(4) == 0,
+            },
             (key, value) => {
                 let value = match value {
                     Some(Any::StringValue(text)) => text,
                     _ => "nothing is like this".to_owned(),
                 };
                 let values = vec![value];
-                PolicyKind::StringAttribute { key, values, regex: false, invert: random.below(4) == 0 }
+                PolicyKind::StringAttribute {
+                    key,
+                    values,
+                    regex: false,
+                    invert: random.below(4) == 0,
+                }
             }
         },
         8 => {
@@ -63,7 +101,10 @@ fn leaf(random: &mut Random, spans: &[SpanOfResource], nested: bool) -> PolicyKi
 }
 
 fn entry(number: u64, kind: PolicyKind) -> PolicyEntry {
-    PolicyEntry { name: format!("policy-{number}"), kind }
+    PolicyEntry {
+        name: format!("policy-{number}"),
+        kind,
+    }
 }
 
 /// What the configuration says for it: JSON, which is YAML.
@@ -83,13 +124,26 @@ fn value(entry: &PolicyEntry) -> Value {
             };
             json!({ "status_codes": codes.iter().map(name).collect::<Vec<_>>() })
         }
-        PolicyKind::Latency { threshold_ms, upper_threshold_ms } => {
+        PolicyKind::Latency {
+            threshold_ms,
+            upper_threshold_ms,
+        } => {
             json!({ "threshold_ms": threshold_ms, "upper_threshold_ms": upper_threshold_ms })
         }
-        PolicyKind::StringAttribute { key, values, regex, invert } => json!({
+        PolicyKind::StringAttribute {
+            key,
+            values,
+            regex,
+            invert,
+        } => json!({
             "key": key, "values": values, "enabled_regex_matching": regex, "invert_match": invert,
         }),
-        PolicyKind::NumericAttribute { key, min, max, invert } => {
+        PolicyKind::NumericAttribute {
+            key,
+            min,
+            max,
+            invert,
+        } => {
             let mut options = json!({ "key": key, "invert_match": invert });
             for (name, bound) in [("min_value", min), ("max_value", max)] {
                 if let Some(bound) = bound {
@@ -101,7 +155,10 @@ fn value(entry: &PolicyEntry) -> Value {
         PolicyKind::BooleanAttribute { key, value, invert } => {
             json!({ "key": key, "value": value, "invert_match": invert })
         }
-        PolicyKind::Probabilistic { percentage, hash_salt } => match hash_salt {
+        PolicyKind::Probabilistic {
+            percentage,
+            hash_salt,
+        } => match hash_salt {
             Some(salt) => json!({ "sampling_percentage": percentage, "hash_salt": salt }),
             None => json!({ "sampling_percentage": percentage }),
         },
@@ -120,5 +177,8 @@ fn value(entry: &PolicyEntry) -> Value {
 /// As the oracle wants them.
 pub fn of_resource(span: &Exported) -> SpanOfResource {
     let resource = span.alone.resource.clone().unwrap_or_default();
-    SpanOfResource { resource: resource.attributes, span: span.span().clone() }
+    SpanOfResource {
+        resource: resource.attributes,
+        span: span.span().clone(),
+    }
 }

@@ -47,7 +47,8 @@ impl Place {
     pub fn new(name: &str) -> Place {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("e2e-{}-{number}-{name}", std::process::id()));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("e2e-{}-{number}-{name}", std::process::id()));
         fs::create_dir_all(&path).expect("a directory");
         let settings = [
             ("node.name", "node-under-test"),
@@ -126,7 +127,10 @@ impl Place {
         for (key, value) in &self.settings {
             command.arg("--set").arg(format!("{key}={value}"));
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         command
     }
 
@@ -150,7 +154,11 @@ impl Place {
                 sink.lock().expect("unpoisoned").push(line);
             }
         });
-        Starting { child, lines, reader: Some(reader) }
+        Starting {
+            child,
+            lines,
+            reader: Some(reader),
+        }
     }
 
     /// Runs it where it is expected to end by itself; exit code and its own log.
@@ -179,7 +187,13 @@ pub struct Starting {
 impl Starting {
     fn wait_ready(mut self) -> Result<Tailkeep, Starting> {
         let ended = wait_for("the ready line", || {
-            let line = self.lines.lock().expect("unpoisoned").iter().find(|line| is_ready_line(line)).cloned();
+            let line = self
+                .lines
+                .lock()
+                .expect("unpoisoned")
+                .iter()
+                .find(|line| is_ready_line(line))
+                .cloned();
             match line {
                 Some(line) => Some(Ok(line)),
                 None => self.child.try_wait().expect("waited").map(Err),
@@ -187,10 +201,19 @@ impl Starting {
         });
         let Ok(line) = ended else { return Err(self) };
         let address = |key: &str| -> SocketAddr {
-            let word = line.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
-            word.unwrap_or_else(|| panic!("no {key} in {line:?}")).parse().expect("an address")
+            let word = line
+                .split(' ')
+                .find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+            word.unwrap_or_else(|| panic!("no {key} in {line:?}"))
+                .parse()
+                .expect("an address")
         };
-        Ok(Tailkeep { grpc: address("grpc"), http: address("http"), admin: address("admin"), process: self })
+        Ok(Tailkeep {
+            grpc: address("grpc"),
+            http: address("http"),
+            admin: address("admin"),
+            process: self,
+        })
     }
 
     /// Its standard error so far; all of it once it has ended.
@@ -260,7 +283,10 @@ impl Tailkeep {
     pub fn ask(&self, path: &str) -> (u16, Value) {
         let (status, body) = http::get(self.admin, path);
         let value = serde_json::from_slice(&body);
-        (status, value.unwrap_or_else(|_| panic!("{path}: {}", String::from_utf8_lossy(&body))))
+        (
+            status,
+            value.unwrap_or_else(|_| panic!("{path}: {}", String::from_utf8_lossy(&body))),
+        )
     }
 
     pub fn status(&self) -> Value {
@@ -275,7 +301,8 @@ impl Tailkeep {
             let status = self.status();
             let idle = status["traces"]["pending"] == 0 && status["exporters"][0]["queued_items"] == 0;
             // What was just decided is queued when its verdict is durable.
-            let exported = status["exporters"][0]["sent"].as_u64() >= status["signals"]["spans"]["kept"].as_u64();
+            let exported =
+                status["exporters"][0]["sent"].as_u64() >= status["signals"]["spans"]["kept"].as_u64();
             (idle && exported).then_some(status)
         })
     }

@@ -38,8 +38,10 @@ impl Listener {
         std::thread::spawn(move || {
             for stream in socket.incoming().map_while(Result::ok) {
                 let sink = sink.clone();
-                std::thread::spawn(move || while let Some(body) = take_request(&stream) {
-                    sink.lock().expect("unpoisoned").push(body);
+                std::thread::spawn(move || {
+                    while let Some(body) = take_request(&stream) {
+                        sink.lock().expect("unpoisoned").push(body);
+                    }
                 });
             }
         });
@@ -49,7 +51,10 @@ impl Listener {
     fn spans(&self) -> Vec<Exported> {
         let bodies = self.bodies.lock().expect("unpoisoned");
         let decode = |body: &Vec<u8>| ExportTraceServiceRequest::decode(&body[..]).expect("protobuf");
-        bodies.iter().flat_map(|body| output::take_apart(&decode(body))).collect()
+        bodies
+            .iter()
+            .flat_map(|body| output::take_apart(&decode(body)))
+            .collect()
     }
 }
 
@@ -70,13 +75,17 @@ fn take_request(mut stream: &TcpStream) -> Option<Vec<u8>> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n").ok()?;
+    stream
+        .write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n")
+        .ok()?;
     Some(body)
 }
 
 fn exporter(tailkeep: &Tailkeep, is_grpc: bool, compression: Option<Compression>) -> SpanExporter {
     if is_grpc {
-        let builder = SpanExporter::builder().with_tonic().with_endpoint(format!("http://{}", tailkeep.grpc));
+        let builder = SpanExporter::builder()
+            .with_tonic()
+            .with_endpoint(format!("http://{}", tailkeep.grpc));
         match compression {
             Some(compression) => builder.with_compression(compression).build(),
             None => builder.build(),
@@ -116,7 +125,11 @@ fn attributes() -> Vec<KeyValue> {
 /// A trace of three spans; one of them fails, or none.
 fn make_trace(provider: &SdkTracerProvider, fails: bool) -> TraceId {
     let tracer = provider.tracer("shop");
-    let root = tracer.span_builder("GET /cart").with_kind(SpanKind::Server).with_attributes(attributes()).start(&tracer);
+    let root = tracer
+        .span_builder("GET /cart")
+        .with_kind(SpanKind::Server)
+        .with_attributes(attributes())
+        .start(&tracer);
     let trace = root.span_context().trace_id();
     let context = Context::current_with_span(root);
     let elsewhere = SpanContext::new(
@@ -137,7 +150,10 @@ fn make_trace(provider: &SdkTracerProvider, fails: bool) -> TraceId {
         child.set_status(Status::error("the database is away"));
     }
     child.end();
-    tracer.span_builder("render").start_with_context(&tracer, &context).end();
+    tracer
+        .span_builder("render")
+        .start_with_context(&tracer, &context)
+        .end();
     context.span().set_status(Status::Ok);
     context.span().end();
     trace
@@ -151,12 +167,22 @@ fn an_errored_trace_of_the_sdk_comes_out_whole_and_equal() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let _inside = runtime.enter();
     let mut errored = Vec::new();
-    for (is_grpc, compression) in
-        [(true, None), (true, Some(Compression::Gzip)), (false, None), (false, Some(Compression::Gzip))]
-    {
-        let beside = SpanExporter::builder().with_http().with_endpoint(format!("http://{}/v1/traces", listener.address));
+    for (is_grpc, compression) in [
+        (true, None),
+        (true, Some(Compression::Gzip)),
+        (false, None),
+        (false, Some(Compression::Gzip)),
+    ] {
+        let beside = SpanExporter::builder()
+            .with_http()
+            .with_endpoint(format!("http://{}/v1/traces", listener.address));
         let provider = SdkTracerProvider::builder()
-            .with_resource(Resource::builder().with_service_name("shop").with_attributes(attributes()).build())
+            .with_resource(
+                Resource::builder()
+                    .with_service_name("shop")
+                    .with_attributes(attributes())
+                    .build(),
+            )
             .with_batch_exporter(exporter(&tailkeep, is_grpc, compression))
             .with_batch_exporter(beside.build().expect("an exporter"))
             .build();
@@ -184,7 +210,12 @@ fn an_errored_trace_of_the_sdk_comes_out_whole_and_equal() {
         assert_eq!(annotations.len(), 3, "{annotations:?}");
     }
     // The comparison had something to compare.
-    let failed: Vec<_> = output.spans.iter().map(Exported::span).filter(|span| span.name == "SELECT").collect();
+    let failed: Vec<_> = output
+        .spans
+        .iter()
+        .map(Exported::span)
+        .filter(|span| span.name == "SELECT")
+        .collect();
     assert_eq!(failed.len(), 4);
     for span in failed {
         assert_eq!(span.status.as_ref().map(|status| status.code), Some(ERROR));

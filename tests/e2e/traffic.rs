@@ -17,8 +17,14 @@ pub struct Random(u64);
 impl Random {
     /// From `TAILKEEP_TEST_SEED`, else from the clock; printed, so that a failure can be repeated.
     pub fn printed(what: &str) -> Random {
-        let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-        let given = std::env::var("TAILKEEP_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+        let now = || {
+            std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .expect("after 1970")
+        };
+        let given = std::env::var("TAILKEEP_TEST_SEED")
+            .ok()
+            .and_then(|seed| seed.parse().ok());
         let seed = given.unwrap_or_else(|| now().as_nanos() as u64);
         println!("{what}: TAILKEEP_TEST_SEED={seed}");
         Random(seed)
@@ -75,14 +81,20 @@ pub fn span(trace: [u8; 16], number: u64, status: i32) -> Span {
         start_time_unix_nano: START_NS + number,
         end_time_unix_nano: START_NS + number + 10_000_000,
         attributes: vec![text("route", "/users/{id}")],
-        status: Some(Status { code: status, message: String::new() }),
+        status: Some(Status {
+            code: status,
+            message: String::new(),
+        }),
         ..Span::default()
     }
 }
 
 /// A child whose parent never comes: its trace waits for twice the quiet time.
 pub fn orphan(trace: [u8; 16], number: u64, status: i32) -> Span {
-    Span { parent_span_id: vec![0xee; 8], ..span(trace, number, status) }
+    Span {
+        parent_span_id: vec![0xee; 8],
+        ..span(trace, number, status)
+    }
 }
 
 pub fn text(key: &str, value: &str) -> KeyValue {
@@ -90,15 +102,29 @@ pub fn text(key: &str, value: &str) -> KeyValue {
 }
 
 pub fn attribute(key: &str, value: Value) -> KeyValue {
-    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
+    KeyValue {
+        key: key.to_owned(),
+        value: Some(AnyValue { value: Some(value) }),
+        ..KeyValue::default()
+    }
 }
 
 pub fn request(service: &str, spans: Vec<Span>) -> ExportTraceServiceRequest {
-    let scope = InstrumentationScope { name: "hand-made".to_owned(), ..InstrumentationScope::default() };
+    let scope = InstrumentationScope {
+        name: "hand-made".to_owned(),
+        ..InstrumentationScope::default()
+    };
     ExportTraceServiceRequest {
         resource_spans: vec![ResourceSpans {
-            resource: Some(Resource { attributes: vec![text("service.name", service)], ..Resource::default() }),
-            scope_spans: vec![ScopeSpans { scope: Some(scope), spans, ..ScopeSpans::default() }],
+            resource: Some(Resource {
+                attributes: vec![text("service.name", service)],
+                ..Resource::default()
+            }),
+            scope_spans: vec![ScopeSpans {
+                scope: Some(scope),
+                spans,
+                ..ScopeSpans::default()
+            }],
             ..ResourceSpans::default()
         }],
     }
@@ -111,7 +137,10 @@ fn capture(name: &str) -> Option<Vec<u8>> {
     let path = folder.join(name);
     let bytes = std::fs::read(&path).ok();
     if bytes.is_none() {
-        println!("skipped: {} is not there (TAILKEEP_TEST_DATA names its folder)", path.display());
+        println!(
+            "skipped: {} is not there (TAILKEEP_TEST_DATA names its folder)",
+            path.display()
+        );
     }
     bytes
 }
@@ -140,7 +169,8 @@ pub struct Recorded {
 /// A minute of OnlineBoutique, by the end of its spans. One trace in ten has an error in one span of it, and
 /// which is always the same.
 pub fn recorded_minute() -> Option<Vec<Recorded>> {
-    let text_of_file = String::from_utf8(capture("nezha_rca_data_2022-08-22_trace_03_53_trace.csv")?).expect("UTF-8");
+    let text_of_file =
+        String::from_utf8(capture("nezha_rca_data_2022-08-22_trace_03_53_trace.csv")?).expect("UTF-8");
     let bytes = |hex: &str| -> Vec<u8> {
         let digits = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal");
         (0..hex.len()).step_by(2).map(digits).collect()
@@ -151,22 +181,39 @@ pub fn recorded_minute() -> Option<Vec<Recorded>> {
         .skip(1)
         .map(|line| {
             let fields: Vec<&str> = line.trim_end().split(',').collect();
-            let [trace, id, parent, pod, operation, start, end, ..] = fields[..] else { panic!("{line:?}") };
+            let [trace, id, parent, pod, operation, start, end, ..] = fields[..] else {
+                panic!("{line:?}")
+            };
             let trace_id = bytes(trace);
-            let is_chosen = trace_id.iter().fold(7u32, |hash, byte| hash.wrapping_mul(31) + u32::from(*byte)) % 10 == 0;
+            let is_chosen = trace_id
+                .iter()
+                .fold(7u32, |hash, byte| hash.wrapping_mul(31) + u32::from(*byte))
+                % 10
+                == 0;
             let failed = is_chosen && errored.insert(trace_id.clone(), ()).is_none();
             let end_ns = end.parse().expect("nanoseconds");
             let span = Span {
                 trace_id,
                 span_id: bytes(id),
-                parent_span_id: if parent == "root" { Vec::new() } else { bytes(parent) },
+                parent_span_id: if parent == "root" {
+                    Vec::new()
+                } else {
+                    bytes(parent)
+                },
                 name: operation.to_owned(),
                 start_time_unix_nano: start.parse().expect("nanoseconds"),
                 end_time_unix_nano: end_ns,
-                status: Some(Status { code: if failed { ERROR } else { 0 }, message: String::new() }),
+                status: Some(Status {
+                    code: if failed { ERROR } else { 0 },
+                    message: String::new(),
+                }),
                 ..Span::default()
             };
-            Recorded { pod: pod.to_owned(), end_ns, span }
+            Recorded {
+                pod: pod.to_owned(),
+                end_ns,
+                span,
+            }
         })
         .collect();
     minute.sort_by_key(|recorded| recorded.end_ns);

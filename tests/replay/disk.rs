@@ -64,23 +64,44 @@ impl Disk {
         if self.under_way.is_empty() {
             return None;
         }
-        let (id, op, asked) = self.under_way.remove((which % self.under_way.len() as u64) as usize);
+        let (id, op, asked) = self
+            .under_way
+            .remove((which % self.under_way.len() as u64) as usize);
         self.clock += 1;
         match op {
-            DiskOp::OpenSegment { segment, size, reuse, header, .. } => {
+            DiskOp::OpenSegment {
+                segment,
+                size,
+                reuse,
+                header,
+                ..
+            } => {
                 let reused = reuse.and_then(|reuse| self.files.remove(&reuse));
                 let mut durable = reused.map_or_else(Vec::new, |file| file.bytes());
                 durable.resize(size as usize + PAGE_BYTES, 0);
                 durable[..PAGE_BYTES].copy_from_slice(&header[..]);
-                self.files.insert(segment, File { durable, volatile: Vec::new() });
+                self.files.insert(
+                    segment,
+                    File {
+                        durable,
+                        volatile: Vec::new(),
+                    },
+                );
             }
-            DiskOp::Write { segment, offset, data, from } => {
+            DiskOp::Write {
+                segment,
+                offset,
+                data,
+                from,
+            } => {
                 let file = self.files.get_mut(&segment).expect("an open segment");
-                file.volatile.push((self.clock, offset as usize, data.as_ref()[from..].to_vec()));
+                file.volatile
+                    .push((self.clock, offset as usize, data.as_ref()[from..].to_vec()));
             }
             DiskOp::Sync { segment } => {
                 let file = self.files.get_mut(&segment).expect("an open segment");
-                let (covered, rest): (Vec<_>, Vec<_>) = file.volatile.drain(..).partition(|write| write.0 < asked);
+                let (covered, rest): (Vec<_>, Vec<_>) =
+                    file.volatile.drain(..).partition(|write| write.0 < asked);
                 file.volatile = rest;
                 for (_, offset, data) in covered {
                     file.durable[offset..offset + data.len()].copy_from_slice(&data);
@@ -95,7 +116,10 @@ impl Disk {
 
     /// What recovery asks for before anything is built on what it read.
     pub fn sync(&mut self, segment: SegmentId) {
-        let file = self.files.get_mut(&segment).expect("recovery names files that exist");
+        let file = self
+            .files
+            .get_mut(&segment)
+            .expect("recovery names files that exist");
         file.durable = file.bytes();
         file.volatile.clear();
     }
@@ -109,10 +133,16 @@ impl Disk {
     /// Ends everything. Writes under way, like those that were reported, are there in part.
     pub fn power_cut(&mut self, random: &mut Random) {
         for (_, op, _) in std::mem::take(&mut self.under_way) {
-            if let DiskOp::Write { segment, offset, data, from } = op
+            if let DiskOp::Write {
+                segment,
+                offset,
+                data,
+                from,
+            } = op
                 && let Some(file) = self.files.get_mut(&segment)
             {
-                file.volatile.push((u64::MAX, offset as usize, data.as_ref()[from..].to_vec()));
+                file.volatile
+                    .push((u64::MAX, offset as usize, data.as_ref()[from..].to_vec()));
             }
         }
         for file in self.files.values_mut() {
@@ -148,7 +178,9 @@ impl Disk {
             for _ in 0..1 + random.below(3) {
                 let at = random.below(written) as usize;
                 let end = (at + 1 + random.below(64) as usize).min(file.durable.len());
-                file.durable[at..end].iter_mut().for_each(|byte| *byte ^= random.next() as u8 | 1);
+                file.durable[at..end]
+                    .iter_mut()
+                    .for_each(|byte| *byte ^= random.next() as u8 | 1);
             }
         }
     }

@@ -35,16 +35,24 @@ impl Naive {
                 let (resource, _) = payload.context(span.scope).expect("it has a scope");
                 let matched = policies.match_resource(view::resource_attributes(resource));
                 let place = Place::new(log, entry.position, number as u16);
-                self.spans.entry(run.trace).or_default().push((policies.fold(&view, matched), place));
+                self.spans
+                    .entry(run.trace)
+                    .or_default()
+                    .push((policies.fold(&view, matched), place));
             }
         }
     }
 
     /// As [`tailkeep::table::Table::fold_of_open_traces`] has it.
     pub fn open_traces(&self) -> Vec<(TraceId, Digest, Vec<Place>)> {
-        let open = self.spans.iter().filter(|(trace, _)| !self.decided.contains(*trace));
+        let open = self
+            .spans
+            .iter()
+            .filter(|(trace, _)| !self.decided.contains(*trace));
         open.map(|(trace, spans)| {
-            let digest = spans.iter().fold(Digest::EMPTY, |digest, (span, _)| digest.merge(*span));
+            let digest = spans
+                .iter()
+                .fold(Digest::EMPTY, |digest, (span, _)| digest.merge(*span));
             let mut places: Vec<Place> = spans.iter().map(|(_, place)| *place).collect();
             places.dedup();
             (*trace, digest, places)

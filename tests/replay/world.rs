@@ -8,7 +8,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Valu
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 use prost::Message;
 use tailkeep::base::block::{PAGE_BYTES, VecPool};
-use tailkeep::base::ids::{LogId, Position};
+use tailkeep::base::ids::{LogId, Position, TraceId};
 use tailkeep::base::time::{Instant, Now, WallTime};
 use tailkeep::completion::CompletionOptions;
 use tailkeep::export::{Destination, DestinationOptions, Shipment};
@@ -53,6 +53,9 @@ pub struct World {
     /// Spans sent of each trace, the newest traces last.
     traces: Vec<(u64, u64)>,
     next_trace: u64,
+    /// The first span that came when the log, and so the core, had forgotten the verdict of its trace: from
+    /// then on it is another trace.
+    forgotten_from: BTreeMap<u64, u64>,
     /// Traces before this one have been damaged.
     due_from: u64,
 }
@@ -64,9 +67,14 @@ pub struct Found {
 
 impl World {
     pub fn new(seed: u64) -> World {
-        let errors = PolicyKind::StatusCode { codes: vec![StatusCode::Error] };
+        let errors = PolicyKind::StatusCode {
+            codes: vec![StatusCode::Error],
+        };
         let options = PolicyOptions {
-            policies: vec![PolicyEntry { name: "errors".to_owned(), kind: errors }],
+            policies: vec![PolicyEntry {
+                name: "errors".to_owned(),
+                kind: errors,
+            }],
             ..PolicyOptions::default()
         };
         let mut world = World {
@@ -76,13 +84,17 @@ impl World {
             kept: Disk::default(),
             reads: VecDeque::new(),
             shipment: None,
-            now: Now { instant: Instant(1_000_000_000), wall: WallTime(1_700_000_000_000_000_000 + seed % 1000) },
+            now: Now {
+                instant: Instant(1_000_000_000),
+                wall: WallTime(1_700_000_000_000_000_000 + seed % 1000),
+            },
             output: BTreeMap::new(),
             requests: Vec::new(),
             acknowledged: BTreeSet::new(),
             errored: BTreeSet::new(),
             traces: Vec::new(),
             next_trace: 1,
+            forgotten_from: BTreeMap::new(),
             due_from: 0,
         };
         world.restart();
@@ -120,10 +132,15 @@ impl World {
     }
 
     fn submit(&mut self, trace: u64, from: u64, count: u64, fails: bool, filler: usize) {
-        let spans = (from..from + count).map(|number| span(trace, number, fails && number == from, filler)).collect();
+        let spans = (from..from + count)
+            .map(|number| span(trace, number, fails && number == from, filler))
+            .collect();
         let request = ExportTraceServiceRequest {
             resource_spans: vec![ResourceSpans {
-                scope_spans: vec![ScopeSpans { spans, ..ScopeSpans::default() }],
+                scope_spans: vec![ScopeSpans {
+                    spans,
+                    ..ScopeSpans::default()
+                }],
                 ..ResourceSpans::default()
             }],
         };
@@ -133,10 +150,18 @@ impl World {
         if let Some((_, sent)) = self.traces.iter_mut().rev().find(|(known, _)| *known == trace) {
             *sent = (*sent).max(from + count);
         }
+        let id = TraceId::new(&trace_id(trace)).expect("not zero");
+        let table = self.core().table();
+        if from > 0 && table.open_trace(&id).is_none() && table.decided(&id).is_none() {
+            self.forgotten_from.entry(trace).or_insert(from);
+        }
         let number = self.requests.len() as Waiter;
-        self.requests.push((from..from + count).map(|number| (trace, number)).collect());
+        self.requests
+            .push((from..from + count).map(|number| (trace, number)).collect());
         let now = self.now;
-        let (_, given_back) = self.core().handle_export(now, Transport::Http, &request.encode_to_vec(), number);
+        let (_, given_back) =
+            self.core()
+                .handle_export(now, Transport::Http, &request.encode_to_vec(), number);
         if given_back.is_some() && fails {
             // Refused: without its error nothing of it is due.
             self.errored.remove(&trace);
@@ -163,7 +188,9 @@ impl World {
     }
 
     fn complete_read(&mut self) {
-        let Some(read) = self.reads.pop_front() else { return };
+        let Some(read) = self.reads.pop_front() else {
+            return;
+        };
         let disk = match read.log {
             WhichLog::Main => &self.main,
             WhichLog::Kept => &self.kept,
@@ -174,7 +201,9 @@ impl World {
 
     /// The shipment that is out arrives, or does not.
     pub fn ship(&mut self, arrives: bool) {
-        let Some(shipment) = self.shipment.take() else { return };
+        let Some(shipment) = self.shipment.take() else {
+            return;
+        };
         let now = self.now;
         let result = match arrives {
             true => Ok(self.write(&shipment)),
@@ -185,21 +214,32 @@ impl World {
     }
 
     fn write(&mut self, shipment: &Shipment) {
-        for line in shipment.bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        for line in shipment
+            .bytes
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
             let mut protobuf = Vec::new();
             json::decode(&json::TRACES_DATA, line, &mut protobuf).expect("our own JSON");
             let request = ExportTraceServiceRequest::decode(&protobuf[..]).expect("protobuf");
             let scopes = request.resource_spans.iter().flat_map(|part| &part.scope_spans);
             for span in scopes.flat_map(|scope| &scope.spans) {
-                let number = |bytes: &[u8]| u64::from_be_bytes(bytes[bytes.len() - 8..].try_into().expect("8 bytes"));
-                *self.output.entry((number(&span.trace_id), number(&span.span_id) - 1)).or_default() += 1;
+                let number =
+                    |bytes: &[u8]| u64::from_be_bytes(bytes[bytes.len() - 8..].try_into().expect("8 bytes"));
+                *self
+                    .output
+                    .entry((number(&span.trace_id), number(&span.span_id) - 1))
+                    .or_default() += 1;
             }
         }
     }
 
     pub fn pass(&mut self, milliseconds: u64) {
         let duration = Duration::from_millis(milliseconds);
-        self.now = Now { instant: self.now.instant.plus(duration), wall: self.now.wall.plus(duration) };
+        self.now = Now {
+            instant: self.now.instant.plus(duration),
+            wall: self.now.wall.plus(duration),
+        };
         let now = self.now;
         if self.core().poll_timeout().is_some_and(|due| due <= now.instant) {
             self.core().handle_timeout(now);
@@ -223,7 +263,10 @@ impl World {
                 Effect::Read(read) => self.reads.push_back(read),
                 Effect::Ship(destination, shipment) => {
                     assert_eq!(destination, 0);
-                    assert!(self.shipment.replace(shipment).is_none(), "B1: one shipment at a time");
+                    assert!(
+                        self.shipment.replace(shipment).is_none(),
+                        "B1: one shipment at a time"
+                    );
                 }
             }
         }
@@ -235,13 +278,19 @@ impl World {
             self.settle_disks();
             self.ship(true);
             let core = self.core();
-            if core.table().is_empty() && core.is_settled() && core.landing().destinations().all(|it| it.queued_spans == 0) {
+            if core.table().is_empty()
+                && core.is_settled()
+                && core.landing().destinations().all(|it| it.queued_spans == 0)
+            {
                 return;
             }
             self.pass(20);
         }
         let pending = self.core().table().len();
-        panic!("it does not settle: {pending} traces pend, {} reads", self.reads.len());
+        panic!(
+            "it does not settle: {pending} traces pend, {} reads",
+            self.reads.len()
+        );
     }
 
     pub fn settle_disks(&mut self) {
@@ -301,7 +350,10 @@ impl World {
     /// A core from what the disks hold, as the node makes one. W4 is checked on the way.
     pub fn restart(&mut self) -> Found {
         let second = Duration::from_secs(1);
-        self.now = Now { instant: self.now.instant.plus(second), wall: self.now.wall.plus(second) };
+        self.now = Now {
+            instant: self.now.instant.plus(second),
+            wall: self.now.wall.plus(second),
+        };
         let now = self.now;
         let completion = CompletionOptions {
             decision_wait: Duration::from_secs(5),
@@ -334,7 +386,11 @@ impl World {
             fold.iter_mut().for_each(|(_, _, places)| places.sort());
             fold
         };
-        assert_eq!(sorted(table.fold_of_open_traces()), sorted(naive.open_traces()), "W4");
+        assert_eq!(
+            sorted(table.fold_of_open_traces()),
+            sorted(naive.open_traces()),
+            "W4"
+        );
 
         let log_options = |interval| LogOptions {
             log: LOG,
@@ -349,8 +405,16 @@ impl World {
         let beyond = replayed.kept_position_max.0.div_ceil(SEGMENT_BYTES) * SEGMENT_BYTES;
         kept_start.next_position = kept_start.next_position.max(Position(beyond));
         let kept_tail = kept_start.next_position;
-        let seeded = |options: LogOptions, seed: Option<u64>| LogOptions { log_seed: seed.unwrap_or(0x5eed), ..options };
-        let log = Log::new(seeded(log_options(Duration::ZERO), found.log_seed), VecPool::default(), found.start, now);
+        let seeded = |options: LogOptions, seed: Option<u64>| LogOptions {
+            log_seed: seed.unwrap_or(0x5eed),
+            ..options
+        };
+        let log = Log::new(
+            seeded(log_options(Duration::ZERO), found.log_seed),
+            VecPool::default(),
+            found.start,
+            now,
+        );
         let kept_options = LogOptions {
             retain: Duration::ZERO,
             ..seeded(log_options(Duration::from_millis(20)), kept_found.log_seed)
@@ -377,7 +441,16 @@ impl World {
         let destinations = vec![Destination::new(destination, cursor)];
         let policies = self.policies.clone();
         let corrupt = found.corrupt.len() + kept_found.corrupt.len();
-        let parts = ShardParts { policies, table, log, kept, replayed, kept_replay, destinations, landing };
+        let parts = ShardParts {
+            policies,
+            table,
+            log,
+            kept,
+            replayed,
+            kept_replay,
+            destinations,
+            landing,
+        };
         self.core = Some(Shard::new(parts, now));
         self.turn();
         Found { corrupt }
@@ -389,59 +462,97 @@ impl World {
         let is_due = |key: &&SpanKey| {
             // Without its error a trace was never a trace to keep.
             let has_error = self.acknowledged.contains(&(key.0, 0));
-            key.0 >= self.due_from && self.errored.contains(&key.0) && has_error
+            let is_known = self.forgotten_from.get(&key.0).is_none_or(|from| key.1 < *from);
+            key.0 >= self.due_from && self.errored.contains(&key.0) && has_error && is_known
         };
         let due: Vec<_> = self.acknowledged.iter().filter(is_due).collect();
         let lost: Vec<_> = due.iter().filter(|key| !self.output.contains_key(key)).collect();
         let twice = self.output.values().filter(|count| **count > 1).count();
-        println!("{} due, {} out, {twice} more than once", due.len(), self.output.len());
-        assert!(lost.is_empty(), "W2: {} of {} due spans are lost: {lost:?}", lost.len(), due.len());
+        println!(
+            "{} due, {} out, {twice} more than once",
+            due.len(),
+            self.output.len()
+        );
+        assert!(
+            lost.is_empty(),
+            "W2: {} of {} due spans are lost: {lost:?}",
+            lost.len(),
+            due.len()
+        );
     }
 
     pub fn assert_nothing_invented(&self) {
         let sent: BTreeSet<&SpanKey> = self.requests.iter().flatten().collect();
         assert!(self.output.keys().all(|key| sent.contains(key)));
-        assert!(self.output.keys().all(|(trace, _)| self.errored.contains(trace)), "a trace without error came out");
+        assert!(
+            self.output.keys().all(|(trace, _)| self.errored.contains(trace)),
+            "a trace without error came out"
+        );
     }
 
     /// C1.
     pub fn assert_ledger(&mut self) {
         let spans = &self.core().stats().spans;
         let went: u64 = spans.decided.iter().sum::<u64>() + spans.lost;
-        assert_eq!(spans.accepted_total() + spans.resumed + spans.upgraded, went, "C1: {spans:?}");
+        assert_eq!(
+            spans.accepted_total() + spans.resumed + spans.upgraded,
+            went,
+            "C1: {spans:?}"
+        );
     }
 }
 
 fn recover(disk: &mut Disk, mut each: impl FnMut(&ReplayedEntry<'_>)) -> Recovered {
     let mut recovery = Recovery::new(LOG);
-    let files: BTreeMap<_, _> = disk.files.iter().map(|(segment, file)| (*segment, file.bytes())).collect();
+    let files: BTreeMap<_, _> = disk
+        .files
+        .iter()
+        .map(|(segment, file)| (*segment, file.bytes()))
+        .collect();
     for (segment, file) in &files {
-        recovery.header(*segment, &file[..file.len().min(PAGE_BYTES)]).expect("one log, one version");
+        recovery
+            .header(*segment, &file[..file.len().min(PAGE_BYTES)])
+            .expect("one log, one version");
     }
     while let Some(segment) = recovery.survey_next() {
         recovery.survey(segment, &files[&segment]);
     }
     while let Some(segment) = recovery.replay_next() {
-        recovery.replay(segment, &files[&segment], &mut |entry: ReplayedEntry<'_>| each(&entry));
+        recovery.replay(segment, &files[&segment], &mut |entry: ReplayedEntry<'_>| {
+            each(&entry)
+        });
     }
     let recovered = recovery.finish();
     recovered.unsynced.iter().for_each(|segment| disk.sync(*segment));
     recovered
 }
 
+fn trace_id(trace: u64) -> Vec<u8> {
+    let mut id = vec![0x7e; 16];
+    id[8..].copy_from_slice(&trace.to_be_bytes());
+    id
+}
+
 fn span(trace: u64, number: u64, fails: bool, filler: usize) -> Span {
-    let mut trace_id = vec![0x7e; 16];
-    trace_id[8..].copy_from_slice(&trace.to_be_bytes());
     let id = |number: u64| (number + 1).to_be_bytes().to_vec();
-    let text = AnyValue { value: Some(Value::StringValue("x".repeat(filler))) };
+    let text = AnyValue {
+        value: Some(Value::StringValue("x".repeat(filler))),
+    };
     Span {
-        trace_id,
+        trace_id: trace_id(trace),
         span_id: id(number),
         parent_span_id: if number == 0 { Vec::new() } else { id(0) },
         start_time_unix_nano: 1_700_000_000_000_000_000 + number,
         end_time_unix_nano: 1_700_000_000_000_000_000 + number * 1_000_000,
-        attributes: vec![KeyValue { key: "filler".to_owned(), value: Some(text), ..KeyValue::default() }],
-        status: Some(Status { code: if fails { 2 } else { 0 }, message: String::new() }),
+        attributes: vec![KeyValue {
+            key: "filler".to_owned(),
+            value: Some(text),
+            ..KeyValue::default()
+        }],
+        status: Some(Status {
+            code: if fails { 2 } else { 0 },
+            message: String::new(),
+        }),
         ..Span::default()
     }
 }
