@@ -17,6 +17,7 @@ use world::World;
 const ROUNDS: u64 = 40;
 const STEPS: usize = 250;
 
+#[allow(clippy::disallowed_methods, reason = "another seed every time")]
 fn seeds() -> Vec<u64> {
     let now = || {
         std::time::SystemTime::now()

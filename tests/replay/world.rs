@@ -205,9 +205,13 @@ impl World {
             return;
         };
         let now = self.now;
-        let result = match arrives {
-            true => Ok(self.write(&shipment)),
-            false => Err("the destination is away".to_owned()),
+        if arrives {
+            self.write(&shipment);
+        }
+        let result = if arrives {
+            Ok(())
+        } else {
+            Err("the destination is away".to_owned())
         };
         self.core().handle_shipped(now, 0, shipment.through, result);
         self.turn();
