@@ -76,10 +76,10 @@ impl<P: BlockPool, W> Shard<P, W> {
         for (_, _, places) in table.fold_of_open_traces() {
             places.into_iter().for_each(|place| landing.hold(place));
         }
-        for keep in keeps {
+        for keep in &keeps {
             keep.places.iter().for_each(|place| landing.hold(*place));
-            landing.resume_keep(keep);
         }
+        landing.resume_keeps(now, keeps);
         stats.traces.resumed = table.len() as u64;
         stats.spans.resumed = table.pending_spans();
         table.resume(now, &mut stats, &mut settlements);

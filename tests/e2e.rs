@@ -4,6 +4,12 @@
 //! are long where a slow machine must not change a verdict. Random rounds print their seed; `TAILKEEP_TEST_SEED`
 //! repeats one.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "outside of the process under test there are threads and the host's clock"
+)]
+
 #[path = "e2e/process.rs"]
 mod process; // a running tailkeep and its directory
 #[path = "e2e/http.rs"]

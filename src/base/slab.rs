@@ -73,7 +73,10 @@ impl<T> Slab<T> {
         let chunk_index = self.chunks.len() - 1;
         let chunk = &mut self.chunks[chunk_index];
         let slot = chunk_index * CHUNK_SLOTS + chunk.len();
-        chunk.push(Entry::Filled { generation: NonZeroU32::MIN, value });
+        chunk.push(Entry::Filled {
+            generation: NonZeroU32::MIN,
+            value,
+        });
         Key {
             slot: u32::try_from(slot).expect("fewer than 2^32 values fit in memory"),
             generation: NonZeroU32::MIN,

@@ -14,7 +14,7 @@
 //! A policy number counts in the names entry at the head of the same segment; 0xffff is none.
 
 use crate::base::codec::Reader;
-use crate::base::ids::{Position, TraceId};
+use crate::base::ids::{Place, Position, TraceId};
 use crate::route::{Decision, PolicyNumber};
 use crate::verdict::{Reason, Threshold, Verdict};
 use crate::wal::EntryKind;
@@ -91,7 +91,8 @@ impl VerdictRecord {
     }
 }
 
-/// A kept fragment has been copied to `from..to` of the kept log; empty if there was nothing to copy.
+/// A kept fragment has been copied to `from..to` of the kept log; empty if there was nothing to copy. `from`
+/// after `to`: the kept log has lost the copy, and another one will be made.
 ///
 /// It names the last place of the fragment, because that is the one that leaves the log last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +105,23 @@ pub struct CopiedRecord {
 }
 
 impl CopiedRecord {
+    /// Takes back what was said of this fragment before.
+    pub fn void(trace: TraceId, last: Place) -> CopiedRecord {
+        let (entry, run) = (last.entry(), last.run());
+        CopiedRecord {
+            trace,
+            entry,
+            run,
+            from: Position(u64::MAX),
+            to: Position(0),
+        }
+    }
+
+    /// Where the copy is, if it is anywhere.
+    pub fn copy(&self) -> Option<(Position, Position)> {
+        (self.from <= self.to).then_some((self.from, self.to))
+    }
+
     pub fn put(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.trace.as_bytes());
         out.extend_from_slice(&self.entry.0.to_le_bytes());

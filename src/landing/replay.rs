@@ -228,7 +228,7 @@ impl<'a> Replay<'a> {
             }
             let last = Place::new(self.log, record.entry, record.run);
             if let Some(job) = self.jobs.get_mut(&(record.trace, last)) {
-                job.copy = Some((record.from, record.to));
+                job.copy = record.copy();
             }
         }
         Some(())

@@ -95,9 +95,23 @@ impl<P: BlockPool, W> Landing<P, W> {
         }
     }
 
-    /// A Keep that a replay found without a copy: its verdict is durable already.
-    pub fn resume_keep(&mut self, settlement: Settlement) {
-        self.act_on(settlement, Position::default());
+    /// Keeps that a replay found without a copy: their verdicts are durable already.
+    ///
+    /// A copy that the kept log has lost is declared void first. The kept log goes on beyond it, so cursors will
+    /// pass its positions before it is made anew, and another replay would take it for delivered.
+    pub fn resume_keeps(&mut self, now: Now, keeps: Vec<Settlement>) {
+        for chunk in keeps.chunks(VERDICTS_PER_ENTRY) {
+            let mut payload = Vec::new();
+            for keep in chunk {
+                if let Some(last) = keep.places.last() {
+                    CopiedRecord::void(keep.trace, *last).put(&mut payload);
+                }
+            }
+            self.append(now, COPIED, &payload);
+        }
+        keeps
+            .into_iter()
+            .for_each(|keep| self.act_on(keep, Position::default()));
     }
 
     /// Holds a replayed place that is still needed.

@@ -8,7 +8,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Valu
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 use prost::Message;
 use tailkeep::base::block::{PAGE_BYTES, VecPool};
-use tailkeep::base::ids::{LogId, Position};
+use tailkeep::base::ids::{LogId, Position, TraceId};
 use tailkeep::base::time::{Instant, Now, WallTime};
 use tailkeep::completion::CompletionOptions;
 use tailkeep::export::{Destination, DestinationOptions, Shipment};
@@ -53,6 +53,9 @@ pub struct World {
     /// Spans sent of each trace, the newest traces last.
     traces: Vec<(u64, u64)>,
     next_trace: u64,
+    /// The first span that came when the log, and so the core, had forgotten the verdict of its trace: from
+    /// then on it is another trace.
+    forgotten_from: BTreeMap<u64, u64>,
     /// Traces before this one have been damaged.
     due_from: u64,
 }
@@ -91,6 +94,7 @@ impl World {
             errored: BTreeSet::new(),
             traces: Vec::new(),
             next_trace: 1,
+            forgotten_from: BTreeMap::new(),
             due_from: 0,
         };
         world.restart();
@@ -145,6 +149,11 @@ impl World {
         }
         if let Some((_, sent)) = self.traces.iter_mut().rev().find(|(known, _)| *known == trace) {
             *sent = (*sent).max(from + count);
+        }
+        let id = TraceId::new(&trace_id(trace)).expect("not zero");
+        let table = self.core().table();
+        if from > 0 && table.open_trace(&id).is_none() && table.decided(&id).is_none() {
+            self.forgotten_from.entry(trace).or_insert(from);
         }
         let number = self.requests.len() as Waiter;
         self.requests
@@ -201,9 +210,13 @@ impl World {
             return;
         };
         let now = self.now;
-        let result = match arrives {
-            true => Ok(self.write(&shipment)),
-            false => Err("the destination is away".to_owned()),
+        if arrives {
+            self.write(&shipment);
+        }
+        let result = if arrives {
+            Ok(())
+        } else {
+            Err("the destination is away".to_owned())
         };
         self.core().handle_shipped(now, 0, shipment.through, result);
         self.turn();
@@ -458,7 +471,8 @@ impl World {
         let is_due = |key: &&SpanKey| {
             // Without its error a trace was never a trace to keep.
             let has_error = self.acknowledged.contains(&(key.0, 0));
-            key.0 >= self.due_from && self.errored.contains(&key.0) && has_error
+            let is_known = self.forgotten_from.get(&key.0).is_none_or(|from| key.1 < *from);
+            key.0 >= self.due_from && self.errored.contains(&key.0) && has_error && is_known
         };
         let due: Vec<_> = self.acknowledged.iter().filter(is_due).collect();
         let lost: Vec<_> = due.iter().filter(|key| !self.output.contains_key(key)).collect();
@@ -522,15 +536,19 @@ fn recover(disk: &mut Disk, mut each: impl FnMut(&ReplayedEntry<'_>)) -> Recover
     recovered
 }
 
+fn trace_id(trace: u64) -> Vec<u8> {
+    let mut id = vec![0x7e; 16];
+    id[8..].copy_from_slice(&trace.to_be_bytes());
+    id
+}
+
 fn span(trace: u64, number: u64, fails: bool, filler: usize) -> Span {
-    let mut trace_id = vec![0x7e; 16];
-    trace_id[8..].copy_from_slice(&trace.to_be_bytes());
     let id = |number: u64| (number + 1).to_be_bytes().to_vec();
     let text = AnyValue {
         value: Some(Value::StringValue("x".repeat(filler))),
     };
     Span {
-        trace_id,
+        trace_id: trace_id(trace),
         span_id: id(number),
         parent_span_id: if number == 0 { Vec::new() } else { id(0) },
         start_time_unix_nano: 1_700_000_000_000_000_000 + number,
