@@ -149,8 +149,12 @@ impl Core {
     }
 
     /// Runs the shard until it has nothing more to do without waiting.
+    ///
+    /// What is due is taken along: a busy executor gets to its timer task too seldom to decide all the traces
+    /// that its requests open.
     fn turn(self: &Rc<Core>, now: Now) {
-        let more = self.shard.borrow_mut().advance(now);
+        let more_due = self.expire(now);
+        let more = self.shard.borrow_mut().advance(now) || more_due;
         loop {
             let effect = self.shard.borrow_mut().poll_effect(now);
             match effect {
@@ -234,17 +238,18 @@ impl Core {
             if let Either::Left(_) = select(pin!(woken), pin!(glommio::timer::sleep(sleep))).await {
                 continue;
             }
-            let now = self.clock.now();
-            if self
-                .shard
-                .borrow()
-                .poll_timeout()
-                .is_some_and(|due| due <= now.instant)
-            {
-                self.shard.borrow_mut().handle_timeout(now);
-                self.turn(now);
-            }
+            self.turn(self.clock.now());
         }
+    }
+
+    /// `true`: more is due than one turn should take.
+    fn expire(&self, now: Now) -> bool {
+        let mut shard = self.shard.borrow_mut();
+        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now.instant);
+        if is_due(shard.poll_timeout()) {
+            shard.handle_timeout(now);
+        }
+        is_due(shard.poll_timeout())
     }
 }
 
