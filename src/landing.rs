@@ -313,7 +313,7 @@ impl<P: BlockPool, W> Landing<P, W> {
         if let Some(read) = self.fetcher.poll_read() {
             return Some(Effect::Read(read));
         }
-        self.poll_shipment()
+        self.poll_shipment(now)
             .map(|(destination, shipment)| Effect::Ship(destination, shipment))
     }
 

@@ -142,7 +142,8 @@ impl<P: BlockPool, W> Shard<P, W> {
         through: Position,
         result: Result<(), String>,
     ) {
-        self.landing.handle_shipped(now, destination, through, result);
+        self.landing
+            .handle_shipped(now, destination, through, result, &mut self.stats);
     }
 
     pub fn handle_timeout(&mut self, now: Now) {

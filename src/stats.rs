@@ -147,6 +147,12 @@ pub struct Stats {
     pub late_span_age: Histogram,
     /// From opening to decision.
     pub decision_age: Histogram,
+    /// What one fdatasync of a log took.
+    pub wal_sync: Histogram,
+    /// From handing a shipment out to its arrival.
+    pub exporter_request: Histogram,
+    /// From the copy of a shipment's oldest entry to its arrival.
+    pub export_delay: Histogram,
     /// Kept spans that the disk did not give back.
     pub spans_not_copied: u64,
     /// Kept spans for which the kept log had no room.

@@ -202,10 +202,16 @@ impl Core {
 
     fn spawn_op(self: &Rc<Core>, log: WhichLog, id: OpId, op: DiskOp<DmaPool>) {
         let core = self.clone();
+        let synced_since = matches!(op, DiskOp::Sync { .. }).then(|| self.clock.instant());
         self.spawn(async move {
             let result = core.disk.execute(log, op).await;
             let now = core.clock.now();
-            core.shard.borrow_mut().handle_op(now, log, id, result);
+            let mut shard = core.shard.borrow_mut();
+            if let Some(since) = synced_since {
+                shard.stats_mut().wal_sync.record(now.instant.since(since));
+            }
+            shard.handle_op(now, log, id, result);
+            drop(shard);
             core.turn(now);
         });
     }

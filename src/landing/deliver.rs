@@ -11,6 +11,7 @@ use crate::base::ids::Position;
 use crate::base::time::{Instant, Now};
 use crate::export::lines::Lines;
 use crate::export::{Destination, Shipment};
+use crate::stats::Stats;
 use crate::wal::Log;
 use std::collections::VecDeque;
 
@@ -78,6 +79,7 @@ pub(super) struct Delivery {
     ready: Option<Shipment>,
     /// The shipment that is out: entries, spans and bytes of it.
     out: Option<(u64, u64, u64)>,
+    out_at: Instant,
     /// Of all that was ever pushed to the queue, what has been gathered.
     gathered: Amount,
     /// `gathered` when the shipment that is out was begun.
@@ -115,6 +117,7 @@ impl Delivery {
             gathering: None,
             ready: None,
             out: None,
+            out_at: Instant::default(),
             gathered: Amount::default(),
             gathered_before: Amount::default(),
         }
@@ -223,22 +226,36 @@ impl<P: BlockPool, W> Landing<P, W> {
         false
     }
 
-    pub(super) fn poll_shipment(&mut self) -> Option<(usize, Shipment)> {
+    pub(super) fn poll_shipment(&mut self, now: Now) -> Option<(usize, Shipment)> {
         self.deliveries
             .iter_mut()
             .enumerate()
             .find_map(|(index, delivery)| {
                 let shipment = delivery.ready.take()?;
                 delivery.destination.shipped();
+                delivery.out_at = now.instant;
                 delivery.out = Some((shipment.entries, shipment.spans, shipment.bytes.len() as u64));
                 Some((index, shipment))
             })
     }
 
     /// The shipment of a destination ended: `Ok` once it is as durable as the destination makes it.
-    pub fn handle_shipped(&mut self, now: Now, index: usize, through: Position, result: Result<(), String>) {
+    pub fn handle_shipped(
+        &mut self,
+        now: Now,
+        index: usize,
+        through: Position,
+        result: Result<(), String>,
+        stats: &mut Stats,
+    ) {
         let delivery = &mut self.deliveries[index];
         let (entries, spans, bytes) = delivery.out.take().expect("one shipment is out, and it ended");
+        stats.exporter_request.record(now.instant.since(delivery.out_at));
+        if result.is_ok()
+            && let Some(oldest) = self.queue.get(delivery.destination.next())
+        {
+            stats.export_delay.record(now.instant.since(oldest.kept_at));
+        }
         match result {
             Ok(()) => {
                 delivery

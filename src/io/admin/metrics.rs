@@ -77,6 +77,7 @@ impl Admin {
             self.add_traces(&mut text, core);
             self.add_policies(&mut text, core);
             self.add_exporters(&mut text, core);
+            self.add_latencies(&mut text, core);
             self.add_log_and_memory(&mut text, core);
         }
         add_process(&mut text.0);
@@ -326,12 +327,36 @@ impl Admin {
                 |counts| counts.kept_bytes,
             ),
         ];
+        // No policy type that is built can fail; the series exists so that alerts on it do.
+        text.head("policy_errors_total", "counter", "Evaluations that failed.");
+        for (policy, _) in &self.facts.policy_types {
+            text.sample("policy_errors_total", &[("policy", policy)], 0);
+        }
         for (name, help, value) in metrics {
             text.head(name, "counter", help);
             for ((policy, _), counts) in self.facts.policy_types.iter().zip(&shard.stats().policies) {
                 text.sample(name, &[("policy", policy)], value(counts));
             }
         }
+    }
+
+    fn add_latencies(&self, text: &mut Text, core: &Core) {
+        let shard = core.shard();
+        let stats = shard.stats();
+        text.head("wal_sync_seconds", "histogram", "What one fdatasync took.");
+        text.histogram("wal_sync_seconds", &[], &stats.wal_sync);
+        text.head(
+            "exporter_request_seconds",
+            "histogram",
+            "From handing out to arrival.",
+        );
+        text.histogram("exporter_request_seconds", &[], &stats.exporter_request);
+        text.head(
+            "export_delay_seconds",
+            "histogram",
+            "From the verdict's copy to arrival.",
+        );
+        text.histogram("export_delay_seconds", &[], &stats.export_delay);
     }
 
     fn add_exporters(&self, text: &mut Text, core: &Core) {
