@@ -53,7 +53,7 @@ CELLS = [
 ]
 
 
-def load(arguments, server, transport, size, batch, seconds, rate=None, warmup=6):
+def load(arguments, server, transport, size, batch, seconds, rate=None, warmup=4):
     command = [
         arguments.bench, "load", "--json", "--transport", transport, "--endpoint", server.endpoints[transport],
         "--cpu", "1", "--span-bytes", str(size), "--spans-per-request", str(batch), "--spans-per-trace", "8",
