@@ -38,24 +38,9 @@ mod exchange; // what both transports do with a request
 mod grpc; // gRPC over HTTP/2
 mod http; // OTLP/HTTP over HTTP/1.1
 
+pub use crate::stats::Transport;
 pub use options::{Options, TimeLimits, Transcode};
 pub use ticket::{Durable, Ticket, Unavailable};
-
-/// How a request came in: the label `transport`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Transport {
-    Grpc,
-    Http,
-}
-
-impl Transport {
-    pub fn name(self) -> &'static str {
-        match self {
-            Transport::Grpc => "grpc",
-            Transport::Http => "http",
-        }
-    }
-}
 
 /// What ingress asks of the core.
 ///
