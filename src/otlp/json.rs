@@ -37,7 +37,7 @@ mod every_kind;
 mod number;
 mod reader;
 pub mod schema;
-mod text;
+pub(in crate::otlp) mod text;
 mod wire;
 pub(in crate::otlp) mod writer;
 
