@@ -16,10 +16,11 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use super::json::schema::{Message, WireType};
+use super::json::schema::Message;
 use super::json::text::push_string;
 use super::json::writer::Writer;
 use super::json::{self, STATUS};
+use super::wire::WireType;
 
 /// What was not accepted of a request that was (OTLP, "Partial Success").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
