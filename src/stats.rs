@@ -12,8 +12,8 @@ use crate::digest::Digest;
 use crate::policy::{PolicyIndex, Ruling};
 use crate::verdict::Verdict;
 
-/// How a request came in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a request came in: the label `transport`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Transport {
     Grpc = 0,

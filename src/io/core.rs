@@ -263,9 +263,8 @@ impl Core {
 pub struct Service(pub Rc<Core>);
 
 impl TraceService for Service {
-    fn export(&self, transport: ingress::Transport, body: &[u8]) -> Submitted {
+    fn export(&self, transport: Transport, body: &[u8]) -> Submitted {
         let core = &self.0;
-        let transport = label(transport);
         if !core.serving.get() {
             core.shard.borrow_mut().stats_mut().refused[transport as usize][Refusal::NotReady as usize] += 1;
             let message = "this node is stopping".to_string();
@@ -336,17 +335,10 @@ impl TraceService for Service {
     fn replied(&self, reply: &Replied) {
         let mut shard = self.0.shard.borrow_mut();
         let stats: &mut Stats = shard.stats_mut();
-        let transport = label(reply.transport) as usize;
+        let transport = reply.transport as usize;
         stats.requests[transport].count(reply.code as u16);
         stats.received_wire_bytes[transport] += reply.wire_bytes;
         stats.received_decoded_bytes[transport] += reply.body_bytes;
         stats.ack_latency[transport].record(reply.elapsed);
-    }
-}
-
-fn label(transport: ingress::Transport) -> Transport {
-    match transport {
-        ingress::Transport::Grpc => Transport::Grpc,
-        ingress::Transport::Http => Transport::Http,
     }
 }

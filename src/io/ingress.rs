@@ -32,30 +32,15 @@ pub mod listener; // sockets that our cores share and nobody else
 pub mod options; // every bound of it
 pub mod ticket; // the local promise between an appended request and its reply
 mod bodies; // the bytes in flight of a core
-mod deframe; // gRPC's five bytes before a message
-mod reply; // responses and errors, written
+mod reply; // what a response says, and why there is none
 mod exchange; // what both transports do with a request
 mod grpc; // gRPC over HTTP/2
 mod http; // OTLP/HTTP over HTTP/1.1
 
+pub use crate::otlp::status::Code;
+pub use crate::stats::Transport;
 pub use options::{Options, TimeLimits, Transcode};
 pub use ticket::{Durable, Ticket, Unavailable};
-
-/// How a request came in: the label `transport`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Transport {
-    Grpc,
-    Http,
-}
-
-impl Transport {
-    pub fn name(self) -> &'static str {
-        match self {
-            Transport::Grpc => "grpc",
-            Transport::Http => "http",
-        }
-    }
-}
 
 /// What ingress asks of the core.
 ///
@@ -112,38 +97,6 @@ pub struct Replied {
     pub body_bytes: u64,
     /// From the end of the request to its reply.
     pub elapsed: Duration,
-}
-
-/// `google.rpc.Code`, as far as we send it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Code {
-    Ok = 0,
-    Cancelled = 1,
-    InvalidArgument = 3,
-    DeadlineExceeded = 4,
-    NotFound = 5,
-    ResourceExhausted = 8,
-    Unimplemented = 12,
-    Internal = 13,
-    Unavailable = 14,
-}
-
-impl Code {
-    /// The word of gRPC's specification.
-    pub fn name(self) -> &'static str {
-        match self {
-            Code::Ok => "OK",
-            Code::Cancelled => "CANCELLED",
-            Code::InvalidArgument => "INVALID_ARGUMENT",
-            Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-            Code::NotFound => "NOT_FOUND",
-            Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-            Code::Unimplemented => "UNIMPLEMENTED",
-            Code::Internal => "INTERNAL",
-            Code::Unavailable => "UNAVAILABLE",
-        }
-    }
 }
 
 /// One core's ingress.

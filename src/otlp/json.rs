@@ -37,8 +37,7 @@ mod every_kind;
 mod number;
 mod reader;
 pub mod schema;
-mod text;
-mod wire;
+pub(in crate::otlp) mod text;
 pub(in crate::otlp) mod writer;
 
 pub use decode::{Decoder, JsonError, decode};
@@ -48,4 +47,4 @@ pub use schema::replies::{EXPORT_TRACE_RESPONSE, STATUS};
 pub use schema::traces::{EXPORT_TRACE_REQUEST, TRACES_DATA};
 
 /// Messages below the outermost one at most, as in prost: what one encoding accepts the other does too.
-pub const DEPTH_MAX: usize = 100;
+pub const DEPTH_MAX: usize = super::wire::DEPTH_MAX as usize;

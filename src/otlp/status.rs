@@ -3,18 +3,24 @@
 //! ```text
 //!  Export…ServiceResponse    1 partial_success ─→ 1 rejected_…   2 error_message
 //!  google.rpc.Status         1 code   2 message   3 details ─→ Any  1 type_url   2 value
-//!                                                               └─→ RetryInfo  1 retry_delay
-//!                                                                    └─→ Duration  1 seconds   2 nanos
+//!                                                               ├─→ RetryInfo  1 retry_delay
+//!                                                               │    └─→ Duration  1 seconds   2 nanos
+//!                                                               └─→ BadRequest  1 field_violations
+//!                                                                    └─→ FieldViolation  2 description
 //! ```
 //!
-//! Protobuf first: gRPC and OTLP/HTTP send it as it is, and JSON is transcoded from it. The three signals'
-//! responses have the same bytes and differ in JSON by a key, so the table is the caller's.
+//! Protobuf first: gRPC and OTLP/HTTP send it as it is, and JSON is transcoded from it, except for a status's
+//! details: an Any has a JSON form of its own. The three signals' responses have the same bytes and differ in
+//! JSON by a key, so the table is the caller's.
 
+use std::io::Write as _;
 use std::time::Duration;
 
-use super::json::schema::{Message, WireType};
+use super::json::schema::Message;
+use super::json::text::push_string;
 use super::json::writer::Writer;
 use super::json::{self, STATUS};
+use super::wire::WireType;
 
 /// What was not accepted of a request that was (OTLP, "Partial Success").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -59,7 +65,7 @@ pub struct Status<'a> {
     /// In English, for people.
     pub message: &'a str,
     /// When to come again. RESOURCE_EXHAUSTED is retryable with it and permanent without (OTLP/gRPC,
-    /// "Failures"). JSON does not carry it: over HTTP it is the header `Retry-After`.
+    /// "Failures").
     pub retry_delay: Option<Duration>,
 }
 
@@ -69,17 +75,20 @@ impl Status<'_> {
         let mut writer = Writer::new(out);
         push_unless_zero(&mut writer, 1, self.code as u64);
         push_unless_empty(&mut writer, 2, self.message.as_bytes());
-        if let Some(delay) = self.retry_delay {
-            let any = writer.open(3);
-            writer.bytes(1, RETRY_INFO_TYPE.as_bytes());
-            let retry_info = writer.open(2);
-            let duration = writer.open(1);
-            let seconds = delay.as_secs().min(DURATION_SECONDS_MAX);
-            push_unless_zero(&mut writer, 1, seconds);
-            push_unless_zero(&mut writer, 2, u64::from(delay.subsec_nanos()));
-            writer.close(duration);
-            writer.close(retry_info);
-            writer.close(any);
+        if let Some((seconds, nanos)) = self.retry_seconds() {
+            push_detail(&mut writer, RETRY_INFO_TYPE, |writer| {
+                let duration = writer.open(1);
+                push_unless_zero(writer, 1, seconds);
+                push_unless_zero(writer, 2, u64::from(nanos));
+                writer.close(duration);
+            });
+        }
+        if self.is_bad_request() {
+            push_detail(&mut writer, BAD_REQUEST_TYPE, |writer| {
+                let violation = writer.open(1);
+                push_unless_empty(writer, 2, self.message.as_bytes());
+                writer.close(violation);
+            });
         }
         writer.settle();
     }
@@ -89,6 +98,45 @@ impl Status<'_> {
         let mut bytes = Vec::new();
         self.push_protobuf(&mut bytes);
         json::encode(&STATUS, &bytes, out).expect("the lines above write valid framing");
+        if self.retry_delay.is_none() && !self.is_bad_request() {
+            return;
+        }
+        // The brace comes back behind the details.
+        out.pop();
+        if !out.ends_with(b"{") {
+            out.push(b',');
+        }
+        out.extend_from_slice(b"\"details\":[");
+        if let Some((seconds, nanos)) = self.retry_seconds() {
+            let digits = format!("{seconds}.{nanos:09}");
+            let delay = digits.trim_end_matches('0').trim_end_matches('.');
+            write!(out, r#"{{"@type":"{RETRY_INFO_TYPE}","retryDelay":"{delay}s"}}"#)
+                .expect("a Vec takes all bytes");
+        }
+        if self.is_bad_request() {
+            if !out.ends_with(b"[") {
+                out.push(b',');
+            }
+            write!(
+                out,
+                r#"{{"@type":"{BAD_REQUEST_TYPE}","fieldViolations":[{{"description":"#
+            )
+            .expect("a Vec takes all bytes");
+            push_string(out, self.message.as_bytes());
+            out.extend_from_slice(b"}]}");
+        }
+        out.extend_from_slice(b"]}");
+    }
+
+    /// Bad data is to be answered with a BadRequest (OTLP, "Failures").
+    fn is_bad_request(&self) -> bool {
+        self.code == Code::InvalidArgument
+    }
+
+    /// `retry_delay` within the bounds of `google.protobuf.Duration`.
+    fn retry_seconds(&self) -> Option<(u64, u32)> {
+        let delay = self.retry_delay?;
+        Some((delay.as_secs().min(DURATION_SECONDS_MAX), delay.subsec_nanos()))
     }
 }
 
@@ -115,7 +163,33 @@ pub enum Code {
     Unauthenticated = 16,
 }
 
+impl Code {
+    /// The word of gRPC's specification.
+    pub fn name(self) -> &'static str {
+        match self {
+            Code::Ok => "OK",
+            Code::Cancelled => "CANCELLED",
+            Code::Unknown => "UNKNOWN",
+            Code::InvalidArgument => "INVALID_ARGUMENT",
+            Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Code::NotFound => "NOT_FOUND",
+            Code::AlreadyExists => "ALREADY_EXISTS",
+            Code::PermissionDenied => "PERMISSION_DENIED",
+            Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Code::FailedPrecondition => "FAILED_PRECONDITION",
+            Code::Aborted => "ABORTED",
+            Code::OutOfRange => "OUT_OF_RANGE",
+            Code::Unimplemented => "UNIMPLEMENTED",
+            Code::Internal => "INTERNAL",
+            Code::Unavailable => "UNAVAILABLE",
+            Code::DataLoss => "DATA_LOSS",
+            Code::Unauthenticated => "UNAUTHENTICATED",
+        }
+    }
+}
+
 const RETRY_INFO_TYPE: &str = "type.googleapis.com/google.rpc.RetryInfo";
+const BAD_REQUEST_TYPE: &str = "type.googleapis.com/google.rpc.BadRequest";
 /// Ten thousand years: the bound of `google.protobuf.Duration`.
 const DURATION_SECONDS_MAX: u64 = 315_576_000_000;
 
@@ -129,6 +203,15 @@ fn push_unless_empty(writer: &mut Writer, number: u8, bytes: &[u8]) {
     if !bytes.is_empty() {
         writer.bytes(number, bytes);
     }
+}
+
+fn push_detail(writer: &mut Writer, type_url: &str, push: impl FnOnce(&mut Writer)) {
+    let any = writer.open(3);
+    writer.bytes(1, type_url.as_bytes());
+    let value = writer.open(2);
+    push(writer);
+    writer.close(value);
+    writer.close(any);
 }
 
 #[cfg(test)]
@@ -164,6 +247,20 @@ mod tests {
         pub struct RetryInfo {
             #[prost(message, optional, tag = "1")]
             pub retry_delay: Option<Duration>,
+        }
+
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub struct BadRequest {
+            #[prost(message, repeated, tag = "1")]
+            pub field_violations: Vec<FieldViolation>,
+        }
+
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub struct FieldViolation {
+            #[prost(string, tag = "1")]
+            pub field: String,
+            #[prost(string, tag = "2")]
+            pub description: String,
         }
 
         #[derive(Clone, PartialEq, prost::Message)]
@@ -229,67 +326,126 @@ mod tests {
         );
     }
 
-    fn check_status(status: Status, retry_delay: Option<google::Duration>, json: &str) {
+    fn check_status(status: Status, details: Vec<google::Any>, json: &str) {
         let (mut bytes, mut text) = (Vec::new(), Vec::new());
         status.push_protobuf(&mut bytes);
         status.push_json(&mut text);
-        let retry_info = retry_delay.map(|delay| google::RetryInfo {
-            retry_delay: Some(delay),
-        });
-        let details = retry_info.iter().map(|info| google::Any {
-            type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(),
-            value: info.encode_to_vec(),
-        });
         let expected = google::Status {
             code: status.code as i32,
             message: status.message.to_owned(),
-            details: details.collect(),
+            details,
         };
         assert_eq!(bytes, expected.encode_to_vec());
         assert_eq!(std::str::from_utf8(&text), Ok(json));
     }
 
+    fn retry_info(delay: google::Duration) -> google::Any {
+        let retry_info = google::RetryInfo {
+            retry_delay: Some(delay),
+        };
+        google::Any {
+            type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(),
+            value: retry_info.encode_to_vec(),
+        }
+    }
+
+    fn bad_request(description: &str) -> google::Any {
+        let violation = google::FieldViolation {
+            description: description.to_owned(),
+            ..Default::default()
+        };
+        let bad_request = google::BadRequest {
+            field_violations: vec![violation],
+        };
+        google::Any {
+            type_url: "type.googleapis.com/google.rpc.BadRequest".to_owned(),
+            value: bad_request.encode_to_vec(),
+        }
+    }
+
     /// G04
     #[test]
     fn overload_says_when_to_come_again() {
-        let busy = |delay| Status {
-            code: Code::Unavailable,
-            message: "busy",
-            retry_delay: Some(delay),
+        let check = |delay, (seconds, nanos), text| {
+            let status = Status {
+                code: Code::Unavailable,
+                message: "busy",
+                retry_delay: Some(delay),
+            };
+            let json = format!(
+                r#"{{"code":14,"message":"busy","details":[{{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"{text}"}}]}}"#
+            );
+            check_status(
+                status,
+                vec![retry_info(google::Duration { seconds, nanos })],
+                &json,
+            );
         };
-        let json = r#"{"code":14,"message":"busy"}"#;
-        let half = google::Duration {
-            seconds: 1,
-            nanos: 500_000_000,
-        };
-        check_status(busy(Duration::from_millis(1500)), Some(half), json);
-        check_status(busy(Duration::ZERO), Some(google::Duration::default()), json);
-        let most = google::Duration {
-            seconds: 315_576_000_000,
-            nanos: 999_999_999,
-        };
-        check_status(busy(Duration::MAX), Some(most), json);
+        check(Duration::from_millis(1500), (1, 500_000_000), "1.5s");
+        check(Duration::ZERO, (0, 0), "0s");
+        check(Duration::from_secs(10), (10, 0), "10s");
+        check(Duration::from_nanos(20), (0, 20), "0.00000002s");
+        check(
+            Duration::MAX,
+            (315_576_000_000, 999_999_999),
+            "315576000000.999999999s",
+        );
     }
 
     /// G01: without RetryInfo it is permanent. H06: the same message is HTTP's body.
     #[test]
     fn permanent_failure_has_no_details() {
-        let status = Status {
-            code: Code::ResourceExhausted,
-            message: "a \"big\" body",
+        let status = |code, message| Status {
+            code,
+            message,
             retry_delay: None,
         };
-        check_status(status, None, r#"{"code":8,"message":"a \"big\" body"}"#);
-        let long = "x".repeat(20_000);
-        let json = format!("{{\"code\":3,\"message\":\"{long}\"}}");
         check_status(
-            Status {
-                code: Code::InvalidArgument,
-                message: &long,
-                retry_delay: None,
-            },
-            None,
-            &json,
+            status(Code::ResourceExhausted, "a \"big\" body"),
+            vec![],
+            r#"{"code":8,"message":"a \"big\" body"}"#,
         );
+        let long = "x".repeat(20_000);
+        let json = format!("{{\"code\":13,\"message\":\"{long}\"}}");
+        check_status(status(Code::Internal, &long), vec![], &json);
+    }
+
+    /// G03, H07
+    #[test]
+    fn bad_data_is_described_by_a_bad_request() {
+        for message in ["a \"cut\" body", "", &"x".repeat(20_000)] {
+            let status = Status {
+                code: Code::InvalidArgument,
+                message,
+                retry_delay: None,
+            };
+            let quoted = serde_json::to_string(message).expect("a string");
+            let told = if message.is_empty() {
+                String::new()
+            } else {
+                format!(",\"message\":{quoted}")
+            };
+            let json = format!(
+                r#"{{"code":3{told},"details":[{{"@type":"type.googleapis.com/google.rpc.BadRequest","fieldViolations":[{{"description":{quoted}}}]}}]}}"#
+            );
+            check_status(status, vec![bad_request(message)], &json);
+        }
+    }
+
+    #[test]
+    fn details_stand_beside_each_other_and_alone() {
+        let json = |code| {
+            let mut text = Vec::new();
+            let status = Status {
+                code,
+                message: "",
+                retry_delay: Some(Duration::from_secs(1)),
+            };
+            status.push_json(&mut text);
+            serde_json::from_slice::<serde_json::Value>(&text).expect("JSON")
+        };
+        let details = |code| json(code)["details"].as_array().map(Vec::len);
+        assert_eq!(details(Code::InvalidArgument), Some(2));
+        assert_eq!(details(Code::Ok), Some(1));
     }
 }

@@ -341,28 +341,57 @@ impl<'a> Reader<'a> {
 
     pub fn field(&mut self) -> Result<Field<'a>, FramingError> {
         let before = *self;
-        let offset = self.at();
-        let key = self.key()?;
-        let value = match (key >> 3, key & 7) {
-            (0, _) => return Err(FramingError::Key { offset }),
-            (_, 0) => Value::Varint(self.varint()?),
-            (_, 1) => Value::Fixed64(self.fixed64()?),
-            (_, 2) => Value::Bytes(self.bytes()?),
-            (_, 3) => {
-                let begin = *self;
-                let end = self.skip(key, offset, DEPTH_MAX)?;
-                Value::Group(begin.until(&end))
-            }
-            (_, 5) => Value::Fixed32(self.fixed32()?),
-            (_, 4) => return Err(FramingError::Group { offset }),
-            _ => return Err(FramingError::Key { offset }),
-        };
+        let (number, value) = self.number_and_value()?;
         Ok(Field {
-            number: key >> 3,
+            number,
             value,
             raw: before.until(self),
         })
     }
+
+    /// The next field of any message; `None` at the end.
+    #[inline(always)]
+    pub fn next_value(&mut self) -> Result<Option<(u32, Value<'a>)>, FramingError> {
+        if self.is_empty() {
+            return Ok(None);
+        }
+        self.number_and_value().map(Some)
+    }
+
+    #[inline(always)]
+    fn number_and_value(&mut self) -> Result<(u32, Value<'a>), FramingError> {
+        let offset = self.at();
+        let key = self.key()?;
+        let number = key >> 3;
+        if number == 0 {
+            return Err(FramingError::Key { offset });
+        }
+        let value = match key & 7 {
+            0 => Value::Varint(self.varint()?),
+            1 => Value::Fixed64(self.fixed64()?),
+            2 => Value::Bytes(self.bytes()?),
+            3 => {
+                let (fields, rest) = group(self.rest, self.end, key, offset)?;
+                self.rest = rest;
+                Value::Group(fields)
+            }
+            4 => return Err(FramingError::Group { offset }),
+            5 => Value::Fixed32(self.fixed32()?),
+            _ => return Err(FramingError::Key { offset }),
+        };
+        Ok((number, value))
+    }
+}
+
+/// The fields of a group in `rest`, which ends at offset `end` and begins behind the group's `key`; and what
+/// follows it.
+#[cold]
+#[inline(never)]
+fn group(rest: &[u8], end: usize, key: u32, offset: usize) -> Result<(&[u8], &[u8]), FramingError> {
+    let begin = Reader { rest, end };
+    let mut reader = begin;
+    let last_key = reader.skip(key, offset, DEPTH_MAX)?;
+    Ok((begin.until(&last_key), reader.rest))
 }
 
 /// Any varint at the beginning of `rest`, which ends at offset `end`, and what follows it.

@@ -202,6 +202,24 @@ mod tests {
     }
 
     #[test]
+    fn room_follows_the_bytes_received_and_is_never_more_than_the_body_needs() {
+        let bodies = Bodies::new(1 << 30);
+        let mut endless = bodies.body();
+        for count in 1..=100 {
+            endless
+                .push(&chunk(16_384), Some(u32::MAX as usize))
+                .expect("room");
+            assert!(endless.bytes.capacity() <= AHEAD_BYTES.max(2 * 16_384 * count));
+        }
+        let mut body = bodies.body();
+        for _ in 0..10 {
+            body.push(&chunk(10_000), Some(100_000)).expect("room");
+            assert!(body.bytes.capacity() <= 100_000);
+        }
+        assert_eq!(body[..], [1; 100_000]);
+    }
+
+    #[test]
     fn a_filler_gets_no_more_room_than_the_limit() {
         let bodies = Bodies::new(1 << 30);
         let mut body = bodies.body();

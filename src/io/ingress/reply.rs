@@ -1,21 +1,21 @@
-//! What ingress answers: `ExportTraceServiceResponse`, `google.rpc.Status` and the details inside it, in
-//! protobuf and in JSON.
+//! What ingress answers: a response, or why there is none.
 //!
-//! Written by hand because they are a handful of fields, and because the diagnostics of a reply are
-//! bounded here: a response stays far below what any client takes (OTLP S07), and `grpc-message` within
-//! the header lists that clients accept (8 KiB, G15).
+//! [`otlp::status`](crate::otlp::status) writes both; their texts for people are bounded here: a response stays
+//! far below what any client takes (OTLP S07), and `grpc-message` within the header lists that clients accept
+//! (8 KiB, G15).
 
-use std::fmt::Write;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
 use super::{Code, Partial};
+use crate::otlp::json::EXPORT_TRACE_RESPONSE;
+use crate::otlp::status::{PartialSuccess, Status};
 
 /// Bytes of a message for people; the rest is cut off.
 const MESSAGE_MAX: usize = 1024;
 
 /// Why a request failed, in every form that a transport needs.
+///
+/// Invariant: `message` has at most [`MESSAGE_MAX`] bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub code: Code,
@@ -42,140 +42,54 @@ impl Failure {
         }
     }
 
-    /// `google.rpc.Status`: `{ code = 1, message = 2, details = 3 }`.
+    /// `google.rpc.Status` with its details.
     pub fn to_protobuf(&self) -> Vec<u8> {
-        let mut status = Vec::new();
-        put_varint_field(&mut status, 1, self.code as u64);
-        put_bytes_field(&mut status, 2, self.message.as_bytes());
-        if let Some(retry_after) = self.retry_after {
-            // RetryInfo { retry_delay = 1: Duration { seconds = 1, nanos = 2 } }
-            let mut delay = Vec::new();
-            put_varint_field(&mut delay, 1, retry_after.as_secs());
-            put_varint_field(&mut delay, 2, u64::from(retry_after.subsec_nanos()));
-            let mut info = Vec::new();
-            put_bytes_field(&mut info, 1, &delay);
-            put_detail(&mut status, RETRY_INFO, &info);
-        }
-        if self.code == Code::InvalidArgument {
-            // BadRequest { field_violations = 1: { field = 1, description = 2 } }
-            let mut violation = Vec::new();
-            put_bytes_field(&mut violation, 2, self.message.as_bytes());
-            let mut bad_request = Vec::new();
-            put_bytes_field(&mut bad_request, 1, &violation);
-            put_detail(&mut status, BAD_REQUEST, &bad_request);
-        }
-        status
+        let mut bytes = Vec::new();
+        self.status().push_protobuf(&mut bytes);
+        bytes
     }
 
     /// The same, as JSON.
     pub fn to_json(&self) -> Vec<u8> {
-        let mut details: Vec<Value> = Vec::new();
-        if let Some(retry_after) = self.retry_after {
-            let delay = format!("{}s", retry_after.as_secs_f64());
-            details.push(json!({ "@type": RETRY_INFO, "retryDelay": delay }));
+        let mut text = Vec::new();
+        self.status().push_json(&mut text);
+        text
+    }
+
+    fn status(&self) -> Status<'_> {
+        Status {
+            code: self.code,
+            message: &self.message,
+            retry_delay: self.retry_after,
         }
-        if self.code == Code::InvalidArgument {
-            details
-                .push(json!({ "@type": BAD_REQUEST, "fieldViolations": [{ "description": self.message }] }));
-        }
-        let mut status = json!({ "code": self.code as u8, "message": self.message });
-        if !details.is_empty() {
-            status["details"] = Value::Array(details);
-        }
-        status.to_string().into_bytes()
     }
 }
 
-const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
-const BAD_REQUEST: &str = "type.googleapis.com/google.rpc.BadRequest";
-
-/// `ExportTraceServiceResponse { partial_success = 1: { rejected_spans = 1, error_message = 2 } }`.
-///
-/// Full success is the empty message: `partial_success` must stay unset (OTLP S03).
+/// `ExportTraceServiceResponse`.
 pub fn response_protobuf(partial: Option<&Partial>) -> Vec<u8> {
-    let mut response = Vec::new();
-    if let Some(partial) = partial {
-        let mut success = Vec::new();
-        put_varint_field(&mut success, 1, partial.rejected_spans);
-        put_bytes_field(&mut success, 2, clip(&partial.message).as_bytes());
-        put_bytes_field(&mut response, 1, &success);
-        debug_assert!(!success.is_empty(), "S05: a partial success says how many or why");
-    }
-    response
+    let mut bytes = Vec::new();
+    success(partial).push_protobuf(&mut bytes);
+    bytes
 }
 
-/// The same, as JSON: 64-bit integers are strings.
+/// The same, as JSON.
 pub fn response_json(partial: Option<&Partial>) -> Vec<u8> {
-    let Some(partial) = partial else {
-        return b"{}".to_vec();
-    };
-    let mut success = json!({});
-    if partial.rejected_spans > 0 {
-        success["rejectedSpans"] = Value::String(partial.rejected_spans.to_string());
-    }
-    if !partial.message.is_empty() {
-        success["errorMessage"] = Value::String(clip(&partial.message).to_owned());
-    }
-    json!({ "partialSuccess": success }).to_string().into_bytes()
-}
-
-/// `grpc-message`: printable ASCII as it is, all else as `%XX` of its UTF-8 (OTLP G10).
-pub fn percent_encode(message: &str) -> String {
-    let mut encoded = String::with_capacity(message.len());
-    for byte in message.bytes() {
-        match byte {
-            b' '..=b'~' if byte != b'%' => encoded.push(byte as char),
-            _ => write!(encoded, "%{byte:02X}").expect("a String takes all"),
-        }
-    }
-    encoded
-}
-
-/// Base64 without padding: how gRPC sends binary headers.
-pub fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let bits = group
-            .iter()
-            .enumerate()
-            .fold(0, |bits, (at, byte)| bits | u32::from(*byte) << (16 - 8 * at));
-        for digit in 0..=group.len() {
-            text.push(DIGITS[(bits >> (18 - 6 * digit)) as usize & 63] as char);
-        }
-    }
+    let mut text = Vec::new();
+    success(partial).push_json(&EXPORT_TRACE_RESPONSE, &mut text);
     text
 }
 
-/// Zero, the default of proto3, is not written.
-fn put_varint_field(out: &mut Vec<u8>, field: u8, value: u64) {
-    if value != 0 {
-        out.push(field << 3);
-        put_varint(out, value);
-    }
-}
-
-/// Empty bytes are written too: for a message that means «present».
-fn put_bytes_field(out: &mut Vec<u8>, field: u8, value: &[u8]) {
-    out.push(field << 3 | 2);
-    put_varint(out, value.len() as u64);
-    out.extend_from_slice(value);
-}
-
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-/// `Any { type_url = 1, value = 2 }` as a detail of a status.
-fn put_detail(status: &mut Vec<u8>, type_url: &str, value: &[u8]) {
-    let mut any = Vec::new();
-    put_bytes_field(&mut any, 1, type_url.as_bytes());
-    put_bytes_field(&mut any, 2, value);
-    put_bytes_field(status, 3, &any);
+/// Full success has nothing to say.
+fn success(partial: Option<&Partial>) -> PartialSuccess<'_> {
+    let success = partial.map(|partial| PartialSuccess {
+        rejected: partial.rejected_spans,
+        message: clip(&partial.message),
+    });
+    debug_assert!(
+        success != Some(PartialSuccess::default()),
+        "S05: a partial success says how many or why"
+    );
+    success.unwrap_or_default()
 }
 
 fn clip(message: &str) -> &str {
@@ -193,8 +107,12 @@ mod tests {
         ExportTracePartialSuccess, ExportTraceServiceResponse,
     };
     use prost::Message;
+    use serde_json::{Value, json};
 
     use super::*;
+
+    const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
+    const BAD_REQUEST: &str = "type.googleapis.com/google.rpc.BadRequest";
 
     #[derive(Clone, PartialEq, Message)]
     struct Any {
@@ -205,7 +123,7 @@ mod tests {
     }
 
     #[derive(Clone, PartialEq, Message)]
-    struct Status {
+    struct RpcStatus {
         #[prost(int32, tag = "1")]
         code: i32,
         #[prost(string, tag = "2")]
@@ -277,7 +195,7 @@ mod tests {
     #[test]
     fn a_status_decodes_with_its_details() {
         let failure = Failure::retry(Duration::from_millis(1500), "full");
-        let status = Status::decode(&failure.to_protobuf()[..]).expect("protobuf");
+        let status = RpcStatus::decode(&failure.to_protobuf()[..]).expect("protobuf");
         assert_eq!((status.code, status.message.as_str()), (14, "full"));
         assert_eq!(status.details[0].type_url, RETRY_INFO);
         assert_eq!(
@@ -285,8 +203,8 @@ mod tests {
             [10, 8, 8, 1, 16, 0x80, 0xca, 0xb5, 0xee, 1]
         );
 
-        let invalid =
-            Status::decode(&Failure::new(Code::InvalidArgument, "cut").to_protobuf()[..]).expect("protobuf");
+        let invalid = RpcStatus::decode(&Failure::new(Code::InvalidArgument, "cut").to_protobuf()[..])
+            .expect("protobuf");
         assert_eq!(invalid.details[0].type_url, BAD_REQUEST);
         assert_eq!(invalid.details[0].value, [10, 5, 18, 3, b'c', b'u', b't']);
     }
@@ -295,30 +213,11 @@ mod tests {
     fn g01_too_large_is_not_to_be_retried() {
         let failure = Failure::new(Code::ResourceExhausted, "too large");
         assert_eq!(
-            Status::decode(&failure.to_protobuf()[..])
+            RpcStatus::decode(&failure.to_protobuf()[..])
                 .expect("protobuf")
                 .details,
             []
         );
         assert_eq!(failure.to_json(), br#"{"code":8,"message":"too large"}"#);
-    }
-
-    #[test]
-    fn g10_messages_are_percent_encoded() {
-        assert_eq!(percent_encode("100 % of \"ä\"\n"), "100 %25 of \"%C3%A4\"%0A");
-    }
-
-    #[test]
-    fn base64_is_not_padded() {
-        let cases = [
-            ("", ""),
-            ("f", "Zg"),
-            ("fo", "Zm8"),
-            ("foo", "Zm9v"),
-            ("foobar", "Zm9vYmFy"),
-        ];
-        for (bytes, text) in cases {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
     }
 }

@@ -9,9 +9,9 @@
 //! A field whose wire type is not the schema's is skipped like an unknown one, as protobuf libraries do.
 
 use super::DEPTH_MAX;
-use super::schema::{FIELD_COUNT_MAX, Field, Kind, Label, Message, WireType};
+use super::schema::{FIELD_COUNT_MAX, Field, Kind, Label, Message};
 use super::text::{push_base64, push_hex, push_string};
-use super::wire::{Fields, FramingError, Value};
+use crate::otlp::wire::{FramingError, Reader, Value, WireType};
 
 /// The bytes are not what the cut lets through: a broken invariant of ours or a damaged log. The output is
 /// as it was before.
@@ -58,10 +58,10 @@ fn push_message(
 
 /// Whether each field may be written when it is met.
 fn is_in_order(message: &Message, bytes: &[u8]) -> Result<bool, EncodeError> {
-    let mut fields = Fields::new(bytes, 0);
+    let mut fields = Reader::new(bytes);
     let mut next = 0;
     let mut has_oneof = false;
-    while let Some((number, value)) = fields.next()? {
+    while let Some((number, value)) = fields.next_value()? {
         let Some((index, field)) = known(message, number, value) else {
             continue;
         };
@@ -81,9 +81,9 @@ fn push_in_order(
     bytes: &[u8],
     depth_left: usize,
 ) -> Result<(), EncodeError> {
-    let mut fields = Fields::new(bytes, 0);
+    let mut fields = Reader::new(bytes);
     let mut list = None;
-    while let Some((number, value)) = fields.next()? {
+    while let Some((number, value)) = fields.next_value()? {
         let Some((index, field)) = known(message, number, value) else {
             continue;
         };
@@ -128,12 +128,12 @@ fn push_collected(
         if places.count == 0 {
             continue;
         }
-        let mut fields = Fields::new(bytes, places.first);
+        let mut fields = from(bytes, places.first);
         if field.label == Label::Repeated {
             out.extend_from_slice(field.key.as_bytes());
             out.push(b'[');
             while fields.at() <= places.last {
-                let Some((number, value)) = fields.next()? else {
+                let Some((number, value)) = fields.next_value()? else {
                     break;
                 };
                 if known(message, number, value).is_some_and(|(found, _)| found == index) {
@@ -145,16 +145,16 @@ fn push_collected(
             // Messages that follow each other are the encoding of their merger.
             let mut merged = Vec::new();
             while fields.at() <= places.last {
-                match fields.next()? {
-                    Some((number, Value::Length(part))) if number == u32::from(field.number) => {
+                match fields.next_value()? {
+                    Some((number, Value::Bytes(part))) if number == u32::from(field.number) => {
                         merged.extend_from_slice(part);
                     }
                     Some(_) => {}
                     None => break,
                 }
             }
-            push_single(out, field, Value::Length(&merged), depth_left)?;
-        } else if let Some((_, value)) = Fields::new(bytes, places.last).next()? {
+            push_single(out, field, Value::Bytes(&merged), depth_left)?;
+        } else if let Some((_, value)) = from(bytes, places.last).next_value()? {
             push_single(out, field, value, depth_left)?;
         }
     }
@@ -163,11 +163,11 @@ fn push_collected(
 
 fn collect(message: &Message, bytes: &[u8]) -> Result<[Places; FIELD_COUNT_MAX], EncodeError> {
     let mut places = [Places::default(); FIELD_COUNT_MAX];
-    let mut fields = Fields::new(bytes, 0);
+    let mut fields = Reader::new(bytes);
     let mut member = None;
     loop {
         let at = fields.at();
-        let Some((number, value)) = fields.next()? else {
+        let Some((number, value)) = fields.next_value()? else {
             return Ok(places);
         };
         let Some((index, field)) = known(message, number, value) else {
@@ -187,6 +187,11 @@ fn collect(message: &Message, bytes: &[u8]) -> Result<[Places; FIELD_COUNT_MAX],
     }
 }
 
+/// A reader of the fields from offset `at` on.
+fn from(bytes: &[u8], at: usize) -> Reader<'_> {
+    Reader::ending_at(&bytes[at..], bytes.len())
+}
+
 /// The field of a number, if the schema has it with this wire type, or as a list of it.
 #[inline]
 fn known<'m>(message: &'m Message, number: u32, value: Value) -> Option<(usize, &'m Field)> {
@@ -195,11 +200,11 @@ fn known<'m>(message: &'m Message, number: u32, value: Value) -> Option<(usize, 
     let wire_type = match value {
         Value::Varint(_) => WireType::Varint,
         Value::Fixed64(_) => WireType::Fixed64,
-        Value::Length(_) => WireType::Length,
+        Value::Bytes(_) => WireType::Bytes,
         Value::Fixed32(_) => WireType::Fixed32,
-        Value::Group => return None,
+        Value::Group(_) => return None,
     };
-    let is_packed = field.label == Label::Repeated && wire_type == WireType::Length;
+    let is_packed = field.label == Label::Repeated && wire_type == WireType::Bytes;
     (wire_type == field.kind.wire_type() || is_packed).then_some((index, field))
 }
 
@@ -209,8 +214,8 @@ fn push_single(out: &mut Vec<u8>, field: &Field, value: Value, depth_left: usize
         let is_default = match value {
             Value::Varint(raw) | Value::Fixed64(raw) => raw == 0,
             Value::Fixed32(raw) => raw == 0,
-            Value::Length(bytes) => bytes.is_empty() && !matches!(field.kind, Kind::Message(_)),
-            Value::Group => true,
+            Value::Bytes(bytes) => bytes.is_empty() && !matches!(field.kind, Kind::Message(_)),
+            Value::Group(_) => true,
         };
         if is_default {
             return Ok(());
@@ -234,19 +239,19 @@ fn push_elements(
         }
     };
     let wire_type = field.kind.wire_type();
-    let Value::Length(packed) = value else {
+    let Value::Bytes(packed) = value else {
         push_comma(out);
         return push_value(out, field.kind, value, depth_left);
     };
-    if wire_type == WireType::Length {
+    if wire_type == WireType::Bytes {
         push_comma(out);
         return push_value(out, field.kind, value, depth_left);
     }
-    let mut elements = Fields::new(packed, 0);
-    while elements.at() < packed.len() {
+    let mut elements = Reader::new(packed);
+    while !elements.is_empty() {
         push_comma(out);
         let raw = match wire_type {
-            WireType::Varint | WireType::Length => elements.varint()?,
+            WireType::Varint | WireType::Bytes => elements.varint()?,
             WireType::Fixed64 => elements.fixed64()?,
             WireType::Fixed32 => u64::from(elements.fixed32()?),
         };
@@ -258,16 +263,16 @@ fn push_elements(
 /// A value of the wire type that `kind` has.
 fn push_value(out: &mut Vec<u8>, kind: Kind, value: Value, depth_left: usize) -> Result<(), EncodeError> {
     match (value, kind) {
-        (Value::Length(bytes), Kind::Message(message)) => {
+        (Value::Bytes(bytes), Kind::Message(message)) => {
             let depth_left = depth_left.checked_sub(1).ok_or(EncodeError::Depth)?;
             push_message(out, message, bytes, depth_left)?;
         }
-        (Value::Length(bytes), Kind::String) => push_string(out, bytes),
-        (Value::Length(bytes), Kind::Id) => push_quoted(out, |out| push_hex(out, bytes)),
-        (Value::Length(bytes), _) => push_quoted(out, |out| push_base64(out, bytes)),
+        (Value::Bytes(bytes), Kind::String) => push_string(out, bytes),
+        (Value::Bytes(bytes), Kind::Id) => push_quoted(out, |out| push_hex(out, bytes)),
+        (Value::Bytes(bytes), _) => push_quoted(out, |out| push_base64(out, bytes)),
         (Value::Varint(raw) | Value::Fixed64(raw), _) => push_scalar(out, kind, raw),
         (Value::Fixed32(raw), _) => push_scalar(out, kind, u64::from(raw)),
-        (Value::Group, _) => unreachable!("`known` knows no groups"),
+        (Value::Group(_), _) => unreachable!("`known` knows no groups"),
     }
     Ok(())
 }

@@ -3,6 +3,8 @@
 //! A table is data for both directions. Fields stand in the order of their numbers, which is also the
 //! order in which they are written; [`Message::new`] checks that at compile time.
 
+use crate::otlp::wire::WireType;
+
 pub mod common;
 pub mod replies;
 pub mod traces;
@@ -66,16 +68,6 @@ pub enum Kind {
     Message(&'static Message),
 }
 
-/// How a value lies in protobuf bytes. The discriminants are protobuf's.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum WireType {
-    Varint = 0,
-    Fixed64 = 1,
-    Length = 2,
-    Fixed32 = 5,
-}
-
 impl Message {
     /// Fails to compile when the fields are out of order or too many.
     pub const fn new(fields: &'static [Field]) -> Message {
@@ -123,7 +115,7 @@ impl Kind {
     #[inline]
     pub fn wire_type(self) -> WireType {
         match self {
-            Kind::String | Kind::Bytes | Kind::Id | Kind::Message(_) => WireType::Length,
+            Kind::String | Kind::Bytes | Kind::Id | Kind::Message(_) => WireType::Bytes,
             Kind::Bool | Kind::Enum | Kind::Int32 | Kind::Int64 => WireType::Varint,
             Kind::Uint32 | Kind::Uint64 | Kind::Sint32 => WireType::Varint,
             Kind::Fixed32 => WireType::Fixed32,

@@ -14,8 +14,7 @@
 //! message that is closed small has no marked message inside, so its mark is the newest and is taken back:
 //! marks stay in the order of their places, and there are few of them.
 
-use super::schema::WireType;
-use super::wire::{push_varint, varint_length};
+use crate::otlp::wire::{WireType, put_bytes_field, put_key, put_varint, varint_len};
 
 /// Appends fields to a buffer.
 ///
@@ -56,7 +55,7 @@ impl<'a> Writer<'a> {
     /// Begins a length-delimited field: a message, or a packed list.
     #[inline]
     pub fn open(&mut self, number: u8) -> Open {
-        self.tag(number, WireType::Length);
+        put_key(self.out, u32::from(number), WireType::Bytes);
         self.out.push(0);
         self.marks.push(Mark {
             begin: self.out.len(),
@@ -78,7 +77,7 @@ impl<'a> Writer<'a> {
             self.marks.truncate(open.mark);
         } else {
             mark.length = length;
-            self.room_missing += varint_length(length as u64) - 1;
+            self.room_missing += varint_len(length as u64) - 1;
         }
     }
 
@@ -96,8 +95,8 @@ impl<'a> Writer<'a> {
         for mark in marks.iter().rev() {
             out.copy_within(mark.begin..end, mark.begin + shift);
             end = mark.begin - 1;
-            shift -= varint_length(mark.length as u64) - 1;
-            put_varint(&mut out[end + shift..], mark.length as u64);
+            shift -= varint_len(mark.length as u64) - 1;
+            overwrite_varint(&mut out[end + shift..], mark.length as u64);
         }
         debug_assert_eq!(shift, 0, "every byte of room missing belongs to a mark");
     }
@@ -109,15 +108,13 @@ impl<'a> Writer<'a> {
 
     #[inline]
     pub fn bytes(&mut self, number: u8, bytes: &[u8]) {
-        self.tag(number, WireType::Length);
-        push_varint(self.out, bytes.len() as u64);
-        self.out.extend_from_slice(bytes);
+        put_bytes_field(self.out, u32::from(number), bytes);
     }
 
     /// A scalar with its tag; `raw` holds its bits.
     #[inline]
     pub fn scalar(&mut self, number: u8, wire_type: WireType, raw: u64) {
-        self.tag(number, wire_type);
+        put_key(self.out, u32::from(number), wire_type);
         self.element(wire_type, raw);
     }
 
@@ -125,21 +122,16 @@ impl<'a> Writer<'a> {
     #[inline]
     pub fn element(&mut self, wire_type: WireType, raw: u64) {
         match wire_type {
-            WireType::Varint => push_varint(self.out, raw),
+            WireType::Varint => put_varint(self.out, raw),
             WireType::Fixed64 => self.out.extend_from_slice(&raw.to_le_bytes()),
             WireType::Fixed32 => self.out.extend_from_slice(&(raw as u32).to_le_bytes()),
-            WireType::Length => unreachable!("no scalar is length-delimited"),
+            WireType::Bytes => unreachable!("no scalar is length-delimited"),
         }
-    }
-
-    #[inline]
-    fn tag(&mut self, number: u8, wire_type: WireType) {
-        push_varint(self.out, u64::from(number) << 3 | wire_type as u64);
     }
 }
 
 /// Overwrites the front of `target`.
-fn put_varint(target: &mut [u8], mut value: u64) {
+fn overwrite_varint(target: &mut [u8], mut value: u64) {
     for byte in target {
         *byte = value as u8 | 0x80;
         value >>= 7;
@@ -180,7 +172,7 @@ mod tests {
             Node::Inner(children) => children.iter().flat_map(expected).collect(),
         };
         let mut out = vec![0x0a];
-        push_varint(&mut out, body.len() as u64);
+        put_varint(&mut out, body.len() as u64);
         out.extend(body);
         out
     }

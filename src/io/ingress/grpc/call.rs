@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
@@ -21,12 +21,12 @@ use super::head::{ACCEPTED_CODINGS, Head, Procedure, Refusal, TRACE_SERVICE};
 use crate::base::time::Instant;
 use crate::io::connections::Deadline;
 use crate::io::ingress::bodies::Body;
-use crate::io::ingress::deframe::{Deframe, DeframeError};
 use crate::io::ingress::exchange::{Coding, Pace, too_large};
-use crate::io::ingress::reply::{Failure, base64, percent_encode, response_protobuf};
+use crate::io::ingress::reply::{Failure, response_protobuf};
 use crate::io::ingress::ticket::Durable;
 use crate::io::ingress::{Code, Ingress, Replied, Transport};
 use crate::io::stream::Meter;
+use crate::otlp::grpc::{Deframe, DeframeError, PREFIX_BYTES, encode_binary, encode_message, prefix};
 
 pub struct Call {
     ingress: Rc<Ingress>,
@@ -257,10 +257,9 @@ impl Call {
 
     /// Headers, the message, trailers. A peer that gives no window for it for too long is reset.
     async fn send_message(&mut self, message: &[u8]) {
-        let mut frame = BytesMut::with_capacity(5 + message.len());
-        frame.put_u8(0);
-        frame.put_u32(message.len() as u32);
-        frame.put_slice(message);
+        let mut frame = Vec::with_capacity(PREFIX_BYTES + message.len());
+        frame.extend(prefix(false, message.len() as u32));
+        frame.extend(message);
 
         let Ok(mut stream) = self.respond.send_response(response(StatusCode::OK), false) else {
             return;
@@ -276,7 +275,7 @@ impl Call {
         trailers.insert("grpc-status", HeaderValue::from_static("0"));
         // Errors mean that the stream is gone; there is nobody to tell.
         let _ = stream
-            .send_data(frame.freeze(), false)
+            .send_data(Bytes::from(frame), false)
             .and_then(|()| stream.send_trailers(trailers));
     }
 
@@ -302,11 +301,11 @@ impl Call {
         let mut response = response(StatusCode::OK);
         let headers = response.headers_mut();
         headers.insert("grpc-status", HeaderValue::from(failure.code as u16));
-        insert_text(headers, "grpc-message", &percent_encode(&failure.message));
+        insert_text(headers, "grpc-message", &encode_message(&failure.message));
         insert_text(
             headers,
             "grpc-status-details-bin",
-            &base64(&failure.to_protobuf()),
+            &encode_binary(&failure.to_protobuf()),
         );
         if failure.code == Code::Unimplemented {
             headers.insert("grpc-accept-encoding", HeaderValue::from_static(ACCEPTED_CODINGS));

@@ -274,6 +274,12 @@ fn status_of(code: Code) -> StatusCode {
         Code::Unimplemented => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::Cancelled | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        // What we never say; by google.rpc's own mapping.
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
+        Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
+        Code::Unknown | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

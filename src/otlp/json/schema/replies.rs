@@ -14,8 +14,7 @@ pub static TRACE_PARTIAL_SUCCESS: Message = Message::new(&[
     field!(2, "errorMessage", Singular, String),
 ]);
 
-/// `google.rpc.Status` without its details: an Any has a JSON form of its own, and over HTTP a retry delay
-/// travels as a header.
+/// `google.rpc.Status` without its details: an Any has a JSON form of its own, which `otlp::status` writes.
 pub static STATUS: Message = Message::new(&[
     field!(1, "code", Singular, Int32),
     field!(2, "message", Singular, String),

@@ -6,6 +6,13 @@
 //! │ 0 or 1:gzip│                  │                 │
 //! └────────────┴──────────────────┴─────────────────┘
 //! ```
+//!
+//! The declared length is a bound to check against and nothing more: no memory is kept here, and what the
+//! caller keeps grows with the bytes that came.
+
+use thiserror::Error;
+
+use super::PREFIX_BYTES;
 
 /// Reads the prefix and counts the message; the caller keeps the bytes.
 #[derive(Debug, Default)]
@@ -15,10 +22,8 @@ pub struct Deframe {
     remaining: usize,
 }
 
-const PREFIX_BYTES: usize = 5;
-
 /// The peer's fault, all of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum DeframeError {
     #[error("the compressed flag of the message is {0}, neither 0 nor 1")]
     Flag(u8),
@@ -87,7 +92,32 @@ impl Deframe {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::prefix;
     use super::*;
+
+    #[test]
+    fn a_message_above_the_limit_is_refused_by_its_prefix_alone() {
+        let take = |length| {
+            Deframe::default()
+                .take(&prefix(false, length), 300)
+                .map(<[u8]>::len)
+        };
+        assert_eq!(take(300), Ok(0));
+        let error = DeframeError::TooLarge {
+            length: 301,
+            length_max: 300,
+        };
+        assert_eq!(take(301), Err(error));
+    }
+
+    #[test]
+    fn a_message_is_lent_and_not_copied() {
+        let chunk = [1, 0, 0, 0, 3, 1, 2, 3];
+        let mut deframe = Deframe::default();
+        let message = deframe.take(&chunk, 3).expect("well framed");
+        assert_eq!(message.as_ptr_range(), chunk[PREFIX_BYTES..].as_ptr_range());
+        assert_eq!((deframe.announced(), deframe.finish()), (Some(3), Ok(true)));
+    }
 
     #[test]
     fn hostile_framing_is_named() {
@@ -115,11 +145,11 @@ mod tests {
     proptest! {
         #[test]
         fn g11_a_message_may_be_split_anywhere(
-            message in prop::collection::vec(any::<u8>(), 0..200),
+            compressed: bool,
+            message in prop::collection::vec(any::<u8>(), 0..300),
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
         ) {
-            let mut framed = vec![0];
-            framed.extend((message.len() as u32).to_be_bytes());
+            let mut framed = prefix(compressed, message.len() as u32).to_vec();
             framed.extend(&message);
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(framed.len())).collect();
             cuts.extend([0, framed.len()]);
@@ -130,7 +160,7 @@ mod tests {
                 taken.extend(deframe.take(&framed[pair[0]..pair[1]], 1000).expect("well framed"));
             }
             prop_assert_eq!(taken, message);
-            prop_assert_eq!(deframe.finish(), Ok(false));
+            prop_assert_eq!(deframe.finish(), Ok(compressed));
         }
     }
 }
