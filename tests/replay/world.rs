@@ -378,7 +378,7 @@ impl World {
             hash_key: HASH_KEY,
             state_bytes_max: 64 << 20,
             kept_count_max: 100_000,
-            dropped_count_max: 100_000,
+            decided_count_max: 100_000,
         };
         let mut table = Table::new(options, now);
         let mut kept_replay = KeptReplay::default();
