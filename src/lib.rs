@@ -16,6 +16,9 @@
 //! The modules below stand in layer order, lowest first; a module imports only from those above it
 //! (`tests/layers.rs` holds every `use` line to this list).
 
+// The documents are for those who change tailkeep, and are built with private items.
+#![allow(rustdoc::private_intra_doc_links)]
+
 #[cfg(not(target_os = "linux"))]
 compile_error!("tailkeep runs on Linux 5.19 or newer only, because its log and sockets need io_uring");
 

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Integers are little-endian. The entry's checksum covers all of it, so a payload that reached
-//! [`SpansPayload::parse`] through a valid entry is one that [`write`] wrote; parsing checks it all the same,
+//! [`SpansPayload::parse`] through a valid entry is one that [`write()`] wrote; parsing checks it all the same,
 //! because a log may come from another version or another's hands.
 
 use crate::base::codec::{Reader, Writer};
@@ -203,7 +203,7 @@ impl<'a> Iterator for Spans<'a> {
     }
 }
 
-/// Bytes that [`write`] will fill.
+/// Bytes that [`write()`] will fill.
 pub fn payload_len(resource_lens: &[usize], scope_lens: &[usize], runs: &[Run]) -> usize {
     HEADER_BYTES
         + resource_lens
