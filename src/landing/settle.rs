@@ -347,20 +347,7 @@ fn frame(
         scope_attributes: &attributes,
         threshold,
     });
-    let (mut resource, mut scope) = (None, None);
-    for span in spans {
-        if scope != Some(span.scope) {
-            let (resource_part, scope_part) = payload.context(span.scope)?;
-            let of = payload.resource_of(span.scope);
-            if resource != of {
-                joiner.resource(&[resource_part]);
-                resource = of;
-            }
-            joiner.scope(&[scope_part]);
-            scope = Some(span.scope);
-        }
-        joiner.span(span.bytes);
-    }
+    payload.join(spans, &mut joiner)?;
     let not_written = joiner.finish(out);
     stats.thresholds_unwritten += not_written.unparsable_count + not_written.too_long_count;
     Some(run.span_count)

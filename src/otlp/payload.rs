@@ -16,6 +16,7 @@
 
 use crate::base::codec::{Reader, Writer};
 use crate::base::ids::{Place, TraceId};
+use crate::otlp::join::Joiner;
 
 pub const HEADER_BYTES: usize = 8;
 pub const RESOURCE_BYTES: usize = 4;
@@ -156,6 +157,28 @@ impl<'a> SpansPayload<'a> {
     pub fn resource_of(&self, index: u16) -> Option<u16> {
         let entry = self.scope_table.get(index as usize * SCOPE_BYTES + 4..)?;
         Some(u16::from_le_bytes([*entry.first()?, *entry.get(1)?]))
+    }
+
+    /// Hands `spans` to `joiner`, each under its resource and scope. `None`: they name a context that is not here.
+    pub fn join<'j>(&self, spans: Spans<'j>, joiner: &mut Joiner<'j>) -> Option<()>
+    where
+        'a: 'j,
+    {
+        let (mut resource, mut scope) = (None, None);
+        for span in spans {
+            if scope != Some(span.scope) {
+                let (resource_part, scope_part) = self.context(span.scope)?;
+                let of = self.resource_of(span.scope);
+                if resource != of {
+                    joiner.resource(&[resource_part]);
+                    resource = of;
+                }
+                joiner.scope(&[scope_part]);
+                scope = Some(span.scope);
+            }
+            joiner.span(span.bytes);
+        }
+        Some(())
     }
 
     pub fn scope_count(&self) -> u16 {

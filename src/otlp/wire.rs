@@ -341,29 +341,20 @@ impl<'a> Reader<'a> {
 
     pub fn field(&mut self) -> Result<Field<'a>, FramingError> {
         let before = *self;
-        let (number, value) = self.number_and_value()?;
+        let (key, value) = self.key_and_value()?;
         Ok(Field {
-            number,
+            number: key >> 3,
             value,
             raw: before.until(self),
         })
     }
 
-    /// The next field of any message; `None` at the end.
+    /// The next field of any message.
     #[inline(always)]
-    pub fn next_value(&mut self) -> Result<Option<(u32, Value<'a>)>, FramingError> {
-        if self.is_empty() {
-            return Ok(None);
-        }
-        self.number_and_value().map(Some)
-    }
-
-    #[inline(always)]
-    fn number_and_value(&mut self) -> Result<(u32, Value<'a>), FramingError> {
+    pub fn key_and_value(&mut self) -> Result<(u32, Value<'a>), FramingError> {
         let offset = self.at();
         let key = self.key()?;
-        let number = key >> 3;
-        if number == 0 {
+        if key >> 3 == 0 {
             return Err(FramingError::Key { offset });
         }
         let value = match key & 7 {
@@ -379,7 +370,7 @@ impl<'a> Reader<'a> {
             5 => Value::Fixed32(self.fixed32()?),
             _ => return Err(FramingError::Key { offset }),
         };
-        Ok((number, value))
+        Ok((key, value))
     }
 }
 

@@ -53,20 +53,7 @@ pub fn runs_of<'a>(
 /// A run as `resource_spans` fields, as they came in. `None`: the entry does not have the contexts it names.
 pub fn frame(payload: &SpansPayload<'_>, spans: Spans<'_>) -> Option<Vec<u8>> {
     let mut joiner = Joiner::new(Annotation::NONE);
-    let (mut resource, mut scope) = (None, None);
-    for span in spans {
-        if scope != Some(span.scope) {
-            let (resource_part, scope_part) = payload.context(span.scope)?;
-            let of = payload.resource_of(span.scope);
-            if resource != of {
-                joiner.resource(&[resource_part]);
-                resource = of;
-            }
-            joiner.scope(&[scope_part]);
-            scope = Some(span.scope);
-        }
-        joiner.span(span.bytes);
-    }
+    payload.join(spans, &mut joiner)?;
     let mut framed = Vec::with_capacity(joiner.encoded_len());
     joiner.finish(&mut framed);
     Some(framed)

@@ -61,8 +61,9 @@ fn is_in_order(message: &Message, bytes: &[u8]) -> Result<bool, EncodeError> {
     let mut fields = Reader::new(bytes);
     let mut next = 0;
     let mut has_oneof = false;
-    while let Some((number, value)) = fields.next_value()? {
-        let Some((index, field)) = known(message, number, value) else {
+    while !fields.is_empty() {
+        let (key, _) = fields.key_and_value()?;
+        let Some((index, field)) = known(message, key) else {
             continue;
         };
         let is_second_member = field.label == Label::Oneof && has_oneof;
@@ -83,8 +84,9 @@ fn push_in_order(
 ) -> Result<(), EncodeError> {
     let mut fields = Reader::new(bytes);
     let mut list = None;
-    while let Some((number, value)) = fields.next_value()? {
-        let Some((index, field)) = known(message, number, value) else {
+    while !fields.is_empty() {
+        let (key, value) = fields.key_and_value()?;
+        let Some((index, field)) = known(message, key) else {
             continue;
         };
         if list.is_some_and(|list| list != index) {
@@ -133,10 +135,8 @@ fn push_collected(
             out.extend_from_slice(field.key.as_bytes());
             out.push(b'[');
             while fields.at() <= places.last {
-                let Some((number, value)) = fields.next_value()? else {
-                    break;
-                };
-                if known(message, number, value).is_some_and(|(found, _)| found == index) {
+                let (key, value) = fields.key_and_value()?;
+                if known(message, key).is_some_and(|(found, _)| found == index) {
                     push_elements(out, field, value, depth_left)?;
                 }
             }
@@ -145,16 +145,15 @@ fn push_collected(
             // Messages that follow each other are the encoding of their merger.
             let mut merged = Vec::new();
             while fields.at() <= places.last {
-                match fields.next_value()? {
-                    Some((number, Value::Bytes(part))) if number == u32::from(field.number) => {
-                        merged.extend_from_slice(part);
-                    }
-                    Some(_) => {}
-                    None => break,
+                if let (key, Value::Bytes(part)) = fields.key_and_value()?
+                    && key >> 3 == u32::from(field.number)
+                {
+                    merged.extend_from_slice(part);
                 }
             }
             push_single(out, field, Value::Bytes(&merged), depth_left)?;
-        } else if let Some((_, value)) = from(bytes, places.last).next_value()? {
+        } else {
+            let (_, value) = from(bytes, places.last).key_and_value()?;
             push_single(out, field, value, depth_left)?;
         }
     }
@@ -165,12 +164,10 @@ fn collect(message: &Message, bytes: &[u8]) -> Result<[Places; FIELD_COUNT_MAX],
     let mut places = [Places::default(); FIELD_COUNT_MAX];
     let mut fields = Reader::new(bytes);
     let mut member = None;
-    loop {
+    while !fields.is_empty() {
         let at = fields.at();
-        let Some((number, value)) = fields.next_value()? else {
-            return Ok(places);
-        };
-        let Some((index, field)) = known(message, number, value) else {
+        let (key, _) = fields.key_and_value()?;
+        let Some((index, field)) = known(message, key) else {
             continue;
         };
         if field.label == Label::Oneof
@@ -185,6 +182,7 @@ fn collect(message: &Message, bytes: &[u8]) -> Result<[Places; FIELD_COUNT_MAX],
         seen.last = at;
         seen.count += 1;
     }
+    Ok(places)
 }
 
 /// A reader of the fields from offset `at` on.
@@ -192,20 +190,14 @@ fn from(bytes: &[u8], at: usize) -> Reader<'_> {
     Reader::ending_at(&bytes[at..], bytes.len())
 }
 
-/// The field of a number, if the schema has it with this wire type, or as a list of it.
+/// The field of a key, if the schema has its number with this wire type, or as a list of it.
 #[inline]
-fn known<'m>(message: &'m Message, number: u32, value: Value) -> Option<(usize, &'m Field)> {
-    let index = message.index_of_number(number)?;
+fn known(message: &Message, key: u32) -> Option<(usize, &Field)> {
+    let index = message.index_of_number(key >> 3)?;
     let field = &message.fields[index];
-    let wire_type = match value {
-        Value::Varint(_) => WireType::Varint,
-        Value::Fixed64(_) => WireType::Fixed64,
-        Value::Bytes(_) => WireType::Bytes,
-        Value::Fixed32(_) => WireType::Fixed32,
-        Value::Group(_) => return None,
-    };
-    let is_packed = field.label == Label::Repeated && wire_type == WireType::Bytes;
-    (wire_type == field.kind.wire_type() || is_packed).then_some((index, field))
+    let is_wire_type = |wire_type: WireType| key & 7 == wire_type as u32;
+    let is_packed = field.label == Label::Repeated && is_wire_type(WireType::Bytes);
+    (is_packed || is_wire_type(field.kind.wire_type())).then_some((index, field))
 }
 
 /// One field that is no list, with its key; nothing for a default that is the same as absence.
