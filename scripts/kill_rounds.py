@@ -228,7 +228,7 @@ def parse_arguments():
     parser.add_argument("--rate", type=int, default=10_000, help="spans a second")
     parser.add_argument("--error-ratio", type=float, default=0.1)
     parser.add_argument("--decision-wait", default="5s")
-    parser.add_argument("--binary", default=os.path.join(PROJECT, "target", "debug", "tailkeep"))
+    parser.add_argument("--binary", default=os.path.join(PROJECT, "target", "release", "tailkeep"))
     parser.add_argument("--bench", default=os.path.join(PROJECT, "target", "release", "tailkeep-bench"))
     parser.add_argument("--work", default=os.path.join(PROJECT, "target", "kill-rounds"), help="emptied at the start")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="handed to tailkeep run")
