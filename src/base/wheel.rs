@@ -91,13 +91,6 @@ impl<K: Copy> Wheel<K> {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
-
-    pub fn memory_bytes(&self) -> usize {
-        self.slots
-            .iter()
-            .map(|slot| slot.capacity() * size_of::<(u64, K)>())
-            .sum()
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::{Failure, LogFlags, start_log};
 use crate::completion::CompletionOptions;
-use crate::config::options::{Cores, Durability, Endpoint, ExporterKind, FreeSpace};
+use crate::config::options::{Cores, Endpoint, ExporterKind, FreeSpace};
 use crate::config::{Config, Loaded, render};
 use crate::io::egress::{FileOptions, Rotation};
 use crate::io::ingress;
@@ -78,11 +78,7 @@ pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, F
         name: config.node.name.clone().or_else(hostname),
         cpu: choose_cpu(&config.node.cores)?,
         data_dir: config.node.data_dir.clone(),
-        durability: match config.wal.durability {
-            Durability::Fsync => node::Durability::Fsync,
-            Durability::Write => node::Durability::Write,
-            Durability::None => node::Durability::None,
-        },
+        durability: config.wal.durability,
         segment_bytes: config.wal.segment_bytes,
         wal_bytes_max: wal_bytes.max(WAL_SEGMENTS_MIN * config.wal.segment_bytes),
         free_bytes_min,

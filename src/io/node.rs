@@ -14,6 +14,7 @@ use super::ingress::{self, Ingress, TraceService, Transport, listener};
 use super::recovery::{self, RecoveryError};
 use crate::base::ids::{LogId, Position};
 use crate::completion::CompletionOptions;
+use crate::config::options::Durability;
 use crate::export::{Destination, DestinationOptions};
 use crate::landing::LandingOptions;
 use crate::landing::fetch::WhichLog;
@@ -73,24 +74,6 @@ pub struct NodeOptions {
     pub config_hash: String,
     pub version: &'static str,
     pub commit: &'static str,
-}
-
-/// `wal.durability`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    Fsync,
-    Write,
-    None,
-}
-
-impl Durability {
-    fn name(self) -> &'static str {
-        match self {
-            Durability::Fsync => "fsync",
-            Durability::Write => "write",
-            Durability::None => "none",
-        }
-    }
 }
 
 #[derive(Clone, Debug)]

@@ -117,12 +117,6 @@ impl Fetcher {
         *slot = Slot::Wanted(op);
     }
 
-    pub fn is_idle(&self) -> bool {
-        self.slots
-            .iter()
-            .all(|(_, slot)| matches!(slot, Slot::Here(_) | Slot::Lost))
-    }
-
     pub fn memory_bytes(&self) -> u64 {
         self.slots
             .iter()

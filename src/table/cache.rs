@@ -133,21 +133,6 @@ impl DecidedCache {
         hasher.write(trace.as_bytes());
         hasher.finish() >> DECISION_BITS << DECISION_BITS
     }
-
-    /// Bytes of both kinds.
-    pub fn memory_bytes(&self) -> u64 {
-        let kept: usize = self
-            .kept
-            .iter()
-            .map(|generation| generation.allocation_size())
-            .sum();
-        let entries: usize = self
-            .entries
-            .iter()
-            .map(|generation| generation.allocation_size())
-            .sum();
-        (kept + entries) as u64
-    }
 }
 
 /// The hash of an entry: its fingerprint with the empty low bits filled, because a table takes the bucket from the
