@@ -38,11 +38,13 @@ use crate::otlp::wire::FramingError;
 use crate::policy::PolicySet;
 use crate::route::{HashKey, ItemBatch};
 use crate::stats::{Stats, Transport};
+use crate::table::Trace;
 use crate::wal::{DiskError, DiskOp, Log, OpId, Refused, Usage};
 use bumpalo::Bump;
 use deliver::Delivery;
 use fetch::{Fetcher, ReadOp, WhichLog};
 use hashbrown::HashTable;
+use replay::{KeptReplay, Replayed};
 use settle::KeepJob;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -112,6 +114,17 @@ pub enum Effect<P: BlockPool, W> {
     Ship(usize, Shipment),
 }
 
+/// What a landing core is made of once its two logs have been replayed.
+pub struct LandingParts<P: BlockPool> {
+    pub options: LandingOptions,
+    pub log: Log<P>,
+    pub kept: Log<P>,
+    pub replayed: Replayed,
+    pub kept_replay: KeptReplay,
+    /// In the order of the configuration, cursors as the replay found them.
+    pub destinations: Vec<Destination>,
+}
+
 /// One landing core. `W` is whoever waits for an acknowledgement.
 pub struct Landing<P: BlockPool, W> {
     options: LandingOptions,
@@ -142,13 +155,39 @@ pub struct Landing<P: BlockPool, W> {
 }
 
 impl<P: BlockPool, W> Landing<P, W> {
-    /// `kept_entries` are those of the kept log, in order, that some destination has not got.
-    pub fn new(
+    /// Ends the replay of its logs: holds what is pending, copies again what has to be. Returned are also the
+    /// fragments that the owners of their traces are to adopt.
+    pub fn resume(parts: LandingParts<P>, policies: &PolicySet, now: Now) -> (Landing<P, W>, Vec<Trace>) {
+        let LandingParts {
+            options,
+            log,
+            kept,
+            mut replayed,
+            kept_replay,
+            destinations,
+        } = parts;
+        options.assert_names(policies);
+        let lowest_cursor = destinations.iter().map(Destination::cursor).min();
+        let (keeps, kept_entries) = kept_replay.reconcile(&mut replayed, lowest_cursor.unwrap_or_default());
+        let mut landing = Landing::new(options, log, kept, destinations, now);
+        for entry in kept_entries {
+            landing.enqueue_replayed(entry);
+        }
+        let fragments = replayed.fragments;
+        let open_places = fragments.iter().flat_map(Trace::places);
+        let kept_places = keeps.iter().flat_map(|keep| keep.places.iter().copied());
+        for place in open_places.chain(kept_places) {
+            landing.log.hold(place.entry(), 1);
+        }
+        landing.resume_keeps(now, keeps);
+        (landing, fragments)
+    }
+
+    fn new(
         options: LandingOptions,
         log: Log<P>,
         kept: Log<P>,
         destinations: Vec<Destination>,
-        kept_entries: Vec<KeptEntry>,
         now: Now,
     ) -> Landing<P, W> {
         let tail = log.durable();
@@ -174,9 +213,6 @@ impl<P: BlockPool, W> Landing<P, W> {
             evicted_bytes: 0,
             uncounted_bytes: 0,
         };
-        kept_entries
-            .into_iter()
-            .for_each(|entry| landing.enqueue_replayed(entry));
         landing.write_prologue();
         landing
     }
@@ -362,6 +398,11 @@ impl<P: BlockPool, W> Landing<P, W> {
             && self.copies.is_empty()
             && !self.cursors_changed
             && self.deliveries_are_settled()
+    }
+
+    /// The log that it keeps.
+    pub fn log(&self) -> LogId {
+        self.options.log
     }
 
     pub fn usage(&self, which: WhichLog) -> Usage {

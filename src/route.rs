@@ -9,10 +9,9 @@
 //! ```
 //!
 //! Spans stay where they land; digests travel. One batch a turn goes to each core, never a message per span,
-//! and no byte of a span is in it. With one core both ends are the same core and the batch is handed over by
-//! reference; the types are the ones that a mesh will carry.
+//! and no byte of a span is in it. Where both ends are the same core the batch is handed over by reference.
 
-use crate::base::ids::{CoreId, Place, TraceId};
+use crate::base::ids::{CoreId, LogId, Place, TraceId};
 use crate::digest::Digest;
 use crate::verdict::{Reason, Threshold, Verdict};
 use siphasher::sip::SipHasher13;
@@ -79,6 +78,16 @@ impl ItemBatch {
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
+
+    /// The places of an item, the fingerprints of its spans, and those of parents that are not among them.
+    pub fn lists(&self, item: &Item) -> (&[Place], &[u32], &[u32]) {
+        let fingerprints = |range: &Range<u32>| &self.fingerprints[range.start as usize..range.end as usize];
+        (
+            &self.places[item.places.start as usize..item.places.end as usize],
+            fingerprints(&item.spans),
+            fingerprints(&item.parents),
+        )
+    }
 }
 
 /// What was decided about a trace, as it goes into logs and onto data.
@@ -102,6 +111,8 @@ pub struct PolicyNumber(pub u16);
 pub type Places = SmallVec<[Place; 2]>;
 
 /// A decision on its way to a landing core, with the places there that it settles.
+///
+/// Invariant: all places are of one log, and there is at least one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settlement {
     pub trace: TraceId,
@@ -110,6 +121,19 @@ pub struct Settlement {
     pub late: bool,
     pub span_count: u32,
     pub places: Places,
+}
+
+impl Settlement {
+    /// The log that its places are in.
+    pub fn log(&self) -> LogId {
+        self.places.first().expect("a settlement settles something").log()
+    }
+}
+
+/// The core that works on a log: logs belong to the directory and outnumber cores after a change of `node.cores`.
+#[inline]
+pub fn keeper(log: LogId, cores: u16) -> CoreId {
+    CoreId(u16::from(log.0) % cores)
 }
 
 #[cfg(test)]

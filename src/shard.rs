@@ -1,116 +1,147 @@
-//! One core, whole: the landing core and the owner, and the items and settlements between them.
+//! One core, whole: its landing cores' logs, the table of the traces it owns, and what goes to other cores.
 //!
 //! ```text
-//!  request ─→ landing ─ items ─→ table ─ settlements ─→ landing ─→ log, kept log, destinations
-//!                          owner of its traces
+//!             ┌──────────── items ────────────┐            ┌── other cores
+//!  request ─→ landing ─ own items ─→ table ←──┼── Message ─┤
+//!             │   ↑                   │       │            └── other cores
+//!             │   └── settlements ────┴───────┘
+//!             └─→ log, kept log, destinations
 //! ```
+//!
+//! A core keeps one log, into which its requests go. After a change of `node.cores` it may keep older ones too:
+//! these are read, settled and delivered to their end, and take no requests.
 //!
 //! A shard is sans-IO. Methods, and the order to call them in a turn:
 //!
 //! 1. `handle_*`: what happened. Each takes the time; none waits.
 //! 2. [`Shard::advance`] until it returns `false`; between two calls others may have their turn.
 //! 3. [`Shard::poll_effect`] until `None`: what io is to do. Results come back by `handle_*`.
-//! 4. [`Shard::poll_timeout`]: when [`Shard::handle_timeout`] is to be called.
+//! 4. [`Shard::poll_message`] until `None`, once for several turns if they follow each other closely: what other
+//!    cores are to know.
+//! 5. [`Shard::poll_timeout`]: when [`Shard::handle_timeout`] is to be called.
+
+mod message; // what one core tells another
+mod resuming; // from the logs of all cores to a table
+
+pub use message::Message;
+pub use resuming::Resuming;
 
 use crate::base::block::BlockPool;
-use crate::base::ids::Position;
+use crate::base::ids::{CoreId, LogId, Position};
 use crate::base::time::{Instant, Now};
-use crate::export::Destination;
 use crate::landing::fetch::{ReadOp, WhichLog};
-use crate::landing::replay::{KeptReplay, Replayed};
-use crate::landing::{Effect, Landing, LandingOptions, Request, Submission};
+use crate::landing::{self, Landing, Request, Submission};
 use crate::policy::PolicySet;
-use crate::route::{ItemBatch, Settlement};
+use crate::route::{self, ItemBatch, Settlement};
 use crate::stats::{Refusal, Stats};
 use crate::table::Table;
-use crate::wal::{DiskError, Log, OpId};
+use crate::wal::{DiskError, OpId};
+use std::collections::VecDeque;
 
-/// What a shard is made of once its logs have been replayed.
-pub struct ShardParts<P: BlockPool> {
-    pub policies: PolicySet,
-    /// Replayed into, not yet resumed.
-    pub table: Table,
-    pub log: Log<P>,
-    pub kept: Log<P>,
-    pub replayed: Replayed,
-    pub kept_replay: KeptReplay,
-    /// In the order of the configuration, cursors as the replay found them.
-    pub destinations: Vec<Destination>,
-    pub landing: LandingOptions,
+/// Items on their way to one owner at most, give or take those of one request.
+const ITEMS_MAX: usize = 64 << 10;
+/// Settlements on their way to one landing core at most, give or take those of one turn.
+const SETTLEMENTS_MAX: usize = 64 << 10;
+
+/// What io is to do for one of the core's logs.
+pub struct Effect<P: BlockPool, W> {
+    pub log: LogId,
+    pub what: landing::Effect<P, W>,
 }
 
 /// One core. `W` is whoever waits for an acknowledgement.
+///
+/// Invariant: `landings[n]` keeps the log `core + n * core_count`.
 pub struct Shard<P: BlockPool, W> {
+    core: CoreId,
     policies: PolicySet,
     table: Table,
-    landing: Landing<P, W>,
+    /// The first takes the requests.
+    landings: Vec<Landing<P, W>>,
     stats: Stats,
-    /// By owner core: with one core, one batch.
+    /// Items to be sent, by owner.
     batches: Vec<ItemBatch>,
+    /// By core; this core's own stays empty.
+    peers: Vec<Peer>,
+    /// Out of the table, to be given to the keepers of their logs.
     settlements: Vec<Settlement>,
+    /// Items of other cores that wait for credit.
+    inbox: VecDeque<(CoreId, ItemBatch)>,
+}
+
+/// Credit and what waits to be sent.
+#[derive(Default)]
+struct Peer {
+    items_on_way: usize,
+    settlements_on_way: usize,
+    settlements: Vec<Settlement>,
+    items_absorbed: usize,
+    settlements_taken: usize,
 }
 
 impl<P: BlockPool, W> Shard<P, W> {
-    /// Ends the replay: resumes what was pending, copies again what has to be.
-    pub fn new(parts: ShardParts<P>, now: Now) -> Shard<P, W> {
-        let ShardParts {
-            policies,
-            mut table,
-            log,
-            kept,
-            mut replayed,
-            kept_replay,
-            destinations,
-            landing,
-        } = parts;
-        landing.assert_names(&policies);
-        let lowest_cursor = destinations
-            .iter()
-            .map(Destination::cursor)
-            .min()
-            .unwrap_or_default();
-        let (keeps, kept_entries) = kept_replay.reconcile(&mut replayed, lowest_cursor);
-        let mut stats = Stats::new(policies.policies().len());
-        let mut settlements = Vec::new();
-        let mut landing = Landing::new(landing, log, kept, destinations, kept_entries, now);
-        for (_, _, places) in table.fold_of_open_traces() {
-            places.into_iter().for_each(|place| landing.hold(place));
+    /// Ends the replay of the node: adopts the fragments of this core's traces, takes what came early.
+    /// `landings` are those of this core's logs, by [`Landing::resume`]. Their fragments have been handed on.
+    pub fn new(
+        resuming: Resuming,
+        policies: PolicySet,
+        landings: Vec<Landing<P, W>>,
+        now: Now,
+    ) -> Shard<P, W> {
+        assert!(
+            resuming.is_complete(),
+            "W4: a log of the node is not replayed yet"
+        );
+        let Resuming {
+            core,
+            core_count,
+            table,
+            fragments,
+            early,
+            ..
+        } = resuming;
+        for (number, landing) in landings.iter().enumerate() {
+            let log = landing.log();
+            assert_eq!(
+                usize::from(log.0),
+                usize::from(core.0) + number * usize::from(core_count),
+                "a log has one keeper"
+            );
         }
-        for keep in &keeps {
-            keep.places.iter().for_each(|place| landing.hold(*place));
-        }
-        landing.resume_keeps(now, keeps);
-        stats.traces.resumed = table.len() as u64;
-        stats.spans.resumed = table.pending_spans();
-        table.resume(now, &mut stats, &mut settlements);
-        for settlement in &settlements {
-            settlement.places.iter().for_each(|place| landing.hold(*place));
-            stats.spans.resumed += u64::from(settlement.span_count);
-        }
-        landing.settle(now, &mut settlements, &mut stats);
-        Shard {
+        let mut shard = Shard {
+            core,
+            stats: Stats::new(policies.policies().len()),
             policies,
             table,
-            landing,
-            stats,
-            batches: vec![ItemBatch::default()],
-            settlements,
+            landings,
+            batches: (0..core_count).map(|_| ItemBatch::default()).collect(),
+            peers: (0..core_count).map(|_| Peer::default()).collect(),
+            settlements: Vec::new(),
+            inbox: VecDeque::new(),
+        };
+        for fragment in fragments {
+            shard
+                .table
+                .adopt(now, fragment, &mut shard.stats, &mut shard.settlements);
         }
+        shard.dispatch(now);
+        for (from, message) in early {
+            shard.handle_message(now, from, message);
+        }
+        shard
     }
+
+    // ---- what happens -----------------------------------------------------------------------------------
 
     /// Takes one request. On `Appended` the waiter is answered by an effect; otherwise it is given back.
     pub fn handle_export(&mut self, now: Now, request: Request<'_, W>) -> (Submission, Option<W>) {
         let transport = request.transport;
-        let Shard {
-            policies,
-            table,
-            landing,
-            stats,
-            batches,
-            settlements,
-        } = self;
-        let (submission, waiter) = landing.handle_request(now, request, policies, stats, batches);
-        let refused = &mut stats.refused[transport as usize];
+        let (submission, waiter) = if self.lacks_item_credit() {
+            (Submission::InFlight, Some(request.waiter))
+        } else {
+            self.landings[0].handle_request(now, request, &self.policies, &mut self.stats, &mut self.batches)
+        };
+        let refused = &mut self.stats.refused[transport as usize];
         match &submission {
             Submission::Appended(rejected) | Submission::Empty(rejected) => {
                 refused[Refusal::InvalidItem as usize] += rejected.count();
@@ -119,70 +150,226 @@ impl<P: BlockPool, W> Shard<P, W> {
             Submission::LogRefused(_) => refused[Refusal::Log as usize] += 1,
             Submission::InFlight => refused[Refusal::InFlight as usize] += 1,
         }
-        for batch in batches {
-            table.absorb(now, batch, policies, stats, settlements);
-            batch.clear();
-        }
-        landing.settle(now, settlements, stats);
+        let own = usize::from(self.core.0);
+        let mut batch = std::mem::take(&mut self.batches[own]);
+        self.absorb(now, &batch);
+        batch.clear();
+        self.batches[own] = batch;
+        self.dispatch(now);
         (submission, waiter)
     }
 
-    pub fn handle_op(&mut self, now: Now, log: WhichLog, op: OpId, result: Result<(), DiskError>) {
-        self.landing.handle_op(now, log, op, result);
+    pub fn handle_message(&mut self, now: Now, from: CoreId, message: Message) {
+        match message {
+            Message::Items(batch) => {
+                self.inbox.push_back((from, batch));
+                self.take_items(now);
+            }
+            Message::Settled {
+                mut settlements,
+                items_absorbed,
+                settlements_taken,
+            } => {
+                let peer = &mut self.peers[usize::from(from.0)];
+                peer.settlements_taken += settlements.len();
+                peer.items_on_way -= items_absorbed;
+                peer.settlements_on_way -= settlements_taken;
+                self.settlements.append(&mut settlements);
+                self.dispatch(now);
+                self.take_items(now);
+            }
+            Message::Decided(_) | Message::Adopt(_) | Message::Replayed => {
+                unreachable!("{from:?} told that it has replayed before")
+            }
+        }
     }
 
-    pub fn handle_read(&mut self, op: ReadOp, bytes: Option<Vec<u8>>) {
-        self.landing.handle_read(op, bytes);
+    pub fn handle_op(
+        &mut self,
+        now: Now,
+        log: LogId,
+        which: WhichLog,
+        op: OpId,
+        result: Result<(), DiskError>,
+    ) {
+        self.landing_mut(log).handle_op(now, which, op, result);
+    }
+
+    pub fn handle_read(&mut self, log: LogId, op: ReadOp, bytes: Option<Vec<u8>>) {
+        self.landing_mut(log).handle_read(op, bytes);
     }
 
     pub fn handle_shipped(
         &mut self,
         now: Now,
+        log: LogId,
         destination: usize,
         through: Position,
         result: Result<(), String>,
     ) {
-        self.landing
-            .handle_shipped(now, destination, through, result, &mut self.stats);
+        let number = self.number(log);
+        self.landings[number].handle_shipped(now, destination, through, result, &mut self.stats);
     }
 
     pub fn handle_timeout(&mut self, now: Now) {
-        let Shard {
-            policies,
-            table,
-            landing,
-            stats,
-            settlements,
-            ..
-        } = self;
-        table.handle_timeout(now, policies, stats, settlements);
-        landing.settle(now, settlements, stats);
-        landing.handle_timeout(now);
+        if !self.lacks_settlement_credit() {
+            self.table
+                .handle_timeout(now, &self.policies, &mut self.stats, &mut self.settlements);
+            self.dispatch(now);
+        }
+        for landing in &mut self.landings {
+            landing.handle_timeout(now);
+        }
     }
 
     /// Moves what can move without I/O; `true`: call again, others may have their turn first.
     pub fn advance(&mut self, now: Now) -> bool {
-        self.landing.advance(now, &mut self.stats)
+        let mut more = false;
+        for landing in &mut self.landings {
+            more |= landing.advance(now, &mut self.stats);
+        }
+        more
     }
 
+    // ---- what is to be done -----------------------------------------------------------------------------
+
     pub fn poll_effect(&mut self, now: Now) -> Option<Effect<P, W>> {
-        self.landing.poll_effect(now)
+        self.landings.iter_mut().find_map(|landing| {
+            let what = landing.poll_effect(now)?;
+            Some(Effect {
+                log: landing.log(),
+                what,
+            })
+        })
+    }
+
+    /// A message for another core.
+    pub fn poll_message(&mut self) -> Option<(CoreId, Message)> {
+        for (number, peer) in self.peers.iter_mut().enumerate() {
+            let core = CoreId(number as u16);
+            if core == self.core {
+                continue;
+            }
+            let batch = &mut self.batches[number];
+            if !batch.is_empty() {
+                peer.items_on_way += batch.items.len();
+                return Some((core, Message::Items(std::mem::take(batch))));
+            }
+            if !peer.settlements.is_empty() || peer.items_absorbed > 0 || peer.settlements_taken > 0 {
+                let settlements = std::mem::take(&mut peer.settlements);
+                peer.settlements_on_way += settlements.len();
+                let message = Message::Settled {
+                    settlements,
+                    items_absorbed: std::mem::take(&mut peer.items_absorbed),
+                    settlements_taken: std::mem::take(&mut peer.settlements_taken),
+                };
+                return Some((core, message));
+            }
+        }
+        None
+    }
+
+    /// Whether there is a message for another core.
+    pub fn has_messages(&self) -> bool {
+        let peers = self.peers.iter().zip(&self.batches).enumerate();
+        peers
+            .filter(|(number, _)| *number != usize::from(self.core.0))
+            .any(|(_, (peer, batch))| {
+                !batch.is_empty()
+                    || !peer.settlements.is_empty()
+                    || peer.items_absorbed > 0
+                    || peer.settlements_taken > 0
+            })
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.table.poll_timeout(), self.landing.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        let table = match self.lacks_settlement_credit() {
+            // What is due waits for credit, not for time.
+            true => None,
+            false => self.table.poll_timeout(),
+        };
+        let landings = self.landings.iter().map(Landing::poll_timeout);
+        landings.chain([table]).flatten().min()
     }
+
+    // ---- between table and logs -------------------------------------------------------------------------
+
+    fn absorb(&mut self, now: Now, batch: &ItemBatch) {
+        self.table
+            .absorb(now, batch, &self.policies, &mut self.stats, &mut self.settlements);
+    }
+
+    /// Takes items of other cores, as far as there is credit for what they may decide.
+    fn take_items(&mut self, now: Now) {
+        while !self.lacks_settlement_credit()
+            && let Some((from, batch)) = self.inbox.pop_front()
+        {
+            self.absorb(now, &batch);
+            self.peers[usize::from(from.0)].items_absorbed += batch.items.len();
+            self.dispatch(now);
+        }
+    }
+
+    /// Gives settlements to the keepers of their logs.
+    fn dispatch(&mut self, now: Now) {
+        if self.peers.len() == 1 && self.landings.len() == 1 {
+            self.landings[0].settle(now, &mut self.settlements, &mut self.stats);
+            return;
+        }
+        let mut settlements = std::mem::take(&mut self.settlements);
+        let core_count = self.peers.len() as u16;
+        let mut own: Vec<Vec<Settlement>> = self.landings.iter().map(|_| Vec::new()).collect();
+        for settlement in settlements.drain(..) {
+            let log = settlement.log();
+            match route::keeper(log, core_count) {
+                core if core == self.core => own[usize::from(log.0 as u16 / core_count)].push(settlement),
+                core => self.peers[usize::from(core.0)].settlements.push(settlement),
+            }
+        }
+        self.settlements = settlements;
+        for (landing, mut settlements) in self.landings.iter_mut().zip(own) {
+            landing.settle(now, &mut settlements, &mut self.stats);
+        }
+    }
+
+    fn lacks_item_credit(&self) -> bool {
+        let on_way = self.peers.iter().zip(&self.batches);
+        let mut on_way = on_way.map(|(peer, batch)| peer.items_on_way + batch.items.len());
+        on_way.any(|count| count >= ITEMS_MAX)
+    }
+
+    fn lacks_settlement_credit(&self) -> bool {
+        let mut on_way = self
+            .peers
+            .iter()
+            .map(|peer| peer.settlements_on_way + peer.settlements.len());
+        on_way.any(|count| count >= SETTLEMENTS_MAX)
+    }
+
+    fn number(&self, log: LogId) -> usize {
+        usize::from(log.0) / self.peers.len()
+    }
+
+    fn landing_mut(&mut self, log: LogId) -> &mut Landing<P, W> {
+        let number = self.number(log);
+        &mut self.landings[number]
+    }
+
+    // ---- stopping and looking ---------------------------------------------------------------------------
 
     /// No new requests will come: destinations are handed what there is, cursors are logged.
     pub fn stop(&mut self) {
-        self.landing.stop();
+        self.landings.iter_mut().for_each(Landing::stop);
     }
 
+    /// Nothing waits here. Items that are on their way to other cores are in the log, and go there again after
+    /// the next start.
     pub fn is_settled(&self) -> bool {
-        self.landing.is_settled()
+        self.inbox.is_empty() && !self.has_messages() && self.landings.iter().all(Landing::is_settled)
+    }
+
+    pub fn core(&self) -> CoreId {
+        self.core
     }
 
     pub fn policies(&self) -> &PolicySet {
@@ -193,8 +380,9 @@ impl<P: BlockPool, W> Shard<P, W> {
         &self.table
     }
 
-    pub fn landing(&self) -> &Landing<P, W> {
-        &self.landing
+    /// Those of all the logs that this core keeps; the first takes the requests.
+    pub fn landings(&self) -> &[Landing<P, W>] {
+        &self.landings
     }
 
     pub fn stats(&self) -> &Stats {

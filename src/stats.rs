@@ -47,10 +47,19 @@ impl Ledger {
         self.accepted.iter().sum()
     }
 
-    /// What the ledger says is still undecided; must equal the table's count (C1).
+    fn merge(&mut self, other: &Ledger) {
+        add_all(&mut self.accepted, &other.accepted);
+        self.resumed += other.resumed;
+        self.upgraded += other.upgraded;
+        add_all(&mut self.decided, &other.decided);
+        self.lost += other.lost;
+    }
+
+    /// What the ledger of a node says is still undecided; must equal the table's count (C1).
     pub fn pending(&self) -> u64 {
         let entered = self.accepted_total() + self.resumed + self.upgraded;
-        entered - self.decided.iter().sum::<u64>() - self.lost
+        // Cores are asked one after another: a decision may be counted before the arrival.
+        entered.saturating_sub(self.decided.iter().sum::<u64>() + self.lost)
     }
 }
 
@@ -68,6 +77,21 @@ pub struct TraceCounts {
     pub forced: [u64; 3],
 }
 
+impl TraceCounts {
+    fn merge(&mut self, other: &TraceCounts) {
+        self.opened += other.opened;
+        self.resumed += other.resumed;
+        self.closed
+            .iter_mut()
+            .zip(&other.closed)
+            .for_each(|(mine, theirs)| add_all(mine, theirs));
+        add_all(&mut self.decided, &other.decided);
+        add_all(&mut self.with_error, &other.with_error);
+        self.incomplete += other.incomplete;
+        add_all(&mut self.forced, &other.forced);
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PolicyCounts {
     pub evaluated: u64,
@@ -78,6 +102,17 @@ pub struct PolicyCounts {
     pub sole: u64,
     pub kept_spans: u64,
     pub kept_bytes: u64,
+}
+
+impl PolicyCounts {
+    fn merge(&mut self, other: &PolicyCounts) {
+        self.evaluated += other.evaluated;
+        self.matched += other.matched;
+        self.decided += other.decided;
+        self.sole += other.sole;
+        self.kept_spans += other.kept_spans;
+        self.kept_bytes += other.kept_bytes;
+    }
 }
 
 /// Requests by outcome: the reply's gRPC code or HTTP status.
@@ -91,6 +126,15 @@ impl RequestCounts {
         match self.counts.iter_mut().find(|(counted, _)| *counted == code) {
             Some((_, count)) => *count += 1,
             None => self.counts.push((code, 1)),
+        }
+    }
+
+    fn merge(&mut self, other: &RequestCounts) {
+        for (code, more) in other.iter() {
+            match self.counts.iter_mut().find(|(counted, _)| *counted == code) {
+                Some((_, count)) => *count += more,
+                None => self.counts.push((code, more)),
+            }
         }
     }
 
@@ -161,12 +205,70 @@ pub struct Stats {
     pub thresholds_unwritten: u64,
 }
 
+fn add_all(mine: &mut [u64], theirs: &[u64]) {
+    mine.iter_mut()
+        .zip(theirs)
+        .for_each(|(mine, theirs)| *mine += theirs);
+}
+
 impl Stats {
     pub fn new(policy_count: usize) -> Stats {
         Stats {
             policies: vec![PolicyCounts::default(); policy_count],
             ..Stats::default()
         }
+    }
+
+    /// Adds what another core counted.
+    pub fn merge(&mut self, other: &Stats) {
+        let Stats {
+            spans,
+            refused,
+            requests,
+            received_wire_bytes,
+            received_decoded_bytes,
+            ack_latency,
+            traces,
+            policies,
+            late_spans,
+            late_span_age,
+            decision_age,
+            wal_sync,
+            exporter_request,
+            export_delay,
+            spans_not_copied,
+            spans_lost_queue_full,
+            thresholds_unwritten,
+        } = self;
+        spans.merge(&other.spans);
+        traces.merge(&other.traces);
+        refused
+            .iter_mut()
+            .zip(&other.refused)
+            .for_each(|(mine, theirs)| add_all(mine, theirs));
+        requests
+            .iter_mut()
+            .zip(&other.requests)
+            .for_each(|(mine, theirs)| mine.merge(theirs));
+        add_all(received_wire_bytes, &other.received_wire_bytes);
+        add_all(received_decoded_bytes, &other.received_decoded_bytes);
+        ack_latency
+            .iter_mut()
+            .zip(&other.ack_latency)
+            .for_each(|(mine, theirs)| mine.merge(theirs));
+        policies
+            .iter_mut()
+            .zip(&other.policies)
+            .for_each(|(mine, theirs)| mine.merge(theirs));
+        add_all(late_spans, &other.late_spans);
+        late_span_age.merge(&other.late_span_age);
+        decision_age.merge(&other.decision_age);
+        wal_sync.merge(&other.wal_sync);
+        exporter_request.merge(&other.exporter_request);
+        export_delay.merge(&other.export_delay);
+        *spans_not_copied += other.spans_not_copied;
+        *spans_lost_queue_full += other.spans_lost_queue_full;
+        *thresholds_unwritten += other.thresholds_unwritten;
     }
 
     /// Counts one evaluation of all policies.

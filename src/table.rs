@@ -6,17 +6,20 @@
 //!                 └─ decided already: the late spans follow ────┘
 //! ```
 //!
-//! The table is a fold of the logs: items merge into it in any order and split, and replaying the logs through
-//! [`Table::absorb`] and [`Table::replay_settlement`] rebuilds it (W4). It never sees a byte of a span.
+//! The table is a fold of the logs: items merge into it in any order and split, and replaying the logs rebuilds it
+//! (W4): each log becomes [`Fragments`], whose traces the table adopts. It never sees a byte of a span.
 //!
-//! Order of calls: `absorb` and `handle_timeout` as things happen, each filling a list of settlements;
-//! `poll_timeout` says when `handle_timeout` is due. During replay `absorb` only merges; `resume` ends it.
+//! Order of calls: after a start [`Table::remember_replayed`] for every verdict of every log, then [`Table::adopt`]
+//! for every fragment; then `absorb` and `handle_timeout` as things happen, each filling a list of settlements;
+//! `poll_timeout` says when `handle_timeout` is due.
 
 mod cache;
+mod fragments;
 mod recent;
 mod trace;
 
 pub use cache::{DecidedCache, FALSE_HIT_ODDS_MAX};
+pub use fragments::Fragments;
 pub use recent::{DecidedTrace, Recent};
 pub use trace::Trace;
 
@@ -30,7 +33,7 @@ use crate::policy::{PolicySet, Ruling};
 use crate::route::{Decision, HashKey, Item, ItemBatch, Places, PolicyNumber, Settlement};
 use crate::stats::Stats;
 use crate::verdict::Reason;
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashTable;
 use std::time::Duration;
 
 /// Open traces that the index has room for from the start, at most.
@@ -70,12 +73,9 @@ pub struct Table {
     recent: Recent,
     relieved_at: Option<Instant>,
     tier: u8,
-    /// During replay: fragments of decided traces whose own verdict entry has not come yet.
-    replaying: Option<HashMap<TraceId, (Places, u32)>>,
 }
 
 impl Table {
-    /// An empty table that expects a replay; [`Table::resume`] opens it for business.
     pub fn new(options: TableOptions, now: Now) -> Table {
         Table {
             decided: DecidedCache::new(
@@ -96,7 +96,6 @@ impl Table {
             recent: Recent::default(),
             relieved_at: None,
             tier: 0,
-            replaying: Some(HashMap::new()),
             options,
         }
     }
@@ -113,9 +112,7 @@ impl Table {
         for item in &batch.items {
             self.absorb_item(now, item, batch, policies, stats, out);
         }
-        if self.replaying.is_none() {
-            self.relieve_pressure(now, policies, stats, out);
-        }
+        self.relieve_pressure(now, policies, stats, out);
     }
 
     fn absorb_item(
@@ -127,32 +124,32 @@ impl Table {
         stats: &mut Stats,
         out: &mut Vec<Settlement>,
     ) {
-        let places = &batch.places[item.places.start as usize..item.places.end as usize];
+        let (places, spans, parents) = batch.lists(item);
         let hash = self.options.hash_key.trace(&item.trace);
         let key = match self.find(hash, &item.trace) {
             Some(key) => key,
             None => {
                 if let Some(decision) = self.decided.get(hash, &item.trace) {
-                    self.absorb_late(now, item, decision, places, stats, out);
+                    self.settle_late(now, item, decision, places, stats, out);
                     return;
                 }
                 stats.traces.opened += 1;
-                self.open(now, hash, item.trace)
+                self.insert(
+                    now,
+                    hash,
+                    Trace::new(item.trace, now, self.options.completion.structural),
+                )
             }
         };
         let trace = self.traces.get_mut(key).expect("found or opened above");
         let heap_before = trace.heap_bytes();
-        let spans = &batch.fingerprints[item.spans.start as usize..item.spans.end as usize];
-        let parents = &batch.fingerprints[item.parents.start as usize..item.parents.end as usize];
         trace.absorb(now, item.digest, places, spans, parents);
         self.heap_bytes = self.heap_bytes + trace.heap_bytes() - heap_before;
-        if self.replaying.is_none() {
-            self.check(now, key, policies, stats, out);
-        }
+        self.check(now, key, policies, stats, out);
     }
 
     /// Late spans follow the verdict at once, with a settlement of their own.
-    fn absorb_late(
+    fn settle_late(
         &mut self,
         now: Now,
         item: &Item,
@@ -161,12 +158,6 @@ impl Table {
         stats: &mut Stats,
         out: &mut Vec<Settlement>,
     ) {
-        if let Some(late) = &mut self.replaying {
-            let (late_places, spans) = late.entry(item.trace).or_default();
-            late_places.extend_from_slice(places);
-            *spans += item.digest.span_count;
-            return;
-        }
         stats.late_spans[decision.verdict as usize] += u64::from(item.digest.span_count);
         if let Some(decided) = self.recent.get_mut(&item.trace) {
             stats.late_span_age.record(Duration::from_nanos(
@@ -189,8 +180,8 @@ impl Table {
         self.index.find(hash, is_it).copied()
     }
 
-    fn open(&mut self, now: Now, hash: u64, id: TraceId) -> Key {
-        let mut trace = Trace::new(id, now, self.options.completion.structural);
+    fn insert(&mut self, now: Now, hash: u64, mut trace: Trace) -> Key {
+        self.heap_bytes += trace.heap_bytes();
         trace.older = self.newest;
         let key = self.traces.insert(trace);
         match self.newest.replace(key) {
@@ -213,9 +204,7 @@ impl Table {
                 .hash_key
                 .trace(&traces.get(*key).expect("indexed traces are open").id())
         });
-        if self.replaying.is_none() {
-            self.wheel.arm(now.instant, key);
-        }
+        self.wheel.arm(now.instant, key);
         key
     }
 
@@ -264,13 +253,7 @@ impl Table {
         };
         self.count_decision(now, &trace, &ruling, decision, stats);
         self.remember(now, &trace, decision);
-        out.push(Settlement {
-            trace: trace.id(),
-            decision,
-            late: false,
-            span_count: trace.digest().span_count,
-            places: trace.into_places(),
-        });
+        out.extend(trace.into_settlements(decision, false));
     }
 
     fn count_decision(
@@ -350,7 +333,7 @@ impl Table {
 
     /// When `handle_timeout` is due next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.replaying.is_none().then(|| self.wheel.next()).flatten()
+        self.wheel.next()
     }
 
     // ---- memory -----------------------------------------------------------------------------------------
@@ -405,47 +388,35 @@ impl Table {
 
     // ---- replay -----------------------------------------------------------------------------------------
 
-    /// A verdict entry of the log: everything before it of its trace leaves the table. Returned are the places
-    /// that it settles, with their span count.
-    ///
-    /// Whether it was given to late spans does not matter: the verdict that they followed may have left the log
-    /// with an older segment, and then they look like a trace of their own until this entry.
-    pub fn replay_settlement(&mut self, trace: TraceId, decision: Decision) -> (Places, u32) {
-        let hash = self.options.hash_key.trace(&trace);
-        self.decided.insert(hash, trace, decision);
-        let replaying = self
-            .replaying
-            .as_mut()
-            .expect("settlements are replayed before resume");
-        let (late_places, late_span_count) = replaying.remove(&trace).unwrap_or_default();
-        let Some(open) = self.find(hash, &trace).and_then(|key| self.remove(key)) else {
-            return (late_places, late_span_count);
-        };
-        let span_count = open.digest().span_count + late_span_count;
-        let mut places = open.into_places();
-        places.extend(late_places);
-        (places, span_count)
+    /// A verdict that stands in a log.
+    pub fn remember_replayed(&mut self, trace: TraceId, decision: Decision) {
+        self.decided
+            .insert(self.options.hash_key.trace(&trace), trace, decision);
     }
 
-    /// Ends the replay: every resumed trace gets one full `quiet`, late fragments follow their verdict.
-    pub fn resume(&mut self, now: Now, stats: &mut Stats, out: &mut Vec<Settlement>) {
-        let late = self.replaying.take().expect("a table resumes once");
-        let keys: Vec<Key> = self.traces.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            self.traces.get_mut(key).expect("just listed").resume(now);
-            self.wheel.arm(now.instant, key);
-        }
-        for (trace, (places, span_count)) in late {
-            let decision = self.decided.get(self.options.hash_key.trace(&trace), &trace);
-            let decision = decision.expect("late fragments were found late by the cache");
+    /// What a log holds of a trace without a verdict after it. It resumes with one full `quiet`; or, if the
+    /// trace was decided on what came before, follows that verdict.
+    pub fn adopt(&mut self, now: Now, mut fragment: Trace, stats: &mut Stats, out: &mut Vec<Settlement>) {
+        let hash = self.options.hash_key.trace(&fragment.id());
+        let span_count = fragment.digest().span_count;
+        stats.spans.resumed += u64::from(span_count);
+        if let Some(decision) = self.decided.get(hash, &fragment.id()) {
             stats.late_spans[decision.verdict as usize] += u64::from(span_count);
-            out.push(Settlement {
-                trace,
-                decision,
-                late: true,
-                span_count,
-                places,
-            });
+            out.extend(fragment.into_settlements(decision, true));
+            return;
+        }
+        fragment.resume(now);
+        match self.find(hash, &fragment.id()) {
+            Some(key) => {
+                let trace = self.traces.get_mut(key).expect("found just now");
+                let heap_before = trace.heap_bytes();
+                trace.merge(fragment);
+                self.heap_bytes = self.heap_bytes + trace.heap_bytes() - heap_before;
+            }
+            None => {
+                stats.traces.resumed += 1;
+                self.insert(now, hash, fragment);
+            }
         }
     }
 

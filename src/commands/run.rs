@@ -14,6 +14,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
 
+/// Cores of one node at most: as many logs can a data directory have, twice over.
+const CORES_MAX: usize = 128;
 /// `wal.max_size: auto`.
 const WAL_BYTES_AUTO_MAX: u64 = 20 << 30;
 const WAL_SEGMENTS_MIN: u64 = 8;
@@ -65,22 +67,19 @@ pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, F
     let mut ingress = ingress::Options::new(transcode);
     ingress.grpc_message_max = config.receivers.grpc.message_bytes_max as usize;
     ingress.http_body_max = config.receivers.http.body_bytes_max as usize;
-    ingress.in_flight_max = (memory_limit_bytes / 100 * 5).max(
-        config
-            .receivers
-            .grpc
-            .message_bytes_max
-            .max(config.receivers.http.body_bytes_max),
-    ) as usize;
+    let body_bytes_max = ingress.grpc_message_max.max(ingress.http_body_max);
     // After SIGTERM clients have less than the 30 seconds of the contract.
     ingress.time.grace = Duration::from_secs(8);
+    let cpus = choose_cpus(&config)?;
+    let wal_bytes_min = WAL_SEGMENTS_MIN * config.wal.segment_bytes * cpus.len() as u64;
+    ingress.in_flight_max = (memory_limit_bytes as usize / 100 * 5 / cpus.len()).max(body_bytes_max);
     Ok(NodeOptions {
         name: config.node.name.clone().or_else(hostname),
-        cpu: choose_cpu(&config.node.cores)?,
+        cpus,
         data_dir: config.node.data_dir.clone(),
         durability: config.wal.durability,
         segment_bytes: config.wal.segment_bytes,
-        wal_bytes_max: wal_bytes.max(WAL_SEGMENTS_MIN * config.wal.segment_bytes),
+        wal_bytes_max: wal_bytes.max(wal_bytes_min),
         free_bytes_min,
         retain: config.wal.retain,
         completion: completion(&config),
@@ -144,22 +143,90 @@ fn resolve(key: &str, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, Failure> {
     Ok(addresses.collect())
 }
 
-/// This version runs one executor.
-fn choose_cpu(cores: &Cores) -> Result<usize, Failure> {
-    let allowed = core_affinity::get_core_ids().unwrap_or_default();
-    let first = allowed.first().map_or(0, |core| core.id);
-    match cores {
-        Cores::Auto | Cores::Count(_) => Ok(first),
+/// The CPU of each core.
+fn choose_cpus(config: &Config) -> Result<Vec<usize>, Failure> {
+    /// Without a configuration nobody has said that the whole host is ours.
+    const BUILT_IN_COUNT_MAX: usize = 2;
+    let allowed: Vec<usize> = core_affinity::get_core_ids()
+        .unwrap_or_default()
+        .iter()
+        .map(|core| core.id)
+        .collect();
+    let allowed = if allowed.is_empty() { vec![0] } else { allowed };
+    match &config.node.cores {
+        Cores::Auto => {
+            let count = allowed
+                .len()
+                .min(cgroup_cpus().unwrap_or(usize::MAX))
+                .clamp(1, CORES_MAX);
+            let count = if config.built_in {
+                count.min(BUILT_IN_COUNT_MAX)
+            } else {
+                count
+            };
+            Ok(least_used(&allowed, count))
+        }
+        Cores::Count(count) => {
+            let count = *count as usize;
+            if count > CORES_MAX {
+                let message = format!("node.cores: at most {CORES_MAX}, found {count}");
+                return Err(Failure::Environment(message));
+            }
+            if count > allowed.len() {
+                tracing::warn!(
+                    cores = count,
+                    cpus = allowed.len(),
+                    "node.cores: more cores than CPUs: they share them and wait for each other"
+                );
+            }
+            Ok(least_used(&allowed, count))
+        }
         Cores::List(list) => {
-            let wanted = list.first().map_or(first, |cpu| *cpu as usize);
-            match allowed.is_empty() || allowed.iter().any(|core| core.id == wanted) {
-                true => Ok(wanted),
-                false => Err(Failure::Environment(format!(
-                    "node.cores: CPU {wanted} is not one that this process may run on"
+            let list: Vec<usize> = list.iter().map(|cpu| *cpu as usize).collect();
+            match list.iter().find(|cpu| !allowed.contains(cpu)) {
+                None => Ok(list),
+                Some(cpu) => Err(Failure::Environment(format!(
+                    "node.cores: CPU {cpu} is not one that this process may run on ({allowed:?})"
                 ))),
             }
         }
     }
+}
+
+/// The CPUs that have worked least since the host started; over again if there are fewer than `count`.
+fn least_used(allowed: &[usize], count: usize) -> Vec<usize> {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let mut by_use: Vec<(u64, usize)> = allowed
+        .iter()
+        .map(|cpu| (busy_ticks(&stat, *cpu), *cpu))
+        .collect();
+    by_use.sort();
+    let mut chosen: Vec<usize> = by_use.iter().map(|(_, cpu)| *cpu).cycle().take(count).collect();
+    chosen.sort();
+    chosen
+}
+
+/// Time that a CPU was not idle, from `/proc/stat`: `cpu0 user nice system idle iowait irq softirq …`.
+fn busy_ticks(stat: &str, cpu: usize) -> u64 {
+    let name = format!("cpu{cpu} ");
+    let line = stat
+        .lines()
+        .find_map(|line| line.strip_prefix(&name))
+        .unwrap_or("");
+    let ticks = line.split_whitespace().map(|ticks| ticks.parse().unwrap_or(0));
+    ticks
+        .enumerate()
+        .filter(|(column, _)| !matches!(column, 3 | 4))
+        .map(|(_, ticks): (usize, u64)| ticks)
+        .sum()
+}
+
+/// Whole CPUs that the cgroup's quota allows, at least one; `None`: no quota.
+fn cgroup_cpus() -> Option<usize> {
+    let max = std::fs::read_to_string("/sys/fs/cgroup/cpu.max").ok()?;
+    let (quota, period) = max.trim().split_once(' ')?;
+    let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);
+    Some((quota / period.max(1)).max(1) as usize)
 }
 
 fn hostname() -> String {

@@ -73,6 +73,30 @@ impl Structure {
         }
     }
 
+    /// Takes in what another log knows of the same trace.
+    pub fn merge(&mut self, other: &Structure) {
+        match &other.0 {
+            Shape::InPlace {
+                span_count,
+                parent_count,
+                slots,
+            } => {
+                let (spans, parents) = slots.split_at(usize::from(*span_count));
+                self.absorb(spans, &parents[..usize::from(*parent_count)]);
+            }
+            Shape::Heap { span_count, slots } => {
+                let (spans, parents) = slots.split_at(usize::from(*span_count));
+                self.absorb(spans, parents);
+            }
+            Shape::GivenUp { distinct } => {
+                let known = self.distinct();
+                self.0 = Shape::GivenUp {
+                    distinct: known.saturating_add(*distinct),
+                };
+            }
+        }
+    }
+
     /// Parents that are not here; `None`: given up.
     pub fn unresolved(&self) -> Option<u32> {
         match &self.0 {

@@ -1,18 +1,22 @@
 //! The admin port: health, metrics, status, and what became of one trace.
 //!
-//! Answers are made from the core's own counters when somebody asks; nothing is collected in between. It serves
+//! Answers are made from the cores' own counters when somebody asks; nothing is collected in between. Every core
+//! has an [`Admin`], which answers for that core; the first core's serves the port, and asks the others. It serves
 //! from the first moment on, so that a long replay can be watched.
 
 mod explain; // one trace, and recent decisions
 mod metrics; // Prometheus text
+mod report; // what a core tells of itself
 mod status; // the status document
 
 use super::clock::Clock;
 use super::connections::Connections;
 use super::core::Core;
 use super::ingress::Ingress;
+use super::mesh::Mesh;
 use super::stream::{ReadBuffers, Stream};
 use crate::base::time::{Instant, WallTime};
+use crate::route::HashKey;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -24,6 +28,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -44,6 +49,8 @@ pub struct Facts {
     pub incarnation: u64,
     pub started_at: WallTime,
     pub started: Instant,
+    /// Who owns which trace.
+    pub hash_key: HashKey,
     pub data_dir: String,
     pub durability: &'static str,
     pub config_files: Vec<String>,
@@ -51,7 +58,6 @@ pub struct Facts {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
     pub admin: SocketAddr,
-    pub cpu: u32,
     pub memory_limit_bytes: u64,
     pub wal_bytes_max: u64,
     /// Sent as `Authorization: Bearer …`; without one everything is open on loopback only.
@@ -69,10 +75,25 @@ pub struct LastReplay {
     pub skipped_bytes: u64,
 }
 
+impl LastReplay {
+    /// Cores replay side by side.
+    fn merge(self, other: LastReplay) -> LastReplay {
+        LastReplay {
+            seconds: self.seconds.max(other.seconds),
+            segments: self.segments + other.segments,
+            entries: self.entries + other.entries,
+            traces_resumed: self.traces_resumed + other.traces_resumed,
+            skipped_bytes: self.skipped_bytes + other.skipped_bytes,
+        }
+    }
+}
+
 /// The parts that answers are made of. The core is absent until its logs are replayed.
 pub struct Admin {
-    facts: Facts,
+    facts: Arc<Facts>,
     clock: Rc<Clock>,
+    mesh: Rc<Mesh>,
+    cpu: u32,
     connections: Rc<Connections>,
     core: RefCell<Option<Rc<Core>>>,
     ingress: RefCell<Option<Rc<Ingress>>>,
@@ -81,23 +102,28 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves on the executor that it is called on.
-    pub fn start(facts: Facts, clock: Rc<Clock>, listener: TcpListener) -> Rc<Admin> {
+    /// On the core that it answers for.
+    pub fn new(facts: Arc<Facts>, clock: Rc<Clock>, mesh: Rc<Mesh>, cpu: u32) -> Rc<Admin> {
         let connections = Connections::new(clock.clone(), CONNECTIONS_MAX);
-        let admin = Rc::new(Admin {
+        Rc::new(Admin {
             facts,
             clock,
+            mesh,
+            cpu,
             connections,
             core: RefCell::new(None),
             ingress: RefCell::new(None),
             last_replay: Cell::default(),
             stopping: Cell::new(false),
-        });
+        })
+    }
+
+    /// Serves the port, on one core.
+    pub fn serve(self: &Rc<Admin>, listener: TcpListener) {
         // SAFETY: the descriptor is open, a listening socket, and owned by nobody else.
         let listener = unsafe { glommio::net::TcpListener::from_raw_fd(listener.into_raw_fd()) };
-        glommio::spawn_local(accept(admin.clone(), listener)).detach();
-        glommio::spawn_local(sweep(admin.clone())).detach();
-        admin
+        glommio::spawn_local(accept(self.clone(), listener)).detach();
+        glommio::spawn_local(sweep(self.clone())).detach();
     }
 
     /// From now on there is something to tell.
@@ -111,14 +137,7 @@ impl Admin {
         self.stopping.set(true);
     }
 
-    fn obstacles(&self) -> Vec<String> {
-        match self.core.borrow().as_ref() {
-            None => vec!["replaying the log".to_string()],
-            Some(core) => core.obstacles(),
-        }
-    }
-
-    fn answer(&self, request: &Request<Incoming>) -> Reply {
+    async fn answer(&self, request: &Request<Incoming>) -> Reply {
         let path = request.uri().path();
         let query = request.uri().query().unwrap_or("");
         let open = matches!(path, "/healthz" | "/readyz" | "/metrics");
@@ -134,7 +153,7 @@ impl Admin {
         match path {
             "/healthz" => Reply::json(StatusCode::OK, &json!({ "healthy": true })),
             "/readyz" => {
-                let why = self.obstacles();
+                let why = self.node_report().await.obstacles;
                 let status = if why.is_empty() {
                     StatusCode::OK
                 } else {
@@ -145,12 +164,12 @@ impl Admin {
             "/metrics" => Reply {
                 status: StatusCode::OK,
                 content_type: "text/plain; version=0.0.4; charset=utf-8",
-                body: self.metrics().into_bytes(),
+                body: self.metrics(&self.node_report().await).into_bytes(),
             },
-            "/api/v1/status" => Reply::json(StatusCode::OK, &self.status()),
-            "/api/v1/traces" => self.recent(query),
+            "/api/v1/status" => Reply::json(StatusCode::OK, &self.status(&self.node_report().await)),
+            "/api/v1/traces" => self.recent(query).await,
             _ => match path.strip_prefix("/api/v1/traces/") {
-                Some(id) => self.explain(id),
+                Some(id) => self.explain(id).await,
                 None => Reply::error(
                     StatusCode::NOT_FOUND,
                     "no such page; see /api/v1/status and /metrics",
@@ -212,6 +231,10 @@ impl Reply {
         }
     }
 
+    fn stopping() -> Reply {
+        Reply::error(StatusCode::SERVICE_UNAVAILABLE, "this node is stopping")
+    }
+
     fn error(status: StatusCode, message: &str) -> Reply {
         let code = status
             .canonical_reason()
@@ -246,15 +269,18 @@ struct Service(Rc<Admin>);
 impl hyper::service::Service<Request<Incoming>> for Service {
     type Response = Response<Whole>;
     type Error = Infallible;
-    type Future = std::future::Ready<Result<Response<Whole>, Infallible>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Whole>, Infallible>>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let reply = self.0.answer(&request);
-        let mut response = Response::new(Whole(Some(reply.body.into())));
-        *response.status_mut() = reply.status;
-        let content_type = header::HeaderValue::from_static(reply.content_type);
-        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-        std::future::ready(Ok(response))
+        let admin = self.0.clone();
+        Box::pin(async move {
+            let reply = admin.answer(&request).await;
+            let mut response = Response::new(Whole(Some(reply.body.into())));
+            *response.status_mut() = reply.status;
+            let content_type = header::HeaderValue::from_static(reply.content_type);
+            response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+            Ok(response)
+        })
     }
 }
 

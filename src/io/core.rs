@@ -7,16 +7,23 @@
 //! ```
 //!
 //! Whoever has something for the shard hands it over and begins a turn; a turn ends when there is no effect
-//! left. There is one timer task per core, and one task per operation on its way to the disk.
+//! left. What other cores are to know goes out once for the turns of one pass of the executor. There is one timer
+//! task per core, and one task per operation on its way to the disk.
 
 use super::clock::Clock;
 use super::disk::{Disk, DmaPool};
 use super::egress::FileSink;
-use super::ingress::{self, Durable, Partial, Replied, Submitted, Ticket, TraceService, Unavailable};
+use super::ingress::{
+    self, Connection, Durable, Partial, Replied, Submitted, Ticket, TraceService, Unavailable,
+};
+use super::mesh::{Mesh, Post};
+use super::seats::Seats;
+use crate::base::ids::{CoreId, LogId};
 use crate::base::time::{Instant, Now};
+use crate::export::Shipment;
 use crate::landing::fetch::{ReadOp, WhichLog};
 use crate::landing::{Effect, Request, Submission};
-use crate::shard::Shard;
+use crate::shard::{self, Message, Shard};
 use crate::stats::{Refusal, Stats, Transport};
 use crate::wal::{DiskOp, OpId, Refused};
 use futures_util::future::{Either, select};
@@ -40,12 +47,17 @@ const DISK_LOW_RETRY: Duration = Duration::from_secs(5);
 pub struct Core {
     shard: RefCell<Shard<DmaPool, Ticket>>,
     clock: Rc<Clock>,
+    mesh: Rc<Mesh>,
+    seats: Seats,
     disk: Disk,
+    /// Empty where another core writes the files.
     sinks: Vec<FileSink>,
     queue: TaskQueueHandle,
     span_bytes_max: usize,
     serving: Cell<bool>,
     disk_low: Cell<bool>,
+    /// A task will post what other cores are to know.
+    posting: Cell<bool>,
     /// When the timer task wakes, and how to wake it earlier.
     wakes_at: Cell<Instant>,
     timer: RefCell<Option<Waker>>,
@@ -54,24 +66,44 @@ pub struct Core {
     continuing: Cell<bool>,
 }
 
+/// What a core has besides its shard.
+pub struct CoreParts {
+    pub clock: Rc<Clock>,
+    pub mesh: Rc<Mesh>,
+    pub seats: Seats,
+    pub disk: Disk,
+    /// On the core that writes the files; elsewhere none.
+    pub sinks: Vec<FileSink>,
+    pub queue: TaskQueueHandle,
+    pub span_bytes_max: usize,
+}
+
+/// The core that writes the files of all.
+pub const FILE_WRITER: CoreId = CoreId(0);
+
 impl Core {
-    pub fn new(
-        shard: Shard<DmaPool, Ticket>,
-        clock: Rc<Clock>,
-        disk: Disk,
-        sinks: Vec<FileSink>,
-        queue: TaskQueueHandle,
-        span_bytes_max: usize,
-    ) -> Rc<Core> {
+    pub fn new(shard: Shard<DmaPool, Ticket>, parts: CoreParts) -> Rc<Core> {
+        let CoreParts {
+            clock,
+            mesh,
+            seats,
+            disk,
+            sinks,
+            queue,
+            span_bytes_max,
+        } = parts;
         Rc::new(Core {
             shard: RefCell::new(shard),
             clock,
+            mesh,
+            seats,
             disk,
             sinks,
             queue,
             span_bytes_max,
             serving: Cell::new(true),
             disk_low: Cell::new(false),
+            posting: Cell::new(false),
             wakes_at: Cell::new(Instant(u64::MAX)),
             timer: RefCell::new(None),
             woken: Cell::new(false),
@@ -142,7 +174,7 @@ impl Core {
         if self.disk_low.get() {
             why.push("disk: less is free than wal.min_free".to_string());
         }
-        if let Err(refused) = self.shard.borrow().landing().admits() {
+        if let Err(refused) = self.shard.borrow().landings()[0].admits() {
             why.push(format!("log: {refused}"));
         }
         why
@@ -152,32 +184,22 @@ impl Core {
     ///
     /// What is due is taken along: a busy executor gets to its timer task too seldom to decide all the traces
     /// that its requests open.
-    fn turn(self: &Rc<Core>, now: Now) {
+    pub fn turn(self: &Rc<Core>, now: Now) {
         let more_due = self.expire(now);
         let more = self.shard.borrow_mut().advance(now) || more_due;
         loop {
             let effect = self.shard.borrow_mut().poll_effect(now);
-            match effect {
-                None => break,
-                Some(Effect::Reply(ticket, answer)) => ticket.answer(answer.map_err(|_| Unavailable)),
-                Some(Effect::Disk(log, id, op)) => self.spawn_op(log, id, op),
-                Some(Effect::Read(read)) => self.spawn_read(read),
-                Some(Effect::Ship(destination, shipment)) => {
-                    let core = self.clone();
-                    self.spawn(async move {
-                        let result = core.sinks[destination].append(shipment.bytes).await;
-                        if let Err(error) = &result {
-                            tracing::error!(error, "cannot export; the traces stay in the kept log");
-                        }
-                        let now = core.clock.now();
-                        core.shard
-                            .borrow_mut()
-                            .handle_shipped(now, destination, shipment.through, result);
-                        core.turn(now);
-                    });
-                }
+            let Some(shard::Effect { log, what }) = effect else {
+                break;
+            };
+            match what {
+                Effect::Reply(ticket, answer) => ticket.answer(answer.map_err(|_| Unavailable)),
+                Effect::Disk(which, id, op) => self.spawn_op(log, which, id, op),
+                Effect::Read(read) => self.spawn_read(log, read),
+                Effect::Ship(destination, shipment) => self.spawn_shipment(log, destination, shipment),
             }
         }
+        self.post_soon();
         if more && !self.continuing.replace(true) {
             let core = self.clone();
             self.spawn(async move {
@@ -194,33 +216,81 @@ impl Core {
         }
     }
 
-    fn spawn(&self, work: impl Future<Output = ()> + 'static) {
+    pub fn spawn(&self, work: impl Future<Output = ()> + 'static) {
         glommio::spawn_local_into(work, self.queue)
             .expect("the queue exists")
             .detach();
     }
 
-    fn spawn_op(self: &Rc<Core>, log: WhichLog, id: OpId, op: DiskOp<DmaPool>) {
+    /// Posts what other cores are to know, once for all the turns before the task has its own.
+    fn post_soon(self: &Rc<Core>) {
+        if !self.shard.borrow().has_messages() || self.posting.replace(true) {
+            return;
+        }
+        let core = self.clone();
+        self.spawn(async move {
+            core.posting.set(false);
+            while let Some((to, message)) = core.poll_message() {
+                core.mesh.post(to, Post::Message(message));
+            }
+        });
+    }
+
+    fn poll_message(&self) -> Option<(CoreId, Message)> {
+        self.shard.borrow_mut().poll_message()
+    }
+
+    /// Messages of other cores, one after another; [`Core::turn`] comes after the last.
+    pub fn handle_message(&self, from: CoreId, message: Message) {
+        let now = self.clock.now();
+        self.shard.borrow_mut().handle_message(now, from, message);
+    }
+
+    fn spawn_shipment(self: &Rc<Core>, log: LogId, destination: usize, shipment: Shipment) {
+        let core = self.clone();
+        self.spawn(async move {
+            let result = match core.mesh.core() {
+                FILE_WRITER => core.append(destination, shipment.bytes).await,
+                _ => core.mesh.append(FILE_WRITER, destination, shipment.bytes).await,
+            };
+            let now = core.clock.now();
+            core.shard
+                .borrow_mut()
+                .handle_shipped(now, log, destination, shipment.through, result);
+            core.turn(now);
+        });
+    }
+
+    /// Appends lines to a file that this core writes, for this core or another.
+    pub async fn append(&self, destination: usize, lines: Vec<u8>) -> Result<(), String> {
+        let result = self.sinks[destination].append(lines).await;
+        if let Err(error) = &result {
+            tracing::error!(error, "cannot export; the traces stay in the kept log");
+        }
+        result
+    }
+
+    fn spawn_op(self: &Rc<Core>, log: LogId, which: WhichLog, id: OpId, op: DiskOp<DmaPool>) {
         let core = self.clone();
         let synced_since = matches!(op, DiskOp::Sync { .. }).then(|| self.clock.instant());
         self.spawn(async move {
-            let result = core.disk.execute(log, op).await;
+            let result = core.disk.execute(log, which, op).await;
             let now = core.clock.now();
             let mut shard = core.shard.borrow_mut();
             if let Some(since) = synced_since {
                 shard.stats_mut().wal_sync.record(now.instant.since(since));
             }
-            shard.handle_op(now, log, id, result);
+            shard.handle_op(now, log, which, id, result);
             drop(shard);
             core.turn(now);
         });
     }
 
-    fn spawn_read(self: &Rc<Core>, read: ReadOp) {
+    fn spawn_read(self: &Rc<Core>, log: LogId, read: ReadOp) {
         let core = self.clone();
         self.spawn(async move {
-            let bytes = core.disk.read(read).await;
-            core.shard.borrow_mut().handle_read(read, bytes);
+            let bytes = core.disk.read(log, read).await;
+            core.shard.borrow_mut().handle_read(log, read, bytes);
             core.turn(core.clock.now());
         });
     }
@@ -330,6 +400,21 @@ impl TraceService for Service {
 
     fn ready(&self) -> bool {
         self.0.obstacles().is_empty()
+    }
+
+    fn place(&self, transport: Transport, connection: Connection) -> Option<Connection> {
+        let core = &self.0;
+        let seat = core.seats.take(core.mesh.core());
+        if seat.core() == core.mesh.core() {
+            return Some(Connection {
+                seat: Some(seat),
+                ..connection
+            });
+        }
+        let accepted = connection.tcp.into_accepted();
+        core.mesh
+            .post(seat.core(), Post::Connection(transport, accepted, seat));
+        None
     }
 
     fn replied(&self, reply: &Replied) {

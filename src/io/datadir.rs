@@ -4,6 +4,7 @@
 //!  data_dir/            0700
 //!    lock               held by the one process that may write here
 //!    node               identity of this directory, JSON, replaced by rename
+//!    policies           names of policies that verdicts in the logs may have, JSON, likewise
 //!    log-00/            segments of log 0: {segment id:016x}.seg, 0600
 //!    kept-00/           segments of its kept log
 //! ```
@@ -89,6 +90,7 @@ pub fn random_u64() -> u64 {
 pub struct DataDir {
     path: PathBuf,
     identity: Identity,
+    logs: Vec<LogId>,
     _lock: File,
 }
 
@@ -114,26 +116,13 @@ impl DataDir {
         let lock = lock(path)?;
         let mut identity = read_identity(path)?.unwrap_or_else(Identity::draw);
         identity.incarnation += 1;
-        write_identity(path, &identity).map_err(io)?;
-        for log in [WhichLog::Main, WhichLog::Kept] {
-            let path = log_path(path, log, LogId(0));
-            match fs::DirBuilder::new().mode(0o700).create(&path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(DataDirError::Io { path, error });
-                }
-                _ => {}
-            }
-            if !fs::symlink_metadata(&path).map_err(io)?.is_dir() {
-                return Err(DataDirError::Damaged {
-                    path,
-                    why: "it is not a directory".to_string(),
-                });
-            }
-        }
+        write_json(path, "node", &identity).map_err(io)?;
+        let logs = find_logs(path);
         sync_directory(path).map_err(io)?;
         Ok(DataDir {
             path: path.clone(),
             identity,
+            logs,
             _lock: lock,
         })
     }
@@ -146,8 +135,83 @@ impl DataDir {
         &self.identity
     }
 
+    pub fn hash_key(&self) -> HashKey {
+        self.identity
+            .hash_key()
+            .expect("checked when the directory was opened")
+    }
+
+    /// The logs of the directory, in order.
+    pub fn logs(&self) -> &[LogId] {
+        &self.logs
+    }
+
+    /// Sees to it that there are logs 0 to `count`, each with its kept log, beside those of earlier starts.
+    pub fn add_logs(&mut self, count: u8) -> Result<(), DataDirError> {
+        let mut wanted = self.logs.clone();
+        wanted.extend((0..count).map(LogId));
+        wanted.sort();
+        wanted.dedup();
+        for log in &wanted {
+            for which in [WhichLog::Main, WhichLog::Kept] {
+                make_directory(&self.log_path(which, *log))?;
+            }
+        }
+        self.logs = wanted;
+        sync_directory(&self.path).map_err(|error| DataDirError::Io {
+            path: self.path.clone(),
+            error,
+        })
+    }
+
+    /// What policy numbers mean in this process: first the configuration's names, then others that verdicts in
+    /// the logs may have. Names of the configuration are known to later starts from now on.
+    pub fn policy_names(&self, configured: &[String]) -> Result<Vec<String>, DataDirError> {
+        /// More than anybody has; older names are forgotten, and with them who decided.
+        const COUNT_MAX: usize = 4096;
+        const FILE: &str = "policies";
+        let mut names = configured.to_vec();
+        let known: Vec<String> = read_json(&self.path, FILE)?.unwrap_or_default();
+        for name in known {
+            if names.len() < COUNT_MAX && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        write_json(&self.path, FILE, &names).map_err(|error| DataDirError::Io {
+            path: self.path.join(FILE),
+            error,
+        })?;
+        Ok(names)
+    }
+
     pub fn log_path(&self, which: WhichLog, log: LogId) -> PathBuf {
         log_path(&self.path, which, log)
+    }
+}
+
+fn find_logs(data_dir: &Path) -> Vec<LogId> {
+    let there = |log, which| fs::symlink_metadata(log_path(data_dir, which, log)).is_ok();
+    (0..=u8::MAX)
+        .map(LogId)
+        .filter(|log| there(*log, WhichLog::Main) || there(*log, WhichLog::Kept))
+        .collect()
+}
+
+fn make_directory(path: &Path) -> Result<(), DataDirError> {
+    let io = |error| DataDirError::Io {
+        path: path.to_path_buf(),
+        error,
+    };
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(io(error)),
+        _ => {}
+    }
+    match fs::symlink_metadata(path).map_err(io)?.is_dir() {
+        true => Ok(()),
+        false => Err(DataDirError::Damaged {
+            path: path.to_path_buf(),
+            why: "it is not a directory".to_string(),
+        }),
     }
 }
 
@@ -202,54 +266,68 @@ fn lock(directory: &Path) -> Result<File, DataDirError> {
 }
 
 fn read_identity(directory: &Path) -> Result<Option<Identity>, DataDirError> {
-    let path = directory.join("node");
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
-        .open(&path);
-    let file = match file {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(DataDirError::Io { path, error }),
-        Ok(file) => file,
-    };
-    let mut text = String::new();
-    const BYTES_MAX: u64 = 64 << 10;
-    if let Err(error) = file.take(BYTES_MAX).read_to_string(&mut text) {
-        return Err(DataDirError::Io { path, error });
-    }
     #[derive(Deserialize)]
     struct Format {
         format: u32,
     }
-    let damaged = |why: serde_json::Error| DataDirError::Damaged {
-        path: path.clone(),
-        why: why.to_string(),
+    const FILE: &str = "node";
+    let Some(Format { format }) = read_json(directory, FILE)? else {
+        return Ok(None);
     };
-    let Format { format } = serde_json::from_str(&text).map_err(damaged)?;
+    let path = directory.join(FILE);
     if format > FORMAT {
         return Err(DataDirError::Newer { path, format });
     }
-    let identity: Identity = serde_json::from_str(&text).map_err(damaged)?;
-    if identity.hash_key().is_none() {
+    let identity: Option<Identity> = read_json(directory, FILE)?;
+    if identity
+        .as_ref()
+        .is_some_and(|identity| identity.hash_key().is_none())
+    {
         return Err(DataDirError::Damaged {
             path,
             why: "hash_key is not hexadecimal".to_string(),
         });
     }
-    Ok(Some(identity))
+    Ok(identity)
 }
 
-fn write_identity(directory: &Path, identity: &Identity) -> io::Result<()> {
-    let temporary = directory.join("node.new");
+/// A small file of the directory, never through a link; `None`: there is none.
+fn read_json<T: serde::de::DeserializeOwned>(
+    directory: &Path,
+    name: &str,
+) -> Result<Option<T>, DataDirError> {
+    const BYTES_MAX: u64 = 4 << 20;
+    let path = directory.join(name);
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
+        .open(&path);
+    let mut text = String::new();
+    let read = file.and_then(|file| file.take(BYTES_MAX).read_to_string(&mut text));
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(DataDirError::Io { path, error }),
+        Ok(_) => {}
+    }
+    let damaged = |why: serde_json::Error| DataDirError::Damaged {
+        path,
+        why: why.to_string(),
+    };
+    serde_json::from_str(&text).map(Some).map_err(damaged)
+}
+
+/// Replaces a small file of the directory, durably.
+fn write_json(directory: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
+    let temporary = directory.join(format!("{name}.new"));
     let _ = fs::remove_file(&temporary);
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(&temporary)?;
-    file.write_all(serde_json::to_string(identity)?.as_bytes())?;
+    file.write_all(serde_json::to_string(value)?.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&temporary, directory.join("node"))?;
+    fs::rename(&temporary, directory.join(name))?;
     sync_directory(directory)
 }
 
@@ -286,6 +364,21 @@ mod tests {
     }
 
     #[test]
+    fn logs_of_earlier_starts_stay_and_names_are_remembered() {
+        let directory = directory();
+        let names = |all: &[&str]| all.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        let mut data = DataDir::open(directory.path(), true).expect("new");
+        data.add_logs(3).expect("made");
+        data.policy_names(&names(&["errors", "slow"])).expect("written");
+        drop(data);
+        let mut data = DataDir::open(directory.path(), true).expect("again");
+        data.add_logs(1).expect("made");
+        assert_eq!(data.logs(), [LogId(0), LogId(1), LogId(2)]);
+        let known = data.policy_names(&names(&["slow", "new"])).expect("read");
+        assert_eq!(known, names(&["slow", "new", "errors"]));
+    }
+
+    #[test]
     fn a_newer_format_is_refused_and_untouched() {
         let directory = directory();
         drop(DataDir::open(directory.path(), true).expect("new"));
@@ -304,7 +397,8 @@ mod tests {
     #[test]
     fn links_and_foreign_files_are_no_segments() {
         let directory = directory();
-        let data = DataDir::open(directory.path(), true).expect("new");
+        let mut data = DataDir::open(directory.path(), true).expect("new");
+        data.add_logs(1).expect("made");
         let log = data.log_path(WhichLog::Main, LogId(0));
         fs::write(log.join(SegmentId(7).file_name()), b"x").expect("written");
         fs::write(log.join("notes.txt"), b"x").expect("written");

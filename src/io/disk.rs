@@ -3,11 +3,13 @@
 //! A log is a directory of segment files. Every operation of [`crate::wal::DiskOp`] is carried out here, once,
 //! and its result reported as it is: deciding what a failure means is the log's.
 
+use super::datadir;
 use crate::base::block::{BlockPool, PAGE_BYTES};
+use crate::base::ids::LogId;
 use crate::landing::fetch::{ReadOp, WhichLog};
 use crate::wal::{DiskError, DiskOp, SegmentId};
 use glommio::GlommioError;
-use glommio::io::{Directory, DmaBuffer, DmaFile, OpenOptions};
+use glommio::io::{DmaBuffer, DmaFile, OpenOptions};
 use hashbrown::HashMap;
 use std::cell::RefCell;
 use std::io;
@@ -76,26 +78,35 @@ impl BlockPool for DmaPool {
     }
 }
 
-/// The files of one landing core's two logs.
+/// The files of the logs that one core keeps.
 pub struct Disk {
-    directories: [PathBuf; 2],
-    files: RefCell<HashMap<(WhichLog, SegmentId), Rc<DmaFile>>>,
+    data_dir: PathBuf,
+    files: RefCell<HashMap<(Directory, SegmentId), Rc<DmaFile>>>,
 }
 
+/// One of the two directories of segments that a log has.
+type Directory = (LogId, WhichLog);
+
 impl Disk {
-    pub fn new(log: PathBuf, kept: PathBuf) -> Disk {
+    /// `data_dir` is absolute.
+    pub fn new(data_dir: PathBuf) -> Disk {
         Disk {
-            directories: [log, kept],
+            data_dir,
             files: RefCell::default(),
         }
     }
 
-    fn path(&self, log: WhichLog, segment: SegmentId) -> PathBuf {
-        self.directories[log as usize].join(segment.file_name())
+    fn directory(&self, (log, which): Directory) -> PathBuf {
+        datadir::log_path(&self.data_dir, which, log)
+    }
+
+    fn path(&self, log: Directory, segment: SegmentId) -> PathBuf {
+        self.directory(log).join(segment.file_name())
     }
 
     /// Carries out one operation.
-    pub async fn execute(&self, log: WhichLog, op: DiskOp<DmaPool>) -> Result<(), DiskError> {
+    pub async fn execute(&self, log: LogId, which: WhichLog, op: DiskOp<DmaPool>) -> Result<(), DiskError> {
+        let log = (log, which);
         match op {
             DiskOp::OpenSegment {
                 segment,
@@ -138,7 +149,7 @@ impl Disk {
 
     async fn open_segment(
         &self,
-        log: WhichLog,
+        log: Directory,
         segment: SegmentId,
         size: u64,
         reuse: Option<SegmentId>,
@@ -184,8 +195,8 @@ impl Disk {
         Ok(())
     }
 
-    async fn sync_directory(&self, log: WhichLog) -> Result<(), DiskError> {
-        let directory = Directory::open(&self.directories[log as usize])
+    async fn sync_directory(&self, log: Directory) -> Result<(), DiskError> {
+        let directory = glommio::io::Directory::open(self.directory(log))
             .await
             .map_err(disk_error)?;
         let synced = directory.sync().await.map_err(disk_error);
@@ -194,7 +205,7 @@ impl Disk {
     }
 
     /// The open file of a segment; one that was there before this process is opened when first needed.
-    async fn file(&self, log: WhichLog, segment: SegmentId) -> Result<Rc<DmaFile>, DiskError> {
+    async fn file(&self, log: Directory, segment: SegmentId) -> Result<Rc<DmaFile>, DiskError> {
         if let Some(file) = self.files.borrow().get(&(log, segment)) {
             return Ok(file.clone());
         }
@@ -213,7 +224,7 @@ impl Disk {
         Ok(file)
     }
 
-    async fn close(&self, log: WhichLog, segment: SegmentId) {
+    async fn close(&self, log: Directory, segment: SegmentId) {
         let file = self.files.borrow_mut().remove(&(log, segment));
         if let Some(file) = file {
             let _ = file.close_rc().await;
@@ -221,8 +232,8 @@ impl Disk {
     }
 
     /// The bytes at an entry's place, fewer at the end of the file; `None` if the disk refuses.
-    pub async fn read(&self, op: ReadOp) -> Option<Vec<u8>> {
-        let file = self.file(op.log, op.segment).await.ok()?;
+    pub async fn read(&self, log: LogId, op: ReadOp) -> Option<Vec<u8>> {
+        let file = self.file((log, op.log), op.segment).await.ok()?;
         match file.read_at(op.offset, op.len).await {
             Ok(read) => Some(read.to_vec()),
             Err(error) => {

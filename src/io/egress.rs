@@ -28,6 +28,8 @@ pub struct Rotation {
 /// One output file. One core writes it.
 pub struct FileSink {
     options: FileOptions,
+    /// Lines of several cores may come at the same time, and are written one after another.
+    writing: futures_util::lock::Mutex<()>,
     open: RefCell<Option<Rc<Open>>>,
     reopen: Cell<bool>,
 }
@@ -53,6 +55,7 @@ impl FileSink {
         }
         Ok(FileSink {
             options,
+            writing: futures_util::lock::Mutex::new(()),
             open: RefCell::new(None),
             reopen: Cell::new(false),
         })
@@ -74,10 +77,12 @@ impl FileSink {
         if lines.is_empty() {
             return Ok(());
         }
+        let writing = self.writing.lock().await;
         let result = self.try_append(lines).await;
         if result.is_err() {
             self.open.take();
         }
+        drop(writing);
         result.map_err(described)
     }
 

@@ -25,6 +25,7 @@ use glommio::{GlommioError, Task, TaskQueueHandle, timer};
 use crate::io::clock::Clock;
 use crate::io::connections::{Connections, Ending};
 use crate::io::metronome::Metronome;
+use crate::io::seats::Seat;
 use crate::io::stream::{ReadBuffers, Stream};
 use bodies::Bodies;
 
@@ -58,6 +59,18 @@ pub trait TraceService: 'static {
 
     /// Each trace request is counted once, when its reply is handed to the transport.
     fn replied(&self, reply: &Replied);
+
+    /// Says who serves a connection that was just accepted: gives it back if this core does.
+    fn place(&self, transport: Transport, connection: Connection) -> Option<Connection> {
+        let _ = transport;
+        Some(connection)
+    }
+}
+
+/// An accepted connection, with its seat if connections are shared out among cores.
+pub struct Connection {
+    pub tcp: glommio::net::TcpStream,
+    pub seat: Option<Seat>,
 }
 
 /// What became of a request.
@@ -196,7 +209,9 @@ impl Ingress {
         self.bodies.bytes()
     }
 
-    fn take(self: &Rc<Ingress>, transport: Transport, tcp: glommio::net::TcpStream) {
+    /// Serves a connection that was accepted here or on another core.
+    pub fn take(self: &Rc<Ingress>, transport: Transport, connection: Connection) {
+        let Connection { tcp, seat } = connection;
         let Some(admitted) = self.connections.admit() else {
             self.turned_away.set(self.turned_away.get() + 1);
             return;
@@ -212,7 +227,7 @@ impl Ingress {
                 Transport::Grpc => grpc::serve(ingress, stream, number).await,
                 Transport::Http => http::serve(ingress, stream).await,
             }
-            drop(admitted);
+            drop((admitted, seat));
         };
         glommio::spawn_local_into(connection, self.queue)
             .expect("the queue exists")
@@ -223,7 +238,12 @@ impl Ingress {
 async fn accept(ingress: Rc<Ingress>, transport: Transport, listener: glommio::net::TcpListener) {
     loop {
         match listener.accept().await {
-            Ok(tcp) => ingress.take(transport, tcp),
+            Ok(tcp) => {
+                let connection = Connection { tcp, seat: None };
+                if let Some(ours) = ingress.service.place(transport, connection) {
+                    ingress.take(transport, ours);
+                }
+            }
             Err(_) if ingress.connections.ending() != Ending::No => return,
             Err(GlommioError::IoError(error)) if is_peers_fault(&error) => {}
             Err(error) => {

@@ -110,6 +110,23 @@ pub struct DestinationReport {
     pub oldest: Option<Instant>,
 }
 
+impl DestinationReport {
+    /// Of the same destination as another log sees it.
+    pub fn merge(&mut self, other: DestinationReport) {
+        if self.last_error.is_none() && other.last_error.is_some() {
+            self.state = other.state;
+            self.last_error = other.last_error;
+        }
+        self.sent_spans += other.sent_spans;
+        self.sent_bytes += other.sent_bytes;
+        self.failed_spans += other.failed_spans;
+        self.retries += other.retries;
+        self.queued_spans += other.queued_spans;
+        self.queued_bytes += other.queued_bytes;
+        self.oldest = [self.oldest, other.oldest].into_iter().flatten().min();
+    }
+}
+
 impl Delivery {
     pub fn new(destination: Destination) -> Delivery {
         Delivery {

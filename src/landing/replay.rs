@@ -1,15 +1,17 @@
 //! A log folded again after a start: the ingest code without its effects (W4).
 //!
 //! ```text
-//!  spans     → items → table (merge only)
-//!  verdicts  → table gives up the trace's places; a Keep becomes a job
+//!  spans     → items → fragments (merge only)
+//!  verdicts  → the fragment goes; a Keep becomes a job; the trace's owner is told
 //!  copied    → the job has its copy in the kept log
 //!  names, cursors → what numbers mean, how far destinations have come
 //! ```
 //!
-//! What is left at the end is what was pending when the process ended: open traces in the table, and Keeps
-//! whose copy neither reached every destination nor stands in the kept log. Those are copied again; a span may
-//! so be exported twice, never not at all.
+//! What is left at the end is what was pending when the process ended: fragments without a verdict, which their
+//! owners adopt, and Keeps whose copy neither reached every destination nor stands in the kept log. Those are
+//! copied again; a span may so be exported twice, never not at all.
+//!
+//! Any core can fold any log: logs belong to the directory.
 
 use super::record::{self, COPIED, CURSORS, CopiedRecord, KEPT, KeptRecord, SPANS, VERDICTS, VerdictRecord};
 use super::{KeptEntry, LandingOptions};
@@ -20,9 +22,8 @@ use crate::digest::Digest;
 use crate::otlp::payload::SpansPayload;
 use crate::otlp::view::{self, SpanView};
 use crate::policy::{PolicySet, ResourceMatch};
-use crate::route::{HashKey, Item, ItemBatch, PolicyNumber, Settlement};
-use crate::stats::Stats;
-use crate::table::Table;
+use crate::route::{Decision, HashKey, Item, ItemBatch, PolicyNumber, Settlement};
+use crate::table::{Fragments, Trace};
 use crate::verdict::Verdict;
 use crate::wal::EntryKind;
 use crate::wal::recover::ReplayedEntry;
@@ -34,11 +35,13 @@ pub struct Replay<'a> {
     log: LogId,
     hash_key: HashKey,
     policies: &'a PolicySet,
-    table: &'a mut Table,
+    /// What policy numbers mean in this process.
+    names: &'a [String],
+    fragments: Fragments,
+    decided: Vec<(TraceId, Decision)>,
     now: Now,
     /// What policy numbers mean in the segment that is being replayed.
     segment_names: Vec<String>,
-    policy_names: Vec<String>,
     jobs: HashMap<(TraceId, Place), Job>,
     cursors: HashMap<String, Position>,
     kept_position_max: Position,
@@ -46,7 +49,6 @@ pub struct Replay<'a> {
     /// Entries whose payload no version of tailkeep wrote.
     malformed: u64,
     spans: u64,
-    uncounted: Stats,
 }
 
 struct Job {
@@ -56,11 +58,11 @@ struct Job {
     copy: Option<(Position, Position)>,
 }
 
-/// What a replay found besides what is in the table.
+/// What a replay found besides decisions.
 #[derive(Debug, Default)]
 pub struct Replayed {
-    /// For [`LandingOptions::policy_names`].
-    pub policy_names: Vec<String>,
+    /// For their owners to adopt.
+    pub fragments: Vec<Trace>,
     pub cursors: HashMap<String, Position>,
     /// Kept fragments, oldest verdict first, with their copies in the kept log.
     pub keeps: Vec<(Settlement, Option<(Position, Position)>)>,
@@ -71,35 +73,41 @@ pub struct Replayed {
 }
 
 impl<'a> Replay<'a> {
-    /// `table` has not resumed.
+    /// `names` are those of [`LandingOptions::policy_names`]; `structural`: completion looks at parents.
     pub fn new(
         log: LogId,
         hash_key: HashKey,
         policies: &'a PolicySet,
-        table: &'a mut Table,
+        names: &'a [String],
+        structural: bool,
         now: Now,
     ) -> Self {
-        let policy_names: Vec<String> = policies
-            .policies()
-            .iter()
-            .map(|policy| policy.name.clone())
-            .collect();
         Replay {
             log,
             hash_key,
             policies,
-            table,
+            names,
+            fragments: Fragments::new(structural),
+            decided: Vec::new(),
             now,
-            segment_names: policy_names.clone(),
-            policy_names,
+            segment_names: names.to_vec(),
             jobs: HashMap::new(),
             cursors: HashMap::new(),
             kept_position_max: Position::default(),
             batch: ItemBatch::default(),
             malformed: 0,
             spans: 0,
-            uncounted: Stats::default(),
         }
+    }
+
+    /// Verdicts that [`Replay::take_decided`] would return.
+    pub fn decided_count(&self) -> usize {
+        self.decided.len()
+    }
+
+    /// Verdicts found since the last call, for the owners of their traces.
+    pub fn take_decided(&mut self) -> Vec<(TraceId, Decision)> {
+        std::mem::take(&mut self.decided)
     }
 
     /// Folds one entry, in the order of the log.
@@ -156,13 +164,7 @@ impl<'a> Replay<'a> {
                 parents: parents_start..self.batch.fingerprints.len() as u32,
             });
         }
-        self.table.absorb(
-            now,
-            &self.batch,
-            self.policies,
-            &mut self.uncounted,
-            &mut Vec::new(),
-        );
+        self.fragments.absorb(now, &self.batch);
         Some(())
     }
 
@@ -179,44 +181,37 @@ impl<'a> Replay<'a> {
     fn verdicts(&mut self, payload: &[u8]) -> Option<()> {
         for mut record in VerdictRecord::read_all(payload)? {
             record.decision.policy = match record.decision.policy {
-                Some(number) => Some(self.policy_number(self.segment_names.get(number.0 as usize)?.clone())),
+                Some(number) => self.policy_number(self.segment_names.get(number.0 as usize)?),
                 None => None,
             };
-            let (places, span_count) = self.table.replay_settlement(record.trace, record.decision);
-            let Some(last) = places.last().copied() else {
+            let VerdictRecord {
+                trace,
+                decision,
+                late,
+            } = record;
+            self.decided.push((trace, decision));
+            let Some(fragment) = self.fragments.settle(&trace) else {
                 continue;
             };
-            if record.decision.verdict == Verdict::Keep {
-                let VerdictRecord {
-                    trace,
-                    decision,
-                    late,
-                } = record;
-                let settlement = Settlement {
-                    trace,
-                    decision,
-                    late,
-                    span_count,
-                    places,
-                };
-                let job = Job {
-                    number: self.jobs.len(),
-                    settlement,
-                    copy: None,
-                };
-                self.jobs.insert((trace, last), job);
+            if decision.verdict == Verdict::Keep {
+                for settlement in fragment.into_settlements(decision, late) {
+                    let last = *settlement.places.last().expect("an item has places");
+                    let job = Job {
+                        number: self.jobs.len(),
+                        settlement,
+                        copy: None,
+                    };
+                    self.jobs.insert((trace, last), job);
+                }
             }
         }
         Some(())
     }
 
-    fn policy_number(&mut self, name: String) -> PolicyNumber {
-        let known = self.policy_names.iter().position(|known| *known == name);
-        let number = known.unwrap_or_else(|| {
-            self.policy_names.push(name);
-            self.policy_names.len() - 1
-        });
-        PolicyNumber(number as u16)
+    /// `None`: a policy that the directory has forgotten.
+    fn policy_number(&self, name: &str) -> Option<PolicyNumber> {
+        let known = self.names.iter().position(|known| known == name);
+        known.map(|number| PolicyNumber(number as u16))
     }
 
     fn copied(&mut self, payload: &[u8]) -> Option<()> {
@@ -239,7 +234,7 @@ impl<'a> Replay<'a> {
         jobs.sort_by_key(|job| job.number);
         let cursor_max = self.cursors.values().copied().max().unwrap_or_default();
         Replayed {
-            policy_names: self.policy_names,
+            fragments: self.fragments.into_traces().collect(),
             cursors: self.cursors,
             keeps: jobs.into_iter().map(|job| (job.settlement, job.copy)).collect(),
             kept_position_max: self.kept_position_max.max(cursor_max),

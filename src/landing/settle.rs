@@ -99,7 +99,7 @@ impl<P: BlockPool, W> Landing<P, W> {
     ///
     /// A copy that the kept log has lost is declared void first. The kept log goes on beyond it, so cursors will
     /// pass its positions before it is made anew, and another replay would take it for delivered.
-    pub fn resume_keeps(&mut self, now: Now, keeps: Vec<Settlement>) {
+    pub(super) fn resume_keeps(&mut self, now: Now, keeps: Vec<Settlement>) {
         for chunk in keeps.chunks(VERDICTS_PER_ENTRY) {
             let mut payload = Vec::new();
             for keep in chunk {
@@ -112,11 +112,6 @@ impl<P: BlockPool, W> Landing<P, W> {
         keeps
             .into_iter()
             .for_each(|keep| self.act_on(keep, Position::default()));
-    }
-
-    /// Holds a replayed place that is still needed.
-    pub fn hold(&mut self, place: Place) {
-        self.log.hold(place.entry(), 1);
     }
 
     /// Appends one of our own entries; these are not subject to admission.

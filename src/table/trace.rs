@@ -1,18 +1,18 @@
 //! One open trace: its digest, its places, and how near it is to being complete.
 
-use crate::base::ids::{Place, TraceId};
+use crate::base::ids::{LogId, Place, TraceId};
 use crate::base::monoid::Monoid;
 use crate::base::slab::{Key, Slab};
 use crate::base::time::{Instant, Now};
 use crate::completion::Progress;
 use crate::completion::structure::Structure;
 use crate::digest::Digest;
-use crate::route::Places;
+use crate::route::{Decision, Places, Settlement};
 
 const NO_ROOT: Instant = Instant(u64::MAX);
 
 // What a million pending traces cost: BENCHMARKS.md says how much else.
-const _: () = assert!(Slab::<Trace>::SLOT_BYTES <= 208);
+const _: () = assert!(Slab::<Trace>::SLOT_BYTES <= 224);
 
 /// State of an open trace on its owner.
 ///
@@ -28,6 +28,12 @@ pub struct Trace {
     resumed: bool,
     structure: Structure,
     places: Places,
+    /// Spans by log; `None` while all places are of one log.
+    #[allow(
+        clippy::box_collection,
+        reason = "one word in the slot of a trace that has none"
+    )]
+    shares: Option<Box<Vec<(LogId, u32)>>>,
     /// Neighbours in the table's list of traces by opening.
     pub(super) older: Option<Key>,
     pub(super) newer: Option<Key>,
@@ -48,6 +54,7 @@ impl Trace {
                 Structure::given_up()
             },
             places: Places::new(),
+            shares: None,
             older: None,
             newer: None,
         }
@@ -64,10 +71,46 @@ impl Trace {
         if digest.has_root && self.root_at == NO_ROOT {
             self.root_at = now.instant;
         }
+        self.add_share(places, digest.span_count);
         self.digest = self.digest.merge(digest);
         self.last_span_at = now.instant;
         self.structure.absorb(spans, parents);
         self.places.extend_from_slice(places);
+    }
+
+    /// Takes in what another log holds of this trace.
+    pub(super) fn merge(&mut self, other: Trace) {
+        match &other.shares {
+            None => self.add_share(&other.places, other.digest.span_count),
+            Some(shares) => unreachable!("a log is a fragment by itself: {shares:?}"),
+        }
+        self.digest = self.digest.merge(other.digest);
+        self.opened_at = self.opened_at.min(other.opened_at);
+        self.last_span_at = self.last_span_at.max(other.last_span_at);
+        self.root_at = self.root_at.min(other.root_at);
+        self.resumed |= other.resumed;
+        self.structure.merge(&other.structure);
+        self.places.extend_from_slice(&other.places);
+    }
+
+    /// Counts spans that lie at `places`, before they are merged.
+    fn add_share(&mut self, places: &[Place], span_count: u32) {
+        let Some(log) = places.first().map(|place| place.log()) else {
+            return;
+        };
+        if self.shares.is_none() {
+            match self.places.first().map(|place| place.log()) {
+                Some(known) if known != log => {
+                    self.shares = Some(Box::new(vec![(known, self.digest.span_count)]));
+                }
+                Some(_) | None => return,
+            }
+        }
+        let shares = self.shares.as_mut().expect("made above");
+        match shares.iter_mut().find(|(known, _)| *known == log) {
+            Some((_, count)) => *count += span_count,
+            None => shares.push((log, span_count)),
+        }
     }
 
     /// After a replay the wait begins anew: it is not the trace's fault that the process was away.
@@ -76,8 +119,31 @@ impl Trace {
         self.last_span_at = now.instant;
     }
 
-    pub(super) fn into_places(self) -> Places {
-        self.places
+    /// One for each log that holds spans of it.
+    pub fn into_settlements(self, decision: Decision, late: bool) -> impl Iterator<Item = Settlement> {
+        let Trace {
+            id: trace,
+            digest,
+            places,
+            shares,
+            ..
+        } = self;
+        let part = move |span_count, places| Settlement {
+            trace,
+            decision,
+            late,
+            span_count,
+            places,
+        };
+        let (whole, shares) = match shares {
+            None => (Some(part(digest.span_count, places.clone())), Vec::new()),
+            Some(shares) => (None, *shares),
+        };
+        let parts = shares.into_iter().map(move |(log, span_count)| {
+            let here = places.iter().copied().filter(|place| place.log() == log);
+            part(span_count, here.collect())
+        });
+        whole.into_iter().chain(parts)
     }
 
     pub fn id(&self) -> TraceId {
@@ -119,6 +185,10 @@ impl Trace {
             true => self.places.capacity() * size_of::<Place>(),
             false => 0,
         };
-        place_bytes as u64 + self.structure.heap_bytes() as u64
+        let share_bytes = self
+            .shares
+            .as_ref()
+            .map_or(0, |shares| shares.capacity() * size_of::<(LogId, u32)>());
+        (place_bytes + share_bytes + self.structure.heap_bytes()) as u64
     }
 }

@@ -167,3 +167,21 @@ pub enum DiskError {
     #[error("disk error {0}")]
     Io(i32),
 }
+
+impl Usage {
+    /// Of two logs together.
+    pub fn merge(self, other: Usage) -> Usage {
+        Usage {
+            segments: self.segments + other.segments,
+            used_bytes: self.used_bytes + other.used_bytes,
+            retained_bytes: self.retained_bytes + other.retained_bytes,
+            free_bytes: self.free_bytes + other.free_bytes,
+            resident_bytes: self.resident_bytes + other.resident_bytes,
+            undurable_bytes: self.undurable_bytes + other.undurable_bytes,
+            copy_bytes: self.copy_bytes + other.copy_bytes,
+            written_bytes: self.written_bytes + other.written_bytes,
+            poisoned_segments: self.poisoned_segments + other.poisoned_segments,
+            oldest: [self.oldest, other.oldest].into_iter().flatten().min(),
+        }
+    }
+}

@@ -8,17 +8,17 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Valu
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 use prost::Message;
 use tailkeep::base::block::{PAGE_BYTES, VecPool};
-use tailkeep::base::ids::{LogId, Position, TraceId};
+use tailkeep::base::ids::{CoreId, LogId, Position, TraceId};
 use tailkeep::base::time::{Instant, Now, WallTime};
 use tailkeep::completion::CompletionOptions;
 use tailkeep::export::{Destination, DestinationOptions, Shipment};
 use tailkeep::landing::fetch::{ReadOp, WhichLog};
 use tailkeep::landing::replay::{KeptReplay, Replay};
-use tailkeep::landing::{Effect, LandingOptions, Request};
+use tailkeep::landing::{Effect, Landing, LandingOptions, LandingParts, Request};
 use tailkeep::otlp::json;
 use tailkeep::policy::{PolicyEntry, PolicyKind, PolicyOptions, PolicySet, StatusCode};
 use tailkeep::route::HashKey;
-use tailkeep::shard::{Shard, ShardParts};
+use tailkeep::shard::{self, Resuming, Shard};
 use tailkeep::stats::Transport;
 use tailkeep::table::{Table, TableOptions};
 use tailkeep::wal::recover::{Recovered, Recovery, ReplayedEntry};
@@ -180,12 +180,12 @@ impl World {
             0 => self.complete_read(),
             1 => {
                 if let Some(op) = self.kept.complete(random.next()) {
-                    self.core().handle_op(now, WhichLog::Kept, op, Ok(()));
+                    self.core().handle_op(now, LOG, WhichLog::Kept, op, Ok(()));
                 }
             }
             _ => {
                 if let Some(op) = self.main.complete(random.next()) {
-                    self.core().handle_op(now, WhichLog::Main, op, Ok(()));
+                    self.core().handle_op(now, LOG, WhichLog::Main, op, Ok(()));
                 }
             }
         }
@@ -201,7 +201,7 @@ impl World {
             WhichLog::Kept => &self.kept,
         };
         let bytes = disk.read(read.segment, read.offset, read.len);
-        self.core().handle_read(read, bytes);
+        self.core().handle_read(LOG, read, bytes);
     }
 
     /// The shipment that is out arrives, or does not.
@@ -218,7 +218,7 @@ impl World {
         } else {
             Err("the destination is away".to_owned())
         };
-        self.core().handle_shipped(now, 0, shipment.through, result);
+        self.core().handle_shipped(now, LOG, 0, shipment.through, result);
         self.turn();
     }
 
@@ -264,7 +264,7 @@ impl World {
         let now = self.now;
         while self.core().advance(now) {}
         while let Some(effect) = self.core().poll_effect(now) {
-            match effect {
+            match effect.what {
                 Effect::Reply(waiter, Ok(())) => self.acknowledged.extend(&self.requests[waiter as usize]),
                 Effect::Reply(..) => {}
                 Effect::Disk(WhichLog::Main, id, op) => self.main.submit(id, op),
@@ -289,7 +289,7 @@ impl World {
             let core = self.core();
             if core.table().is_empty()
                 && core.is_settled()
-                && core.landing().destinations().all(|it| it.queued_spans == 0)
+                && core.landings()[0].destinations().all(|it| it.queued_spans == 0)
             {
                 return;
             }
@@ -306,10 +306,10 @@ impl World {
         let now = self.now;
         while !(self.main.is_idle() && self.kept.is_idle() && self.reads.is_empty()) {
             if let Some(op) = self.main.complete(0) {
-                self.core().handle_op(now, WhichLog::Main, op, Ok(()));
+                self.core().handle_op(now, LOG, WhichLog::Main, op, Ok(()));
             }
             if let Some(op) = self.kept.complete(0) {
-                self.core().handle_op(now, WhichLog::Kept, op, Ok(()));
+                self.core().handle_op(now, LOG, WhichLog::Kept, op, Ok(()));
             }
             self.complete_read();
             self.turn();
@@ -380,27 +380,23 @@ impl World {
             kept_count_max: 100_000,
             decided_count_max: 100_000,
         };
-        let mut table = Table::new(options, now);
+        let names = vec!["errors".to_owned()];
+        let table = Table::new(options, now);
+        let mut resuming = Resuming::new(CoreId(0), 1, HASH_KEY, table);
         let mut kept_replay = KeptReplay::default();
         let kept_found = recover(&mut self.kept, |entry| kept_replay.entry(entry, now));
         let mut naive = Naive::default();
-        let mut replay = Replay::new(LOG, HASH_KEY, &self.policies, &mut table, now);
+        let mut replay = Replay::new(LOG, HASH_KEY, &self.policies, &names, true, now);
         let found = recover(&mut self.main, |entry| {
             replay.entry(entry);
             naive.entry(LOG, &self.policies, entry);
         });
+        assert!(
+            resuming.decided(replay.take_decided()).is_empty(),
+            "one core owns all"
+        );
         let replayed = replay.finish();
         assert_eq!((replayed.malformed, kept_replay.malformed), (0, 0));
-        let sorted = |mut fold: Vec<(_, _, Vec<_>)>| {
-            fold.iter_mut().for_each(|(_, _, places)| places.sort());
-            fold
-        };
-        assert_eq!(
-            sorted(table.fold_of_open_traces()),
-            sorted(naive.open_traces()),
-            "W4"
-        );
-
         let log_options = |interval| LogOptions {
             log: LOG,
             log_seed: 0x5eed,
@@ -445,22 +441,33 @@ impl World {
             // Little, so that spans leave memory and are read back.
             block_bytes_max: 2 << 20,
             unsynced_bytes_max: 4 << 20,
-            policy_names: replayed.policy_names.clone(),
+            policy_names: names,
         };
         let destinations = vec![Destination::new(destination, cursor)];
         let policies = self.policies.clone();
         let corrupt = found.corrupt.len() + kept_found.corrupt.len();
-        let parts = ShardParts {
-            policies,
-            table,
+        let parts = LandingParts {
+            options: landing,
             log,
             kept,
             replayed,
             kept_replay,
             destinations,
-            landing,
         };
-        self.core = Some(Shard::new(parts, now));
+        let (landing, fragments) = Landing::resume(parts, &policies, now);
+        assert!(resuming.replayed(fragments).is_empty(), "one core owns all");
+        resuming.handle_message(CoreId(0), shard::Message::Replayed);
+        let shard = Shard::new(resuming, policies, vec![landing], now);
+        let sorted = |mut fold: Vec<(_, _, Vec<_>)>| {
+            fold.iter_mut().for_each(|(_, _, places)| places.sort());
+            fold
+        };
+        assert_eq!(
+            sorted(shard.table().fold_of_open_traces()),
+            sorted(naive.open_traces()),
+            "W4"
+        );
+        self.core = Some(shard);
         self.turn();
         Found { corrupt }
     }

@@ -6,15 +6,15 @@ use crate::base::time::WallTime;
 use crate::digest::Digest;
 use crate::io::core::Core;
 use crate::policy::Outcome;
-use crate::route::Decision;
+use crate::route::{self, Decision};
 use crate::table::{DecidedTrace, Trace};
 use crate::verdict::Verdict;
 use http::StatusCode;
 use serde_json::{Value, json};
 
 impl Admin {
-    /// `GET /api/v1/traces/{id}`.
-    pub(super) fn explain(&self, id: &str) -> Reply {
+    /// `GET /api/v1/traces/{id}`: the owner knows.
+    pub(super) async fn explain(&self, id: &str) -> Reply {
         let id = id.split('?').next().unwrap_or(id);
         let Some(trace) = TraceId::from_hex(id) else {
             return Reply::error(
@@ -22,6 +22,17 @@ impl Admin {
                 "a trace id is 32 hexadecimal digits, not all zero",
             );
         };
+        let core_count = self.mesh.cores().count() as u16;
+        let owner = route::owner(self.facts.hash_key.trace(&trace), core_count);
+        let answer = self
+            .mesh
+            .ask(owner, move |admin| admin.explain_owned(trace))
+            .await;
+        answer.unwrap_or_else(Reply::stopping)
+    }
+
+    /// A trace that this core owns.
+    fn explain_owned(&self, trace: TraceId) -> Reply {
         let Some(core) = self.core.borrow().clone() else {
             return Reply::error(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -38,7 +49,7 @@ impl Admin {
         match shard.table().decided(&trace) {
             Some(decision) => Reply::json(StatusCode::OK, &self.remembered(&core, trace, decision)),
             None => {
-                let usage = shard.landing().usage(crate::landing::fetch::WhichLog::Main);
+                let usage = shard.landings()[0].usage(crate::landing::fetch::WhichLog::Main);
                 let reach = match usage.oldest {
                     Some(oldest) => format!("the log reaches back to {}", time_text(oldest)),
                     None => "the log is empty".to_string(),
@@ -51,14 +62,8 @@ impl Admin {
         }
     }
 
-    /// `GET /api/v1/traces`.
-    pub(super) fn recent(&self, query: &str) -> Reply {
-        let Some(core) = self.core.borrow().clone() else {
-            return Reply::error(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "replaying the log; ask again in a moment",
-            );
-        };
+    /// `GET /api/v1/traces`: of all cores, newest first.
+    pub(super) async fn recent(&self, query: &str) -> Reply {
         let (mut verdict, mut policy, mut limit) = (None, None, 50usize);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {
@@ -78,6 +83,29 @@ impl Admin {
                 _ => return Reply::error(StatusCode::BAD_REQUEST, "known are verdict, policy and limit"),
             }
         }
+        let asked = self.mesh.cores().map(|core| {
+            let policy = policy.clone();
+            self.mesh.ask(core, move |admin| {
+                admin.recent_owned(verdict, policy.as_deref(), limit)
+            })
+        });
+        let answers = futures_util::future::join_all(asked).await;
+        let mut traces: Vec<(WallTime, Value)> = answers.into_iter().flatten().flatten().collect();
+        traces.sort_by_key(|(decided_at, _)| std::cmp::Reverse(*decided_at));
+        let traces: Vec<Value> = traces.into_iter().take(limit).map(|(_, trace)| trace).collect();
+        Reply::json(StatusCode::OK, &json!({ "traces": traces }))
+    }
+
+    /// The last decisions of this core.
+    fn recent_owned(
+        &self,
+        verdict: Option<Verdict>,
+        policy: Option<&str>,
+        limit: usize,
+    ) -> Vec<(WallTime, Value)> {
+        let Some(core) = self.core.borrow().clone() else {
+            return Vec::new();
+        };
         let shard = core.shard();
         let name = |decision: &Decision| policy_name(&core, decision);
         let traces = shard
@@ -85,10 +113,10 @@ impl Admin {
             .recent()
             .iter()
             .filter(|decided| verdict.is_none_or(|verdict| decided.decision.verdict == verdict))
-            .filter(|decided| policy.is_none() || name(&decided.decision) == policy)
+            .filter(|decided| policy.is_none() || name(&decided.decision).as_deref() == policy)
             .take(limit)
-            .map(|decided| self.decided(&core, decided));
-        Reply::json(StatusCode::OK, &json!({ "traces": traces.collect::<Vec<_>>() }))
+            .map(|decided| (decided.decided_at, self.decided(&core, decided)));
+        traces.collect()
     }
 
     fn pending(&self, core: &Core, trace: &Trace) -> Value {
@@ -109,7 +137,12 @@ impl Admin {
         let place_count = trace.places().count();
         let resident = trace
             .places()
-            .filter(|place| core.shard().landing().is_resident(*place))
+            .filter(|place| {
+                core.shard()
+                    .landings()
+                    .iter()
+                    .any(|landing| landing.log() == place.log() && landing.is_resident(*place))
+            })
             .count();
         let spans = u64::from(trace.digest().span_count);
         let in_memory = if place_count == 0 {
@@ -207,7 +240,7 @@ struct Seen {
 
 fn policy_name(core: &Core, decision: &Decision) -> Option<String> {
     let number = decision.policy?;
-    core.shard().landing().policy_name(number).map(str::to_string)
+    core.shard().landings()[0].policy_name(number).map(str::to_string)
 }
 
 /// `th` as tracestate has it: up to 14 digits, trailing zeros left out.

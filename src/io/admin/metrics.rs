@@ -1,10 +1,9 @@
 //! Prometheus text, version 0.0.4: the names of the contract, from the core's counters.
 
+use super::report::{CoreReport, NodeReport, ServingReport};
 use super::status::free_disk_bytes;
 use super::{Admin, cpu_seconds};
-use crate::io::core::Core;
-use crate::landing::fetch::WhichLog;
-use crate::stats::{Histogram, Refusal, Stats, Transport};
+use crate::stats::{Histogram, Refusal, Transport};
 use crate::verdict::{Reason, Verdict};
 use std::fmt::{Display, Write};
 
@@ -61,32 +60,27 @@ impl Text {
 }
 
 impl Admin {
-    pub(super) fn metrics(&self) -> String {
+    pub(super) fn metrics(&self, node: &NodeReport) -> String {
         let mut text = Text::default();
         text.head("build_info", "gauge", "Version and commit of this process.");
         let labels = [("version", self.facts.version), ("commit", self.facts.commit)];
         text.sample("build_info", &labels, 1);
-        text.gauge(
-            "core_up",
-            "1 while the core serves.",
-            u8::from(self.core.borrow().is_some()),
-        );
-        if let Some(core) = &*self.core.borrow() {
-            self.add_ledger(&mut text, core);
-            self.add_receiver(&mut text, core);
-            self.add_traces(&mut text, core);
-            self.add_policies(&mut text, core);
-            self.add_exporters(&mut text, core);
-            self.add_latencies(&mut text, core);
-            self.add_log_and_memory(&mut text, core);
+        add_cores(&mut text, node);
+        if let Some(report) = &node.all {
+            self.add_ledger(&mut text, report);
+            self.add_receiver(&mut text, report);
+            self.add_traces(&mut text, report);
+            self.add_policies(&mut text, report);
+            self.add_exporters(&mut text, report);
+            self.add_latencies(&mut text, report);
+            self.add_log_and_memory(&mut text, report);
         }
         add_process(&mut text.0);
         text.0
     }
 
-    fn add_ledger(&self, text: &mut Text, core: &Core) {
-        let shard = core.shard();
-        let spans = &shard.stats().spans;
+    fn add_ledger(&self, text: &mut Text, report: &ServingReport) {
+        let spans = &report.stats.spans;
         let signal = ("signal", "spans");
         text.head("accepted_items_total", "counter", "Items written to the log.");
         for transport in Transport::ALL {
@@ -138,9 +132,8 @@ impl Admin {
         text.sample("pending_items", &[signal], spans.pending());
     }
 
-    fn add_receiver(&self, text: &mut Text, core: &Core) {
-        let shard = core.shard();
-        let stats: &Stats = shard.stats();
+    fn add_receiver(&self, text: &mut Text, report: &ServingReport) {
+        let stats = &report.stats;
         text.head(
             "refused_items_total",
             "counter",
@@ -204,20 +197,13 @@ impl Admin {
             let labels = [("transport", transport.name())];
             text.histogram("ack_seconds", &labels, &stats.ack_latency[transport as usize]);
         }
-        if let Some(ingress) = &*self.ingress.borrow() {
-            text.gauge(
-                "connections",
-                "Open OTLP connections.",
-                ingress.connection_count(),
-            );
-            let help = "Connections closed unserved because all room was taken.";
-            text.counter("connections_turned_away_total", help, ingress.turned_away_count());
-        }
+        text.gauge("connections", "Open OTLP connections.", report.connection_count);
+        let help = "Connections closed unserved because all room was taken.";
+        text.counter("connections_turned_away_total", help, report.turned_away_count);
     }
 
-    fn add_traces(&self, text: &mut Text, core: &Core) {
-        let shard = core.shard();
-        let stats = shard.stats();
+    fn add_traces(&self, text: &mut Text, report: &ServingReport) {
+        let stats = &report.stats;
         let traces = &stats.traces;
         text.counter(
             "traces_opened_total",
@@ -227,7 +213,7 @@ impl Admin {
         text.gauge(
             "traces_pending",
             "Traces that are not decided.",
-            shard.table().len(),
+            report.traces_pending,
         );
         text.head(
             "traces_closed_total",
@@ -294,8 +280,7 @@ impl Admin {
         text.histogram("decision_seconds", &[], &stats.decision_age);
     }
 
-    fn add_policies(&self, text: &mut Text, core: &Core) {
-        let shard = core.shard();
+    fn add_policies(&self, text: &mut Text, report: &ServingReport) {
         type Value = fn(&crate::stats::PolicyCounts) -> u64;
         let metrics: [(&str, &str, Value); 6] = [
             ("policy_evaluated_traces_total", "Traces judged.", |counts| {
@@ -334,15 +319,14 @@ impl Admin {
         }
         for (name, help, value) in metrics {
             text.head(name, "counter", help);
-            for ((policy, _), counts) in self.facts.policy_types.iter().zip(&shard.stats().policies) {
+            for ((policy, _), counts) in self.facts.policy_types.iter().zip(&report.stats.policies) {
                 text.sample(name, &[("policy", policy)], value(counts));
             }
         }
     }
 
-    fn add_latencies(&self, text: &mut Text, core: &Core) {
-        let shard = core.shard();
-        let stats = shard.stats();
+    fn add_latencies(&self, text: &mut Text, report: &ServingReport) {
+        let stats = &report.stats;
         text.head("wal_sync_seconds", "histogram", "What one fdatasync took.");
         text.histogram("wal_sync_seconds", &[], &stats.wal_sync);
         text.head(
@@ -359,16 +343,15 @@ impl Admin {
         text.histogram("export_delay_seconds", &[], &stats.export_delay);
     }
 
-    fn add_exporters(&self, text: &mut Text, core: &Core) {
-        let shard = core.shard();
-        let now = core.now();
-        let destinations: Vec<_> = shard.landing().destinations().collect();
+    fn add_exporters(&self, text: &mut Text, report: &ServingReport) {
+        let now = report.now;
+        let destinations = &report.destinations;
         text.head(
             "exporter_sent_items_total",
             "counter",
             "Items that the destination has.",
         );
-        for to in &destinations {
+        for to in destinations {
             text.sample(
                 "exporter_sent_items_total",
                 &[("exporter", &to.id), ("signal", "spans")],
@@ -380,8 +363,8 @@ impl Admin {
             "counter",
             "Items that the destination will never get.",
         );
-        for to in &destinations {
-            let stats = shard.stats();
+        for to in destinations {
+            let stats = &report.stats;
             let reasons = [
                 ("unwritable", to.failed_spans),
                 ("unreadable", stats.spans_not_copied),
@@ -401,7 +384,7 @@ impl Admin {
             "counter",
             "Bytes written to the destination.",
         );
-        for to in &destinations {
+        for to in destinations {
             text.sample(
                 "exporter_sent_bytes_total",
                 &[("exporter", &to.id)],
@@ -409,7 +392,7 @@ impl Admin {
             );
         }
         text.head("exporter_retries_total", "counter", "Shipments tried again.");
-        for to in &destinations {
+        for to in destinations {
             text.sample(
                 "exporter_retries_total",
                 &[("exporter", &to.id), ("code", "io")],
@@ -417,7 +400,7 @@ impl Admin {
             );
         }
         text.head("exporter_up", "gauge", "1 while shipments arrive.");
-        for to in &destinations {
+        for to in destinations {
             text.sample(
                 "exporter_up",
                 &[("exporter", &to.id)],
@@ -429,7 +412,7 @@ impl Admin {
             "gauge",
             "Kept items that the destination has not got.",
         );
-        for to in &destinations {
+        for to in destinations {
             text.sample(
                 "exporter_queue_items",
                 &[("exporter", &to.id), ("signal", "spans")],
@@ -437,7 +420,7 @@ impl Admin {
             );
         }
         text.head("exporter_queue_bytes", "gauge", "Bytes of them.");
-        for to in &destinations {
+        for to in destinations {
             text.sample("exporter_queue_bytes", &[("exporter", &to.id)], to.queued_bytes);
         }
         text.head(
@@ -445,7 +428,7 @@ impl Admin {
             "gauge",
             "Age of the oldest of them.",
         );
-        for to in &destinations {
+        for to in destinations {
             let age = to
                 .oldest
                 .map_or(0.0, |oldest| now.instant.since(oldest).as_secs_f64());
@@ -453,11 +436,9 @@ impl Admin {
         }
     }
 
-    fn add_log_and_memory(&self, text: &mut Text, core: &Core) {
-        let shard = core.shard();
-        let now = core.now();
-        let landing = shard.landing();
-        let (log, kept) = (landing.usage(WhichLog::Main), landing.usage(WhichLog::Kept));
+    fn add_log_and_memory(&self, text: &mut Text, report: &ServingReport) {
+        let now = report.now;
+        let (log, kept) = (&report.log, &report.kept);
         text.head("wal_bytes", "gauge", "Disk bytes of the logs by state.");
         text.sample(
             "wal_bytes",
@@ -485,7 +466,7 @@ impl Admin {
             "Segments whose write or sync failed.",
             poisoned,
         );
-        let replay = self.last_replay.get();
+        let replay = report.last_replay;
         text.counter(
             "wal_corrupt_bytes_total",
             "Bytes of the log that were corrupt at start.",
@@ -502,21 +483,8 @@ impl Admin {
             &[("kind", "blocks")],
             log.resident_bytes + kept.resident_bytes,
         );
-        text.sample(
-            "memory_bytes",
-            &[("kind", "trace_state")],
-            shard.table().state_bytes(),
-        );
-        let ingress = self
-            .ingress
-            .borrow()
-            .as_ref()
-            .map_or(0, |ingress| ingress.in_flight_bytes() as u64);
-        text.sample(
-            "memory_bytes",
-            &[("kind", "in_flight")],
-            landing.in_flight_bytes() + ingress,
-        );
+        text.sample("memory_bytes", &[("kind", "trace_state")], report.state_bytes);
+        text.sample("memory_bytes", &[("kind", "in_flight")], report.in_flight_bytes);
         text.gauge(
             "memory_limit_bytes",
             "memory.limit.",
@@ -525,16 +493,28 @@ impl Admin {
         text.gauge(
             "memory_tier",
             "0 to 3: how short trace state is of room.",
-            shard.table().pressure_tier(),
+            report.tier,
         );
         text.counter(
             "memory_evicted_bytes_total",
             "Bytes of blocks that left memory.",
-            landing.evicted_bytes(),
+            report.evicted_bytes,
         );
-        text.head("core_busy_seconds_total", "counter", "CPU time of the core.");
-        text.sample("core_busy_seconds_total", &[("core", "0")], cpu_seconds());
     }
+}
+
+fn add_cores(text: &mut Text, node: &NodeReport) {
+    let labelled = |text: &mut Text, name, value: fn(&CoreReport) -> f64| {
+        for core in &node.cores {
+            text.sample(name, &[("core", &core.core.0.to_string())], value(core));
+        }
+    };
+    text.head("core_up", "gauge", "1 while the core serves.");
+    labelled(text, "core_up", |core| {
+        f64::from(u8::from(core.serving.is_some()))
+    });
+    text.head("core_busy_seconds_total", "counter", "CPU time of the core.");
+    labelled(text, "core_busy_seconds_total", |core| core.busy_seconds);
 }
 
 fn add_process(text: &mut String) {

@@ -1,21 +1,21 @@
 //! The status document of the contract.
 
-use super::{Admin, cpu_seconds, time_text};
-use crate::landing::fetch::WhichLog;
+use super::report::{NodeReport, ServingReport};
+use super::{Admin, time_text};
 use crate::stats::Ledger;
 use crate::verdict::{Reason, Verdict};
 use serde_json::{Map, Value, json};
 
 impl Admin {
-    pub(super) fn status(&self) -> Value {
+    pub(super) fn status(&self, node: &NodeReport) -> Value {
         let facts = &self.facts;
-        let core = self.core.borrow();
-        let problems = self.problems();
-        let state = match (&*core, self.stopping.get()) {
+        let problems = problems(node);
+        let serves = node.cores.iter().all(|core| core.serving.is_some());
+        let state = match (serves, self.stopping.get()) {
             (_, true) => "draining",
-            (None, _) => "starting",
-            (Some(_), _) if problems.is_empty() => "ready",
-            (Some(_), _) => "degraded",
+            (false, _) => "starting",
+            (true, _) if problems.is_empty() => "ready",
+            (true, _) => "degraded",
         };
         let mut status = json!({
             "version": facts.version, "commit": facts.commit, "node": facts.node, "node_id": facts.node_id,
@@ -31,52 +31,25 @@ impl Admin {
             },
             "cluster": null,
         });
-        if let Some(core) = &*core {
+        let elapsed = self.clock.now().instant.since(facts.started).as_secs_f64();
+        let cores = node.cores.iter().map(|core| {
+            let pending = core.serving.as_ref().map_or(0, |serving| serving.traces_pending);
+            json!({
+                "core": core.core.0, "cpu": core.cpu, "up": core.serving.is_some(),
+                "busy_ratio": ratio(core.busy_seconds, elapsed), "pending_traces": pending,
+            })
+        });
+        status["cores"] = cores.collect();
+        if let Some(report) = &node.all {
             let status = status.as_object_mut().expect("made above");
-            self.add_core(core, status);
+            self.add_serving(report, status);
         }
         status
     }
 
-    fn problems(&self) -> Vec<Value> {
-        let Some(core) = &*self.core.borrow() else {
-            return Vec::new();
-        };
-        let since = time_text(core.now().wall);
-        let problem = |severity: &str, code: &str, message: String| json!({ "severity": severity, "code": code, "message": message, "since": since });
-        let shard = core.shard();
-        let mut problems = Vec::new();
-        if let Err(refused) = shard.landing().admits() {
-            problems.push(problem("error", "log_refuses", refused.to_string()));
-        }
-        for destination in shard.landing().destinations() {
-            if let Some(error) = destination.last_error {
-                problems.push(problem(
-                    "warning",
-                    "exporter_fails",
-                    format!("{}: {error}", destination.id),
-                ));
-            }
-        }
-        let corrupt = self.last_replay.get().skipped_bytes;
-        if corrupt > 0 {
-            let message = format!("{corrupt} bytes of the log were corrupt at the last start");
-            problems.push(problem("error", "log_corrupt", message));
-        }
-        problems
-    }
-
-    fn add_core(&self, core: &crate::io::core::Core, status: &mut Map<String, Value>) {
+    fn add_serving(&self, report: &ServingReport, status: &mut Map<String, Value>) {
         let facts = &self.facts;
-        let now = core.now();
-        let shard = core.shard();
-        let (stats, table, landing) = (shard.stats(), shard.table(), shard.landing());
-        let pending = table.len();
-        let busy = self.busy_ratio();
-        status.insert(
-            "cores".into(),
-            json!([{ "core": 0, "cpu": facts.cpu, "up": true, "busy_ratio": busy, "pending_traces": pending }]),
-        );
+        let (now, stats, pending) = (report.now, &report.stats, report.traces_pending);
         let refused: u64 = stats.refused.iter().flatten().sum();
         status.insert(
             "signals".into(),
@@ -118,13 +91,13 @@ impl Admin {
                 })
             });
         status.insert("policies".into(), policies.collect());
-        let (log, kept) = (landing.usage(WhichLog::Main), landing.usage(WhichLog::Kept));
+        let (log, kept) = (&report.log, &report.kept);
         let age = |usage: &crate::wal::Usage| {
             usage
                 .oldest
                 .map_or(0, |oldest| now.wall.0.saturating_sub(oldest.0) / 1_000_000_000)
         };
-        let replay = self.last_replay.get();
+        let replay = report.last_replay;
         status.insert(
             "wal".into(),
             json!({
@@ -132,7 +105,7 @@ impl Admin {
                 "used_bytes": log.used_bytes + kept.used_bytes,
                 "retained_bytes": log.retained_bytes + kept.retained_bytes,
                 "max_bytes": facts.wal_bytes_max, "free_disk_bytes": free_disk_bytes(&facts.data_dir),
-                "oldest_age_seconds": age(&log),
+                "oldest_age_seconds": age(log),
                 "poisoned_segments": log.poisoned_segments + kept.poisoned_segments,
                 "corrupt_bytes": replay.skipped_bytes,
                 "last_replay": {
@@ -141,15 +114,15 @@ impl Admin {
                 },
             }),
         );
-        let used = log.resident_bytes + kept.resident_bytes + table.state_bytes() + landing.in_flight_bytes();
+        let used = log.resident_bytes + kept.resident_bytes + report.state_bytes + report.in_flight_bytes;
         status.insert(
             "memory".into(),
             json!({
                 "limit_bytes": facts.memory_limit_bytes, "used_bytes": used,
-                "evicted_bytes": landing.evicted_bytes(), "tier": table.pressure_tier(),
+                "evicted_bytes": report.evicted_bytes, "tier": report.tier,
             }),
         );
-        let exporters = landing.destinations().map(|destination| {
+        let exporters = report.destinations.iter().map(|destination| {
             let oldest = destination
                 .oldest
                 .map_or(0, |oldest| now.instant.since(oldest).as_secs());
@@ -162,14 +135,41 @@ impl Admin {
         });
         status.insert("exporters".into(), exporters.collect());
     }
+}
 
-    /// CPU time of this process per second since its start.
-    pub(super) fn busy_ratio(&self) -> f64 {
-        let used = cpu_seconds();
-        let elapsed = self.clock.now().instant.since(self.facts.started).as_secs_f64();
-        let ratio = if elapsed > 0.0 { used / elapsed } else { 0.0 };
-        (ratio.min(1.0) * 1000.0).round() / 1000.0
+/// What has to be looked at, worst first.
+fn problems(node: &NodeReport) -> Vec<Value> {
+    let Some(report) = &node.all else {
+        return Vec::new();
+    };
+    let since = time_text(report.now.wall);
+    let problem = |severity: &str, code: &str, message: String| json!({ "severity": severity, "code": code, "message": message, "since": since });
+    let mut problems = Vec::new();
+    if let Some(refused) = &report.refuses {
+        problems.push(problem("error", "log_refuses", refused.clone()));
     }
+    let corrupt = report.last_replay.skipped_bytes;
+    if corrupt > 0 {
+        let message = format!("{corrupt} bytes of the log were corrupt at the last start");
+        problems.push(problem("error", "log_corrupt", message));
+    }
+    for destination in &report.destinations {
+        if let Some(error) = &destination.last_error {
+            let message = format!("{}: {error}", destination.id);
+            problems.push(problem("warning", "exporter_fails", message));
+        }
+    }
+    problems
+}
+
+/// Busy time of one core per time since the start.
+fn ratio(busy_seconds: f64, elapsed: f64) -> f64 {
+    let ratio = if elapsed > 0.0 {
+        busy_seconds / elapsed
+    } else {
+        0.0
+    };
+    (ratio.min(1.0) * 1000.0).round() / 1000.0
 }
 
 fn ledger(ledger: &Ledger, refused: u64) -> Value {

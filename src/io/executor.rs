@@ -1,0 +1,362 @@
+//! One core from start to stop, on an executor pinned to its CPU.
+//!
+//! ```text
+//!  replay own logs ── tell owners ─┐
+//!                                  ├→ shard ─→ ingress ─→ up ─→ serving ─→ stop ─→ settled ─→ all are settled
+//!  listen to other cores ──────────┘
+//! ```
+//!
+//! Cores share nothing but the posts of [`super::mesh`] and a handful of flags: what signals ask for, and how
+//! many cores are up or settled.
+
+use super::admin::{Admin, Facts};
+use super::clock::Clock;
+use super::core::{Core, CoreParts, FILE_WRITER, Service};
+use super::datadir::DataDir;
+use super::disk::Disk;
+use super::egress::FileSink;
+use super::ingress::{Connection, Ingress, TraceService, Transport};
+use super::mesh::{Inbox, Mesh, Post};
+use super::metronome::Metronome;
+use super::node::{FileDestination, NodeError, NodeOptions};
+use super::resume::{self, Found};
+use super::seats::Seats;
+use crate::base::ids::{CoreId, LogId};
+use crate::shard::{Resuming, Shard};
+use crate::table::{Table, TableOptions};
+use glommio::{Latency, Shares, TaskQueueHandle};
+use std::cell::RefCell;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::time::Duration;
+
+/// From SIGTERM to exit at most, split between clients and destinations.
+const STOP_CLIENTS_TIME: Duration = Duration::from_secs(10);
+const STOP_LOG_TIME: Duration = Duration::from_secs(15);
+/// How often signals and the free disk are looked at.
+const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// How often a core that waits for all others looks.
+const WAIT_FOR_ALL: Duration = Duration::from_millis(2);
+/// Kept traces and decisions remembered by the whole node at least, for late spans.
+const KEPT_COUNT_MAX: usize = 100_000;
+const DECIDED_COUNT_MAX: usize = 1_000_000;
+
+/// What all cores look at.
+#[derive(Default)]
+pub struct Flags {
+    pub stop: Arc<AtomicBool>,
+    pub reopen: Arc<AtomicBool>,
+    /// Cores that serve.
+    up: AtomicU16,
+    /// Cores that have nothing left to do.
+    settled: AtomicU16,
+}
+
+/// Everything one core starts from.
+pub struct CoreSetup {
+    pub core: CoreId,
+    pub core_count: u16,
+    pub cpu: usize,
+    /// The logs that this core keeps; requests go into the first.
+    pub logs: Vec<LogId>,
+    pub options: Arc<NodeOptions>,
+    pub facts: Arc<Facts>,
+    pub data_dir: Arc<DataDir>,
+    /// What policy numbers mean.
+    pub names: Arc<Vec<String>>,
+    pub flags: Arc<Flags>,
+    pub mesh: Mesh,
+    pub inbox: Inbox,
+    pub seats: Seats,
+    pub grpc: TcpListener,
+    pub http: TcpListener,
+    /// On one core only.
+    pub admin: Option<TcpListener>,
+}
+
+/// A core's life. `Err` before it serves: the node cannot start.
+pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
+    let CoreSetup {
+        core: id,
+        core_count,
+        cpu,
+        logs,
+        options,
+        facts,
+        data_dir,
+        names,
+        flags,
+        mesh,
+        mut inbox,
+        seats,
+        grpc,
+        http,
+        admin: admin_listener,
+    } = setup;
+    let clock = Rc::new(Clock::new());
+    let mesh = Rc::new(mesh);
+    let queues = Queues::create();
+    let admin = Admin::new(facts.clone(), clock.clone(), mesh.clone(), cpu as u32);
+    let says_ready = admin_listener.is_some();
+    if let Some(listener) = admin_listener {
+        admin.serve(listener);
+    }
+    let sinks = match id {
+        FILE_WRITER => open_sinks(&options.files)?,
+        _ => Vec::new(),
+    };
+
+    let hash_key = data_dir.hash_key();
+    let table = Table::new(table_options(&options, core_count, hash_key), clock.now());
+    let resuming = Rc::new(RefCell::new(Resuming::new(id, core_count, hash_key, table)));
+    let mut early = Vec::new();
+    let replay = {
+        let sources = resume::Sources {
+            options: &options,
+            data_dir: &data_dir,
+            names: &names,
+            logs: &logs,
+            log_count: data_dir.logs().len(),
+        };
+        let awake = Metronome::start(queues.log);
+        let listening = listen_while_resuming(&mut inbox, &resuming, &admin, &mut early);
+        let replaying = resume::landings(sources, &clock, &mesh, &resuming);
+        let (replay, ()) = futures_util::future::try_join(replaying, async {
+            listening.await;
+            Ok(())
+        })
+        .await?;
+        drop(awake);
+        replay
+    };
+    let Found {
+        landings,
+        mut last_replay,
+    } = replay;
+    let resuming = Rc::into_inner(resuming)
+        .expect("both tasks that held it are over")
+        .into_inner();
+    let shard = Shard::new(resuming, options.policies.clone(), landings, clock.now());
+    last_replay.traces_resumed = shard.table().len() as u64;
+    let core = Core::new(
+        shard,
+        CoreParts {
+            clock: clock.clone(),
+            mesh,
+            seats,
+            disk: Disk::new(data_dir.path().to_path_buf()),
+            sinks,
+            queue: queues.log,
+            span_bytes_max: options.span_bytes_max(),
+        },
+    );
+    core.start();
+    let ingress = start_ingress(&options, &core, &clock, queues.ingest, grpc, http, &facts)?;
+    admin.attach(core.clone(), ingress.clone(), last_replay);
+    let desk = Desk {
+        core: core.clone(),
+        ingress: ingress.clone(),
+        admin: admin.clone(),
+    };
+    for (from, post) in early {
+        desk.take(from, post);
+    }
+    let posts = glommio::spawn_local_into(desk.serve(inbox), queues.log).expect("the queue exists");
+
+    flags.up.fetch_add(1, Ordering::Relaxed);
+    if says_ready {
+        wait_for_all(&flags.up, core_count, &flags.stop, Duration::MAX, &clock).await;
+        eprintln!(
+            "tailkeep ready node={} grpc={} http={} admin={} data={}",
+            facts.node, facts.grpc, facts.http, facts.admin, facts.data_dir
+        );
+    }
+    watch(&options, &core, &flags).await;
+    tracing::info!(core = id.0, "stopping: finishing what is in flight");
+    admin.set_stopping();
+    core.refuse();
+    stop_clients(&ingress).await;
+    let settled = core.stop(STOP_LOG_TIME).await;
+    flags.settled.fetch_add(1, Ordering::Relaxed);
+    // Others may still have something for this core to settle or to write.
+    let patient = AtomicBool::new(false);
+    let everybody = wait_for_all(&flags.settled, core_count, &patient, STOP_LOG_TIME, &clock).await;
+    let settled = everybody && core.stop(WAIT_FOR_ALL).await && settled;
+    let pending = core.shard().table().len();
+    tracing::info!(core = id.0, pending_traces = pending, "stopped");
+    posts.cancel().await;
+    match settled {
+        true => Ok(()),
+        false => Err(NodeError::Unsettled),
+    }
+}
+
+struct Queues {
+    ingest: TaskQueueHandle,
+    log: TaskQueueHandle,
+}
+
+impl Queues {
+    fn create() -> Queues {
+        let soon = Latency::Matters(Duration::from_millis(1));
+        let queue = |name| glommio::executor().create_task_queue(Shares::Static(1000), soon, name);
+        Queues {
+            ingest: queue("ingest"),
+            log: queue("log"),
+        }
+    }
+}
+
+fn table_options(options: &NodeOptions, core_count: u16, hash_key: crate::route::HashKey) -> TableOptions {
+    TableOptions {
+        completion: options.completion,
+        hash_key,
+        state_bytes_max: options.memory_limit_bytes / 100 * 40 / u64::from(core_count),
+        kept_count_max: KEPT_COUNT_MAX / usize::from(core_count),
+        decided_count_max: DECIDED_COUNT_MAX / usize::from(core_count),
+    }
+}
+
+fn open_sinks(files: &[FileDestination]) -> Result<Vec<FileSink>, NodeError> {
+    let open = |destination: &FileDestination| {
+        let error = |error| NodeError::File {
+            id: destination.id.clone(),
+            path: destination.file.path.clone(),
+            error,
+        };
+        FileSink::new(destination.file.clone()).map_err(error)
+    };
+    files.iter().map(open).collect()
+}
+
+/// Takes what other cores found in their logs, until every log is replayed. What else comes is kept for later.
+async fn listen_while_resuming(
+    inbox: &mut Inbox,
+    resuming: &RefCell<Resuming>,
+    admin: &Rc<Admin>,
+    early: &mut Vec<(CoreId, Post)>,
+) {
+    while !resuming.borrow().is_complete() {
+        match inbox.next().await {
+            (from, Post::Message(message)) => resuming.borrow_mut().handle_message(from, message),
+            (_, Post::Ask(question)) => question(admin),
+            other => early.push(other),
+        }
+    }
+}
+
+fn start_ingress(
+    options: &NodeOptions,
+    core: &Rc<Core>,
+    clock: &Rc<Clock>,
+    queue: TaskQueueHandle,
+    grpc: TcpListener,
+    http: TcpListener,
+    facts: &Facts,
+) -> Result<Rc<Ingress>, NodeError> {
+    let service: Rc<dyn TraceService> = Rc::new(Service(core.clone()));
+    let ingress = Ingress::start(options.ingress.clone(), service, clock.clone(), queue);
+    for (protocol, transport, listener, address) in [
+        ("grpc", Transport::Grpc, grpc, facts.grpc),
+        ("http", Transport::Http, http, facts.http),
+    ] {
+        let served = ingress.serve(transport, listener);
+        served.map_err(|error| NodeError::Port {
+            protocol,
+            address: address.to_string(),
+            error,
+        })?;
+    }
+    Ok(ingress)
+}
+
+/// Whom posts are for, once this core serves.
+struct Desk {
+    core: Rc<Core>,
+    ingress: Rc<Ingress>,
+    admin: Rc<Admin>,
+}
+
+impl Desk {
+    async fn serve(self, mut inbox: Inbox) {
+        loop {
+            let (from, post) = inbox.next().await;
+            self.take(from, post);
+            while let Some((from, post)) = inbox.next_here() {
+                self.take(from, post);
+                if glommio::executor().need_preempt() {
+                    break;
+                }
+            }
+            self.core.turn(self.core.now());
+            glommio::yield_if_needed().await;
+        }
+    }
+
+    fn take(&self, from: CoreId, post: Post) {
+        match post {
+            Post::Message(message) => self.core.handle_message(from, message),
+            Post::Connection(transport, accepted, seat) => {
+                let connection = Connection {
+                    tcp: accepted.bind_to_executor(),
+                    seat: Some(seat),
+                };
+                self.ingress.take(transport, connection);
+            }
+            Post::Append {
+                destination,
+                lines,
+                done,
+            } => {
+                let core = self.core.clone();
+                self.core.spawn(async move {
+                    let _ = done.send(core.append(destination, lines).await);
+                });
+            }
+            Post::Ask(question) => question(&self.admin),
+        }
+    }
+}
+
+/// `false`: patience ran out, or `given_up` was set.
+async fn wait_for_all(
+    count: &AtomicU16,
+    all: u16,
+    given_up: &AtomicBool,
+    patience: Duration,
+    clock: &Clock,
+) -> bool {
+    let began = clock.instant();
+    while count.load(Ordering::Relaxed) < all {
+        if given_up.load(Ordering::Relaxed) || clock.instant().since(began) >= patience {
+            return false;
+        }
+        glommio::timer::sleep(WAIT_FOR_ALL).await;
+    }
+    true
+}
+
+/// Until a signal ends it: reopens files on SIGHUP, refuses while the disk is nearly full.
+async fn watch(options: &NodeOptions, core: &Rc<Core>, flags: &Flags) {
+    let mut rounds = 0u32;
+    while !flags.stop.load(Ordering::Relaxed) {
+        glommio::timer::sleep(HOUSEKEEPING).await;
+        if !core.sinks().is_empty() && flags.reopen.swap(false, Ordering::Relaxed) {
+            tracing::info!("SIGHUP: reopening output files");
+            core.sinks().iter().for_each(FileSink::reopen);
+        }
+        if rounds.is_multiple_of(10) {
+            let disk = rustix::fs::statvfs(&options.data_dir);
+            let free = disk.map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
+            core.set_disk_low(free < options.free_bytes_min);
+        }
+        rounds = rounds.wrapping_add(1);
+    }
+}
+
+async fn stop_clients(ingress: &Rc<Ingress>) {
+    let patience = glommio::timer::sleep(STOP_CLIENTS_TIME);
+    futures_util::future::select(std::pin::pin!(ingress.stop()), std::pin::pin!(patience)).await;
+}

@@ -1,0 +1,209 @@
+//! From the logs that a core keeps to its landing cores, telling the owners of traces on the way.
+
+use super::admin::LastReplay;
+use super::clock::Clock;
+use super::datadir::{self, DataDir};
+use super::disk::DmaPool;
+use super::ingress::Ticket;
+use super::mesh::{Mesh, Post};
+use super::node::{NodeError, NodeOptions};
+use super::recovery::{self, FoundLog};
+use crate::base::ids::{CoreId, LogId, Position};
+use crate::config::options::Durability;
+use crate::export::{Destination, DestinationOptions};
+use crate::landing::fetch::WhichLog;
+use crate::landing::replay::{KeptReplay, Replay, Replayed};
+use crate::landing::{Landing, LandingOptions, LandingParts};
+use crate::shard::{Message, Resuming};
+use crate::wal::{Log, LogOptions};
+use std::cell::RefCell;
+use std::time::Duration;
+
+/// Kept entries are synced together; nobody waits for them.
+const KEPT_GROUP_INTERVAL: Duration = Duration::from_millis(50);
+/// A shipment to a file.
+const FILE_BATCH_BYTES: usize = 1 << 20;
+/// Verdicts gathered before their owners are told.
+const DECIDED_COUNT: usize = 4096;
+
+/// What is replayed, and by what rules.
+pub struct Sources<'a> {
+    pub options: &'a NodeOptions,
+    pub data_dir: &'a DataDir,
+    pub names: &'a [String],
+    /// The logs that this core keeps.
+    pub logs: &'a [LogId],
+    /// Logs of the whole directory, which share its space.
+    pub log_count: usize,
+}
+
+/// What the logs of one core held.
+pub struct Found {
+    pub landings: Vec<Landing<DmaPool, Ticket>>,
+    pub last_replay: LastReplay,
+}
+
+/// Replays the logs one after another, tells the owners what they hold, and at the end that this was all.
+pub async fn landings(
+    sources: Sources<'_>,
+    clock: &Clock,
+    mesh: &Mesh,
+    resuming: &RefCell<Resuming>,
+) -> Result<Found, NodeError> {
+    let began = clock.now();
+    let mut found = Found {
+        landings: Vec::new(),
+        last_replay: LastReplay::default(),
+    };
+    for log in sources.logs {
+        let parts = replay(&sources, *log, clock, mesh, resuming, &mut found.last_replay).await?;
+        let (landing, fragments) = Landing::resume(parts, &sources.options.policies, clock.now());
+        post_all(mesh, resuming.borrow_mut().replayed(fragments));
+        found.landings.push(landing);
+    }
+    for core in mesh.cores() {
+        mesh.post(core, Post::Message(Message::Replayed));
+    }
+    found.last_replay.seconds = clock.instant().since(began.instant).as_secs_f64();
+    Ok(found)
+}
+
+fn post_all(mesh: &Mesh, messages: Vec<(CoreId, Message)>) {
+    for (to, message) in messages {
+        mesh.post(to, Post::Message(message));
+    }
+}
+
+/// Folds a log and its kept log.
+async fn replay(
+    sources: &Sources<'_>,
+    log: LogId,
+    clock: &Clock,
+    mesh: &Mesh,
+    resuming: &RefCell<Resuming>,
+    last_replay: &mut LastReplay,
+) -> Result<LandingParts<DmaPool>, NodeError> {
+    let Sources {
+        options,
+        data_dir,
+        names,
+        ..
+    } = *sources;
+    let began = clock.now();
+    let mut kept_replay = KeptReplay::default();
+    let kept_path = data_dir.log_path(WhichLog::Kept, log);
+    let kept_found = recovery::replay(&kept_path, log, clock, |entry| {
+        kept_replay.entry(entry, began);
+    })
+    .await?;
+    let mut replay = Replay::new(
+        log,
+        data_dir.hash_key(),
+        &options.policies,
+        names,
+        options.completion.structural,
+        began,
+    );
+    let main_path = data_dir.log_path(WhichLog::Main, log);
+    let found = recovery::replay(&main_path, log, clock, |entry| {
+        replay.entry(entry);
+        if replay.decided_count() >= DECIDED_COUNT {
+            post_all(mesh, resuming.borrow_mut().decided(replay.take_decided()));
+        }
+    })
+    .await?;
+    post_all(mesh, resuming.borrow_mut().decided(replay.take_decided()));
+    let replayed = replay.finish();
+    let malformed = replayed.malformed + kept_replay.malformed;
+    if malformed > 0 {
+        tracing::error!(
+            entries = malformed,
+            "entries with sound checksums and unknown contents were passed over"
+        );
+    }
+    last_replay.segments += found.segments + kept_found.segments;
+    last_replay.entries += found.entries + kept_found.entries;
+    last_replay.skipped_bytes += found.corrupt_bytes + kept_found.corrupt_bytes;
+    Ok(parts(
+        sources,
+        log,
+        clock,
+        replayed,
+        kept_replay,
+        found,
+        kept_found,
+    ))
+}
+
+fn parts(
+    sources: &Sources<'_>,
+    log_id: LogId,
+    clock: &Clock,
+    replayed: Replayed,
+    kept_replay: KeptReplay,
+    found: FoundLog,
+    kept_found: FoundLog,
+) -> LandingParts<DmaPool> {
+    let Sources {
+        options,
+        data_dir,
+        names,
+        log_count,
+        ..
+    } = *sources;
+    let share = log_count as u64;
+    let log_options = |retain, group_interval, seed: Option<u64>| LogOptions {
+        log: log_id,
+        log_seed: seed.unwrap_or_else(datadir::random_u64),
+        segment_size: options.segment_bytes,
+        size_max: options.wal_bytes_max / 2 / share,
+        retain,
+        group_interval,
+        sync: options.durability == Durability::Fsync,
+    };
+    // Positions that records of the log speak of must not come to mean other entries.
+    let mut kept_start = kept_found.start;
+    let beyond = replayed.kept_position_max.0.div_ceil(options.segment_bytes) * options.segment_bytes;
+    kept_start.next_position = kept_start.next_position.max(Position(beyond));
+    let kept_tail = kept_start.next_position;
+    let now = clock.now();
+    let log = Log::new(
+        log_options(options.retain, Duration::ZERO, found.log_seed),
+        DmaPool::default(),
+        found.start,
+        now,
+    );
+    // What is behind every cursor is of no use to anyone.
+    let kept_options = log_options(Duration::ZERO, KEPT_GROUP_INTERVAL, kept_found.log_seed);
+    let kept = Log::new(kept_options, DmaPool::default(), kept_start, now);
+    let destinations = options.files.iter().map(|file| {
+        let options = DestinationOptions {
+            id: file.id.clone(),
+            flush_interval: file.flush_interval,
+            batch_bytes: FILE_BATCH_BYTES,
+        };
+        // A new destination starts at the tail.
+        let cursor = replayed.cursors.get(&file.id).copied().unwrap_or(kept_tail);
+        Destination::new(options, cursor)
+    });
+    let destinations = destinations.collect();
+    let landing = LandingOptions {
+        log: log_id,
+        hash_key: data_dir.hash_key(),
+        node: options.name.clone(),
+        annotate: options.annotate,
+        acknowledge_at_once: options.durability == Durability::None,
+        span_bytes_max: options.span_bytes_max(),
+        block_bytes_max: options.memory_limit_bytes / 100 * 45 / share,
+        unsynced_bytes_max: options.memory_limit_bytes / 100 * 10 / share,
+        policy_names: names.to_vec(),
+    };
+    LandingParts {
+        options: landing,
+        log,
+        kept,
+        replayed,
+        kept_replay,
+        destinations,
+    }
+}

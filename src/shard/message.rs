@@ -1,0 +1,32 @@
+//! What one core tells another.
+//!
+//! ```text
+//!  start:    Decided*  Adopt*  Replayed      each core to every other, in this order
+//!  then:     Items →    ← Settled            landing core to owner, owner to landing core
+//! ```
+//!
+//! Both kinds are credit: so many items and settlements are on their way between two cores at most, until the
+//! other end counts them back. A core that lacks credit for items refuses requests; one that lacks credit for
+//! settlements decides nothing and leaves items waiting. `Settled` itself is always taken at once, whatever its
+//! receiver lacks, so that no two cores can wait for each other.
+
+use crate::base::ids::TraceId;
+use crate::route::{Decision, ItemBatch, Settlement};
+use crate::table::Trace;
+
+#[derive(Debug)]
+pub enum Message {
+    /// Verdicts that stand in a log, for the owners of their traces.
+    Decided(Vec<(TraceId, Decision)>),
+    /// What a log holds of traces without a verdict, for their owners.
+    Adopt(Vec<Trace>),
+    /// All of the sender's logs are replayed.
+    Replayed,
+    Items(ItemBatch),
+    Settled {
+        settlements: Vec<Settlement>,
+        /// Credit given back for items, and for settlements that came the other way.
+        items_absorbed: usize,
+        settlements_taken: usize,
+    },
+}

@@ -1,0 +1,95 @@
+//! A core between its start and its first request: it learns what the logs say of the traces it owns.
+//!
+//! Every core replays the logs that it keeps and tells the owners. A decision of any log must be known before a
+//! fragment of another is adopted, so fragments wait until all cores have replayed all logs.
+
+use super::message::Message;
+use crate::base::ids::{CoreId, TraceId};
+use crate::route::{self, Decision, HashKey};
+use crate::table::{Table, Trace};
+
+/// Items per message.
+const MESSAGE_COUNT_MAX: usize = 1024;
+
+/// The table of a core that does not serve yet.
+pub struct Resuming {
+    pub(super) core: CoreId,
+    pub(super) core_count: u16,
+    hash_key: HashKey,
+    pub(super) table: Table,
+    pub(super) fragments: Vec<Trace>,
+    /// Cores that have not replayed all their logs.
+    missing: u16,
+    /// From cores that serve already.
+    pub(super) early: Vec<(CoreId, Message)>,
+}
+
+impl Resuming {
+    pub fn new(core: CoreId, core_count: u16, hash_key: HashKey, table: Table) -> Resuming {
+        Resuming {
+            core,
+            core_count,
+            hash_key,
+            table,
+            fragments: Vec::new(),
+            missing: core_count,
+            early: Vec::new(),
+        }
+    }
+
+    pub fn handle_message(&mut self, from: CoreId, message: Message) {
+        match message {
+            Message::Decided(decided) => decided
+                .into_iter()
+                .for_each(|(trace, decision)| self.table.remember_replayed(trace, decision)),
+            Message::Adopt(fragments) => self.fragments.extend(fragments),
+            Message::Replayed => self.missing -= 1,
+            Message::Items(_) | Message::Settled { .. } => self.early.push((from, message)),
+        }
+    }
+
+    /// What a log decided: kept here if this core owns the trace, otherwise to be sent.
+    pub fn decided(&mut self, decided: Vec<(TraceId, Decision)>) -> Vec<(CoreId, Message)> {
+        let by_owner = self.by_owner(decided, |(trace, _)| *trace);
+        self.deliver(by_owner, Message::Decided)
+    }
+
+    /// What a log holds undecided.
+    pub fn replayed(&mut self, fragments: Vec<Trace>) -> Vec<(CoreId, Message)> {
+        let by_owner = self.by_owner(fragments, Trace::id);
+        self.deliver(by_owner, Message::Adopt)
+    }
+
+    /// Every log of the node is replayed: the shard can be made.
+    pub fn is_complete(&self) -> bool {
+        self.missing == 0
+    }
+
+    fn by_owner<T>(&self, all: Vec<T>, trace: impl Fn(&T) -> TraceId) -> Vec<Vec<T>> {
+        let mut by_owner: Vec<Vec<T>> = (0..self.core_count).map(|_| Vec::new()).collect();
+        for one in all {
+            let owner = route::owner(self.hash_key.trace(&trace(&one)), self.core_count);
+            by_owner[owner.0 as usize].push(one);
+        }
+        by_owner
+    }
+
+    fn deliver<T>(
+        &mut self,
+        by_owner: Vec<Vec<T>>,
+        message: impl Fn(Vec<T>) -> Message,
+    ) -> Vec<(CoreId, Message)> {
+        let mut messages = Vec::new();
+        for (owner, mut rest) in by_owner.into_iter().enumerate() {
+            let owner = CoreId(owner as u16);
+            while !rest.is_empty() {
+                let part = rest.split_off(rest.len().saturating_sub(MESSAGE_COUNT_MAX));
+                match owner == self.core {
+                    true => self.handle_message(owner, message(part)),
+                    false => messages.push((owner, message(part))),
+                }
+            }
+        }
+        messages
+    }
+}

@@ -1,0 +1,46 @@
+//! The traces of one log during its replay: nothing is judged here, verdicts only take away what they settle.
+//!
+//! A trace's spans may stand in several logs, and each of them has the verdicts about its own. So a log folds by
+//! itself, and what is left of it are fragments: traces without a verdict after their last span in that log. Their
+//! owners learn first what any log decided, then adopt the fragments.
+
+use super::trace::Trace;
+use crate::base::ids::TraceId;
+use crate::base::time::Now;
+use crate::route::ItemBatch;
+use hashbrown::HashMap;
+
+/// The fold of one log.
+#[derive(Debug)]
+pub struct Fragments {
+    /// Whether completion looks at parents.
+    structural: bool,
+    traces: HashMap<TraceId, Trace>,
+}
+
+impl Fragments {
+    pub fn new(structural: bool) -> Fragments {
+        Fragments {
+            structural,
+            traces: HashMap::new(),
+        }
+    }
+
+    pub fn absorb(&mut self, now: Now, batch: &ItemBatch) {
+        for item in &batch.items {
+            let open = || Trace::new(item.trace, now, self.structural);
+            let trace = self.traces.entry(item.trace).or_insert_with(open);
+            let (places, spans, parents) = batch.lists(item);
+            trace.absorb(now, item.digest, places, spans, parents);
+        }
+    }
+
+    /// A verdict entry settles all that stands before it in its log of that trace.
+    pub fn settle(&mut self, trace: &TraceId) -> Option<Trace> {
+        self.traces.remove(trace)
+    }
+
+    pub fn into_traces(self) -> impl Iterator<Item = Trace> {
+        self.traces.into_values()
+    }
+}
