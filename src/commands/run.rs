@@ -14,7 +14,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// Cores of one node at most: as many logs can a data directory have, twice over.
+/// Cores that `auto` takes at most.
 const CORES_MAX: usize = 128;
 /// `wal.max_size: auto`.
 const WAL_BYTES_AUTO_MAX: u64 = 20 << 30;
@@ -168,10 +168,6 @@ fn choose_cpus(config: &Config) -> Result<Vec<usize>, Failure> {
         }
         Cores::Count(count) => {
             let count = *count as usize;
-            if count > CORES_MAX {
-                let message = format!("node.cores: at most {CORES_MAX}, found {count}");
-                return Err(Failure::Environment(message));
-            }
             if count > allowed.len() {
                 tracing::warn!(
                     cores = count,

@@ -28,6 +28,20 @@ fn by_trace(spans: impl IntoIterator<Item = Exported>) -> Traces {
     traces
 }
 
+/// Sends the captured bodies, those of one trace on as many connections as it has bodies, if there are so many.
+fn send_spread(address: SocketAddr, bodies: &[Vec<u8>]) {
+    const CONNECTIONS: usize = 8;
+    std::thread::scope(|scope| {
+        for lane in 0..CONNECTIONS {
+            scope.spawn(move || {
+                let mut client = Client::new(address);
+                let mine = bodies.iter().skip(lane).step_by(CONNECTIONS);
+                mine.for_each(|body| client.export_bytes(body));
+            });
+        }
+    });
+}
+
 /// Sends the captured bodies, those of one trace one after the other on one connection.
 fn send_captured(address: SocketAddr, bodies: &[Vec<u8>]) {
     let mut lanes: Vec<BTreeMap<Vec<u8>, Vec<&[u8]>>> = vec![BTreeMap::new(); SENDERS];
@@ -95,6 +109,31 @@ fn of_the_captured_traces_those_come_out_that_the_oracle_keeps() {
         let tailkeep = place.start();
         send_captured(tailkeep.http, &bodies);
         tailkeep.wait_settled();
+        tailkeep.stop_well();
+        assert_as_decided(&options, by_trace(came.clone()), by_trace(place.output().spans));
+    }
+}
+
+#[test]
+fn traces_that_are_spread_over_connections_and_cores_come_out_as_the_oracle_keeps_them() {
+    let Some(bodies) = traffic::captured_bodies() else {
+        return;
+    };
+    let came = spans_of(&bodies);
+    let all: Vec<SpanOfResource> = came.iter().map(policies::of_resource).collect();
+    let mut random = Random::printed("random policies");
+    for cores in ["1", "2", "4"] {
+        let options = policies::random(&mut random, &all);
+        let yaml = policies::yaml(&options);
+        println!("{cores} cores\n{yaml}");
+        let place = patient(Place::new("cores"))
+            .policies(&yaml)
+            .with("node.cores", cores);
+        let tailkeep = place.start();
+        send_spread(tailkeep.http, &bodies);
+        let status = tailkeep.wait_settled();
+        assert_eq!(status["cores"].as_array().map(Vec::len), cores.parse().ok());
+        assert_eq!(status["signals"]["spans"]["accepted"], 2586);
         tailkeep.stop_well();
         assert_as_decided(&options, by_trace(came.clone()), by_trace(place.output().spans));
     }

@@ -17,6 +17,8 @@ fn pending(name: &str) -> Place {
     let mut place = Place::new(name)
         .with("completion.quiet", "60s")
         .with("tail_sampling.decision_wait", "300s");
+    // One log, which is then damaged.
+    place.set("node.cores", "1");
     let tailkeep = place.start();
     let mut client = Client::new(tailkeep.http);
     for number in 0..TRACES {

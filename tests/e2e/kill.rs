@@ -1,5 +1,5 @@
-//! SIGKILL in mid-load, again and again on one directory: what was acknowledged and is due is in the output
-//! after the last start, and nothing is there that was never sent.
+//! SIGKILL in mid-load, again and again on one directory, with another number of cores each time: what was
+//! acknowledged and is due is in the output after the last start, and nothing is there that was never sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -67,9 +67,10 @@ fn send_until_gone(
 
 fn acknowledged_spans_survive_kills(name: &str, durability: &str, kills: u32) {
     let mut random = Random::printed(name);
-    let place = Place::new(name).errors_only().with("wal.durability", durability);
+    let mut place = Place::new(name).errors_only().with("wal.durability", durability);
     let mut sent = Sent::default();
     for round in 0..kills {
+        place.set("node.cores", ["2", "4", "1", "3"][round as usize % 4]);
         let tailkeep = place.start();
         let (stop, acknowledged) = (AtomicBool::new(false), AtomicU64::new(0));
         let until = Duration::from_millis(50 + random.below(700));
@@ -151,6 +152,7 @@ fn acknowledged_spans_survive_kills_without_fsync() {
 fn pending_spans_survive_a_kill() {
     let place = Place::new("kill-pending")
         .errors_only()
+        .with("node.cores", "2")
         .with("completion.quiet", "20s");
     let tailkeep = place.start();
     let mut client = Client::new(tailkeep.http);
@@ -167,6 +169,7 @@ fn pending_spans_survive_a_kill() {
 
     let mut place = place;
     place.set("completion.quiet", "200ms");
+    place.set("node.cores", "3");
     let tailkeep = place.start();
     let status = tailkeep.wait_settled();
     assert_eq!(status["wal"]["last_replay"]["traces_resumed"], 20);

@@ -29,26 +29,25 @@ fn node_name(value: &Value<'_>) -> Option<String> {
     Some(name)
 }
 
+/// A data directory has at most 256 logs, and tailkeep has no more cores than half of that.
+const CORES_MAX: i64 = 128;
+
 fn cores(value: &Value<'_>) -> Option<Cores> {
-    const BUILT: &str = "one core so far: auto, 1, or a list of one CPU such as [0]";
     if value.is_word("auto") {
         return Some(Cores::Auto);
     }
     if !value.is_list() {
-        return match value.whole(1, 1024)? {
-            1 => Some(Cores::Count(1)),
-            _ => value.not_yet(BUILT),
-        };
+        return value.whole(1, CORES_MAX).map(|count| Cores::Count(count as u32));
     }
     let cpus: Option<Vec<u32>> = value
         .list()?
         .iter()
         .map(|cpu| cpu.whole(0, 1 << 16).map(|cpu| cpu as u32))
         .collect();
-    match cpus?.as_slice() {
-        [] => value.error("names no CPU", ""),
-        [cpu] => Some(Cores::List(vec![*cpu])),
-        _ => value.not_yet(BUILT),
+    match cpus? {
+        cpus if cpus.is_empty() => value.error("names no CPU", ""),
+        cpus if cpus.len() as i64 > CORES_MAX => value.error("names more than 128 CPUs", ""),
+        cpus => Some(Cores::List(cpus)),
     }
 }
 
