@@ -17,6 +17,7 @@
 //! Order of calls: `handle_request`, `settle` and the other `handle_*` as things happen, then
 //! [`Landing::advance`] until it returns `false`, then [`Landing::poll_effect`] until `None`.
 
+pub mod decided; // what was decided, carried along
 pub mod fetch; // entries read back
 pub mod record; // what is written besides spans
 pub mod replay; // a log folded again after a start
@@ -67,6 +68,8 @@ pub struct LandingOptions {
     pub block_bytes_max: u64,
     /// Bytes that may wait for their sync.
     pub unsynced_bytes_max: u64,
+    /// Decisions that are carried along when their segments go, at least.
+    pub decided_count_max: usize,
     /// Names of policies: first those of the configuration, in order, then older ones that verdicts in the
     /// log still name.
     pub policy_names: Vec<String>,
@@ -127,6 +130,7 @@ pub struct Landing<P: BlockPool, W> {
     copies: VecDeque<(Position, Place)>,
     /// Records of copies for the next copied entry.
     copied: Vec<u8>,
+    decided: decided::Decided,
     fetcher: Fetcher,
     queue: deliver::Queue,
     deliveries: Vec<Delivery>,
@@ -162,6 +166,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             keeps: VecDeque::new(),
             copies: VecDeque::new(),
             copied: Vec::new(),
+            decided: decided::Decided::default(),
             fetcher: Fetcher::default(),
             queue: deliver::Queue::default(),
             deliveries: destinations.into_iter().map(Delivery::new).collect(),
@@ -296,6 +301,7 @@ impl<P: BlockPool, W> Landing<P, W> {
         self.let_copies_go();
         let more_deliveries = self.gather(now);
         self.log_cursors(now);
+        self.carry_decided(now);
         self.evict();
         more_keeps || more_deliveries
     }

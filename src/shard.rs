@@ -64,15 +64,12 @@ impl<P: BlockPool, W> Shard<P, W> {
             landing,
         } = parts;
         landing.assert_names(&policies);
-        let lowest_cursor = destinations
-            .iter()
-            .map(Destination::cursor)
-            .min()
-            .unwrap_or_default();
-        let (keeps, kept_entries) = kept_replay.reconcile(&mut replayed, lowest_cursor);
+        let (keeps, kept_entries) = kept_replay.reconcile(&mut replayed);
         let mut stats = Stats::new(policies.policies().len());
         let mut settlements = Vec::new();
         let mut landing = Landing::new(landing, log, kept, destinations, kept_entries, now);
+        let (batches, newest, uncovered) = replayed.decided.into_parts();
+        landing.resume_decided(batches, newest, uncovered);
         for (_, _, places) in table.fold_of_open_traces() {
             places.into_iter().for_each(|place| landing.hold(place));
         }

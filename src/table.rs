@@ -16,7 +16,7 @@ mod cache;
 mod recent;
 mod trace;
 
-pub use cache::{DecidedCache, FALSE_HIT_ODDS_MAX};
+pub use cache::{CompactDecision, DecidedCache, FALSE_HIT_ODDS_MAX};
 pub use recent::{DecidedTrace, Recent};
 pub use trace::Trace;
 
@@ -30,6 +30,7 @@ use crate::policy::{PolicySet, Ruling};
 use crate::route::{Decision, HashKey, Item, ItemBatch, Places, PolicyNumber, Settlement};
 use crate::stats::Stats;
 use crate::verdict::Reason;
+use recent::PLACES_REMEMBERED;
 use hashbrown::{HashMap, HashTable};
 use std::time::Duration;
 
@@ -172,7 +173,7 @@ impl Table {
             stats.late_span_age.record(Duration::from_nanos(
                 now.wall.0.saturating_sub(decided.decided_at.0),
             ));
-            decided.late_spans += item.digest.span_count;
+            decided.add_late(item.digest.span_count, places);
         }
         let span_count = item.digest.span_count;
         out.push(Settlement {
@@ -310,6 +311,7 @@ impl Table {
             last_seen: wall_of(trace.progress().last_span_at),
             decided_at: now.wall,
             late_spans: 0,
+            places: trace.places().take(PLACES_REMEMBERED).collect(),
         });
     }
 
@@ -410,21 +412,60 @@ impl Table {
     ///
     /// Whether it was given to late spans does not matter: the verdict that they followed may have left the log
     /// with an older segment, and then they look like a trace of their own until this entry.
-    pub fn replay_settlement(&mut self, trace: TraceId, decision: Decision) -> (Places, u32) {
+    pub fn replay_settlement(
+        &mut self,
+        now: Now,
+        trace: TraceId,
+        decision: Decision,
+        late: bool,
+    ) -> (Places, u32) {
         let hash = self.options.hash_key.trace(&trace);
-        self.decided.insert(hash, trace, decision);
         let replaying = self
             .replaying
             .as_mut()
             .expect("settlements are replayed before resume");
         let (late_places, late_span_count) = replaying.remove(&trace).unwrap_or_default();
-        let Some(open) = self.find(hash, &trace).and_then(|key| self.remove(key)) else {
+        let open = self.find(hash, &trace).and_then(|key| self.remove(key));
+        match &open {
+            Some(open) if !late => self.remember(now, open, decision),
+            Some(_) | None => self.decided.insert(hash, trace, decision),
+        }
+        if let Some(decided) = self.recent.get_mut(&trace) {
+            decided.add_late(late_span_count, &late_places);
+        }
+        let Some(open) = open else {
             return (late_places, late_span_count);
         };
         let span_count = open.digest().span_count + late_span_count;
         let mut places = open.into_places();
         places.extend(late_places);
         (places, span_count)
+    }
+
+    /// A decision that was taken before everything that was replayed. What is known stays.
+    pub fn remember_older(&mut self, decision: CompactDecision, kept: Option<(TraceId, Decision)>) {
+        self.decided.insert_older(decision, kept);
+    }
+
+    /// Traces that look open because their decision was remembered after their spans were replayed are late.
+    pub fn settle_remembered(&mut self) {
+        let is_decided = |trace: &Trace| {
+            let id = trace.id();
+            self.decided.get(self.options.hash_key.trace(&id), &id).is_some()
+        };
+        let keys: Vec<Key> = self
+            .traces
+            .iter()
+            .filter(|(_, trace)| is_decided(trace))
+            .map(|(key, _)| key)
+            .collect();
+        for key in keys {
+            let trace = self.remove(key).expect("just listed");
+            let replaying = self.replaying.as_mut().expect("before resume");
+            let (places, span_count) = replaying.entry(trace.id()).or_default();
+            *span_count += trace.digest().span_count;
+            places.extend(trace.into_places());
+        }
     }
 
     /// Ends the replay: every resumed trace gets one full `quiet`, late fragments follow their verdict.
@@ -438,6 +479,9 @@ impl Table {
         for (trace, (places, span_count)) in late {
             let decision = self.decided.get(self.options.hash_key.trace(&trace), &trace);
             let decision = decision.expect("late fragments were found late by the cache");
+            if let Some(decided) = self.recent.get_mut(&trace) {
+                decided.add_late(span_count, &places);
+            }
             stats.late_spans[decision.verdict as usize] += u64::from(span_count);
             out.push(Settlement {
                 trace,

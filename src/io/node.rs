@@ -47,6 +47,9 @@ const IO_MEMORY_MAX: u64 = 64 << 20;
 const KEPT_GROUP_INTERVAL: Duration = Duration::from_millis(50);
 /// Bytes that a span's entry has beside the span, its resource and its scope, amply.
 const ENTRY_OVERHEAD: u64 = 64 << 10;
+/// Decided traces remembered at least, and kept ones with their policy.
+const DECIDED_COUNT_MAX: usize = 1_000_000;
+const KEPT_COUNT_MAX: usize = 100_000;
 /// A shipment to a file.
 const FILE_BATCH_BYTES: usize = 1 << 20;
 
@@ -361,12 +364,24 @@ async fn replay(
             completion: options.completion,
             hash_key,
             state_bytes_max: options.memory_limit_bytes / 100 * 40,
-            kept_count_max: 100_000,
-            decided_count_max: 1_000_000,
+            kept_count_max: KEPT_COUNT_MAX,
+            decided_count_max: DECIDED_COUNT_MAX,
         },
         began,
     );
-    let mut kept_replay = KeptReplay::default();
+    let destination_ids = options.files.iter().map(|file| file.id.clone()).collect();
+    let mut replay = Replay::new(
+        log_id,
+        hash_key,
+        &options.policies,
+        &mut table,
+        destination_ids,
+        began,
+    );
+    let log_path = data_dir.log_path(WhichLog::Main, log_id);
+    let found = recovery::replay(&log_path, log_id, clock, |entry| replay.entry(entry)).await?;
+    let mut replayed = replay.finish();
+    let mut kept_replay = KeptReplay::new(&replayed);
     let kept_found = recovery::replay(
         &data_dir.log_path(WhichLog::Kept, log_id),
         log_id,
@@ -376,17 +391,6 @@ async fn replay(
         },
     )
     .await?;
-    let mut replay = Replay::new(log_id, hash_key, &options.policies, &mut table, began);
-    let found = recovery::replay(
-        &data_dir.log_path(WhichLog::Main, log_id),
-        log_id,
-        clock,
-        |entry| {
-            replay.entry(entry);
-        },
-    )
-    .await?;
-    let replayed = replay.finish();
     if replayed.malformed + kept_replay.malformed > 0 {
         let entries = replayed.malformed + kept_replay.malformed;
         tracing::error!(
@@ -420,6 +424,11 @@ async fn replay(
         found.start,
         now,
     );
+    while let Some(position) = replayed.decided.poll_older() {
+        let payload = recovery::read_entry(&log_path, &log, position);
+        replayed.read_decided(position, payload.as_deref(), hash_key, &mut table);
+    }
+    table.settle_remembered();
     let kept_options = LogOptions {
         // What is behind every cursor is of no use to anyone.
         retain: Duration::ZERO,
@@ -445,6 +454,7 @@ async fn replay(
         span_bytes_max: (options.segment_bytes - ENTRY_OVERHEAD) as usize,
         block_bytes_max: options.memory_limit_bytes / 100 * 45,
         unsynced_bytes_max: options.memory_limit_bytes / 100 * 10,
+        decided_count_max: DECIDED_COUNT_MAX,
         policy_names: replayed.policy_names.clone(),
     };
     let last_replay = LastReplay {

@@ -30,7 +30,7 @@ mod walk;
 
 use thiserror::Error;
 
-use super::entry::{EntryFlags, EntryHeader, EntryKind, Seed};
+use super::entry::{EntryFlags, EntryHeader, EntryKind, HEADER_BYTES, Seed};
 use super::group::GroupHead;
 use super::options::{KnownSegment, LogStart};
 use super::segment::{HeaderError, SegmentHeader, SegmentId, parse_header};
@@ -42,6 +42,9 @@ use walk::{Inference, Inferred, Next, Step, Walk};
 
 /// What [`Recovery::header`] wants of each file: its header, and the page of its first group.
 pub const HEAD_BYTES: usize = 2 * PAGE_BYTES;
+
+/// Bytes read at a time. A multiple of the block, so that entries seldom lie across two pieces.
+const PIECE_BYTES: u64 = 1 << 20;
 
 /// Bytes of a file that recovery wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +125,7 @@ pub enum Extent {
 pub struct Recovery {
     log: LogId,
     extent: Extent,
+    piece_bytes: u64,
     log_seed: Option<u64>,
     /// By id.
     files: Vec<File>,
@@ -182,6 +186,7 @@ impl Recovery {
         Recovery {
             log,
             extent,
+            piece_bytes: PIECE_BYTES,
             log_seed: None,
             files: Vec::new(),
             synced: Position(0),
@@ -202,6 +207,12 @@ impl Recovery {
             corrupt: Vec::new(),
             unsynced: Vec::new(),
         }
+    }
+
+    /// Reads in pieces that end on multiples of `bytes`; what is found does not depend on it.
+    pub fn in_pieces_of(self, bytes: u64) -> Recovery {
+        let piece_bytes = bytes.max(HEADER_BYTES as u64);
+        Recovery { piece_bytes, ..self }
     }
 
     /// The first [`HEAD_BYTES`] of the file named `segment`; fewer if the file is shorter.
@@ -370,11 +381,11 @@ impl Recovery {
             let index = self.index_of(segment).expect("just found among the files");
             if let Some(header) = self.files[index].header {
                 self.files[index].surveyed = true;
-                let walk = Walk::new(seed, segment, header.base, header.end()).of_headers();
+                let walk = Walk::new(seed, segment, header.base, header.end(), self.piece_bytes).of_headers();
                 let task = Task::Survey { walk, empty_from: 0 };
                 return self.begin(index, task);
             }
-            let inference = Inference::new(seed, segment);
+            let inference = Inference::new(seed, segment, self.piece_bytes);
             let (start, len) = inference.first_read();
             self.want(index, start, len);
             let task = Task::Infer(inference);
@@ -387,7 +398,7 @@ impl Recovery {
             next += 1;
             self.next = Some(next);
             if let Some(header) = file.header.filter(|header| header.base < file.limit) {
-                let mut walk = Walk::new(seed, file.segment, header.base, file.limit);
+                let mut walk = Walk::new(seed, file.segment, header.base, file.limit, self.piece_bytes);
                 if let Some((data_bytes, empty_from)) = file.found {
                     walk = walk.surveyed(data_bytes, empty_from);
                 }
@@ -424,7 +435,7 @@ impl Recovery {
                 file.surveyed = true;
                 if let Some(header) = header {
                     let seed = Seed::new(header.log_seed);
-                    let walk = Walk::new(seed, file.segment, base, header.end()).of_headers();
+                    let walk = Walk::new(seed, file.segment, base, header.end(), self.piece_bytes).of_headers();
                     self.begin(scan.index, Task::Survey { walk, empty_from: 0 });
                 }
             }

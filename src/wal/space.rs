@@ -145,6 +145,17 @@ impl<P: BlockPool> Log<P> {
         self.resumes_at
     }
 
+    /// Whether requests are taken at all.
+    pub fn admits_something(&self) -> bool {
+        self.admit(0).is_ok()
+    }
+
+    /// Whether both positions lie in one segment.
+    pub fn is_same_segment(&self, one: Position, other: Position) -> bool {
+        let index = self.segment_index(one);
+        index.is_some() && index == self.segment_index(other)
+    }
+
     /// Entries before this may be gone soon: their segments are held by nothing, and files are nearly as many as may
     /// be, or the oldest is nearly as old as may be. What is to outlive them is to be appended again now.
     pub fn leaving(&self, now: Now) -> Position {

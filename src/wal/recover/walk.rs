@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The walk asks for the bytes that it needs next and never holds more than one window, whatever the size of the
-//! segment: [`CHUNK_BYTES`], or one entry if that is larger.
+//! segment: a piece, or one entry if that is larger.
 
 use crate::base::block::PAGE_BYTES;
 use crate::base::ids::{Place, Position};
@@ -16,9 +16,6 @@ use crate::wal::group::GroupHead;
 use crate::wal::segment::SegmentId;
 
 const ALIGN: u64 = Place::ENTRY_ALIGN;
-
-/// Bytes asked for at a time. A multiple of the block, so that entries seldom lie across two windows.
-pub(super) const CHUNK_BYTES: u64 = 1 << 20;
 
 /// What lies at one place of a segment.
 pub(super) enum Step<'a> {
@@ -58,12 +55,14 @@ pub(super) struct Walk {
     window: Vec<u8>,
     window_start: u64,
     asked: (u64, u64),
+    piece_bytes: u64,
     checks_payloads: bool,
 }
 
 impl Walk {
-    /// Data begins at `base`; `limit` is where it counts to.
-    pub fn new(seed: Seed, segment: SegmentId, base: Position, limit: Position) -> Walk {
+    /// Data begins at `base`; `limit` is where it counts to. It is read in pieces that end on multiples of
+    /// `piece_bytes`.
+    pub fn new(seed: Seed, segment: SegmentId, base: Position, limit: Position, piece_bytes: u64) -> Walk {
         Walk {
             seed,
             segment,
@@ -75,6 +74,7 @@ impl Walk {
             window: Vec::new(),
             window_start: 0,
             asked: (0, 0),
+            piece_bytes,
             checks_payloads: true,
         }
     }
@@ -159,8 +159,8 @@ impl Walk {
     }
 
     fn ask(&mut self, start: u64, len: u64) -> Next<'static> {
-        let chunk_end = (self.base.0 + start + 1).next_multiple_of(CHUNK_BYTES) - self.base.0;
-        let end = start.saturating_add(len).max(chunk_end).min(self.length);
+        let piece_end = (self.base.0 + start + 1).next_multiple_of(self.piece_bytes) - self.base.0;
+        let end = start.saturating_add(len).max(piece_end).min(self.length);
         self.asked = (start, end - start);
         Next::Read {
             start,
@@ -254,6 +254,7 @@ pub(super) struct Inference {
     segment: SegmentId,
     at: u64,
     asked: (u64, u64),
+    piece_bytes: u64,
 }
 
 /// What a search comes to next.
@@ -265,12 +266,13 @@ pub(super) enum Inferred {
 }
 
 impl Inference {
-    pub fn new(seed: Seed, segment: SegmentId) -> Inference {
+    pub fn new(seed: Seed, segment: SegmentId, piece_bytes: u64) -> Inference {
         Inference {
             seed,
             segment,
             at: 0,
-            asked: (0, CHUNK_BYTES),
+            asked: (0, piece_bytes),
+            piece_bytes,
         }
     }
 
@@ -286,7 +288,7 @@ impl Inference {
             match self.base_by(rest) {
                 Ok(Some(base)) => return Inferred::Base(base),
                 Err(needed) if !is_last && needed as u64 <= crate::wal::SEGMENT_SIZE_MAX => {
-                    self.asked = (self.at, (needed as u64).max(CHUNK_BYTES));
+                    self.asked = (self.at, (needed as u64).max(self.piece_bytes));
                     let (start, len) = self.asked;
                     return Inferred::Read { start, len };
                 }
@@ -296,7 +298,7 @@ impl Inference {
         if is_last {
             return Inferred::Nothing;
         }
-        self.asked = (self.at, CHUNK_BYTES);
+        self.asked = (self.at, self.piece_bytes);
         let (start, len) = self.asked;
         Inferred::Read { start, len }
     }
