@@ -17,6 +17,7 @@
 //! Order of calls: `handle_request`, `settle` and the other `handle_*` as things happen, then
 //! [`Landing::advance`] until it returns `false`, then [`Landing::poll_effect`] until `None`.
 
+pub mod decided; // what was decided, carried along
 pub mod fetch; // entries read back
 pub mod record; // what is written besides spans
 pub mod replay; // a log folded again after a start
@@ -69,6 +70,8 @@ pub struct LandingOptions {
     pub block_bytes_max: u64,
     /// Bytes that may wait for their sync.
     pub unsynced_bytes_max: u64,
+    /// Decisions that are carried along when their segments go, at least.
+    pub decided_count_max: usize,
     /// Names of policies: first those of the configuration, in order, then older ones that verdicts in the
     /// log still name.
     pub policy_names: Vec<String>,
@@ -140,6 +143,7 @@ pub struct Landing<P: BlockPool, W> {
     copies: VecDeque<(Position, Place)>,
     /// Records of copies for the next copied entry.
     copied: Vec<u8>,
+    decided: decided::Decided,
     fetcher: Fetcher,
     queue: deliver::Queue,
     deliveries: Vec<Delivery>,
@@ -167,12 +171,13 @@ impl<P: BlockPool, W> Landing<P, W> {
             destinations,
         } = parts;
         options.assert_names(policies);
-        let lowest_cursor = destinations.iter().map(Destination::cursor).min();
-        let (keeps, kept_entries) = kept_replay.reconcile(&mut replayed, lowest_cursor.unwrap_or_default());
+        let (keeps, kept_entries) = kept_replay.reconcile(&mut replayed);
         let mut landing = Landing::new(options, log, kept, destinations, now);
         for entry in kept_entries {
             landing.enqueue_replayed(entry);
         }
+        let (batches, newest, uncovered) = replayed.decided.into_parts();
+        landing.resume_decided(batches, newest, uncovered);
         let fragments = replayed.fragments;
         let open_places = fragments.iter().flat_map(Trace::places);
         let kept_places = keeps.iter().flat_map(|keep| keep.places.iter().copied());
@@ -201,6 +206,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             keeps: VecDeque::new(),
             copies: VecDeque::new(),
             copied: Vec::new(),
+            decided: decided::Decided::default(),
             fetcher: Fetcher::default(),
             queue: deliver::Queue::default(),
             deliveries: destinations.into_iter().map(Delivery::new).collect(),
@@ -332,6 +338,7 @@ impl<P: BlockPool, W> Landing<P, W> {
         self.let_copies_go();
         let more_deliveries = self.gather(now);
         self.log_cursors(now);
+        self.carry_decided(now);
         self.evict();
         more_keeps || more_deliveries
     }

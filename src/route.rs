@@ -24,10 +24,22 @@ use std::ops::Range;
 pub struct HashKey(pub [u64; 2]);
 
 impl HashKey {
-    /// A keyed hash of a trace id: its high bits choose the owner, all of it the bucket of the table.
+    /// A keyed hash of a trace id: the bucket of the table.
     #[inline]
     pub fn trace(self, trace: &TraceId) -> u64 {
-        let mut hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
+        HashKey::hash(self.0[0], self.0[1], trace)
+    }
+
+    /// Another one: its high bits choose the owner, all but the lowest name the trace where its id is too long. So
+    /// a decision that is known by a fingerprint finds the owner of its trace.
+    #[inline]
+    pub fn fingerprint(self, trace: &TraceId) -> u64 {
+        HashKey::hash(!self.0[1], !self.0[0], trace)
+    }
+
+    #[inline]
+    fn hash(key0: u64, key1: u64, trace: &TraceId) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(key0, key1);
         hasher.write(trace.as_bytes());
         hasher.finish()
     }
@@ -41,10 +53,10 @@ impl HashKey {
     }
 }
 
-/// The owner among `cores` of a trace with this hash: an even split of the hash's range.
+/// The owner among `core_count` of a trace with this fingerprint: an even split of its range.
 #[inline]
-pub fn owner(trace_hash: u64, cores: u16) -> CoreId {
-    CoreId(((trace_hash as u128 * cores as u128) >> 64) as u16)
+pub fn owner(fingerprint: u64, core_count: u16) -> CoreId {
+    CoreId(((fingerprint as u128 * core_count as u128) >> 64) as u16)
 }
 
 /// What one request showed of one trace.

@@ -15,17 +15,19 @@
 
 mod cache;
 mod fragments;
+mod found;
 mod recent;
 mod trace;
 
-pub use cache::{DecidedCache, FALSE_HIT_ODDS_MAX};
+pub use cache::{CompactDecision, DecidedCache, FALSE_HIT_ODDS_MAX};
+pub use found::FoundDecision;
 pub use fragments::Fragments;
 pub use recent::{DecidedTrace, Recent};
 pub use trace::Trace;
 
 use crate::base::ids::{Place, TraceId};
 use crate::base::slab::{Key, Slab};
-use crate::base::time::{Instant, Now, WallTime};
+use crate::base::time::{Instant, Now};
 use crate::base::wheel::Wheel;
 use crate::completion::{self, Completion, CompletionOptions};
 use crate::digest::Digest;
@@ -163,7 +165,7 @@ impl Table {
             stats.late_span_age.record(Duration::from_nanos(
                 now.wall.0.saturating_sub(decided.decided_at.0),
             ));
-            decided.late_spans += item.digest.span_count;
+            decided.add_late(item.digest.span_count, places);
         }
         let span_count = item.digest.span_count;
         out.push(Settlement {
@@ -278,22 +280,7 @@ impl Table {
     fn remember(&mut self, now: Now, trace: &Trace, decision: Decision) {
         self.decided
             .insert(self.options.hash_key.trace(&trace.id()), trace.id(), decision);
-        let wall_of = |instant: Instant| {
-            WallTime(
-                now.wall
-                    .0
-                    .saturating_sub(now.instant.since(instant).as_nanos() as u64),
-            )
-        };
-        self.recent.push(DecidedTrace {
-            trace: trace.id(),
-            decision,
-            digest: *trace.digest(),
-            first_seen: wall_of(trace.opened_at()),
-            last_seen: wall_of(trace.progress().last_span_at),
-            decided_at: now.wall,
-            late_spans: 0,
-        });
+        self.recent.push(trace.decided(now, decision));
     }
 
     fn remove(&mut self, key: Key) -> Option<Trace> {
@@ -388,10 +375,32 @@ impl Table {
 
     // ---- replay -----------------------------------------------------------------------------------------
 
-    /// A verdict that stands in a log.
-    pub fn remember_replayed(&mut self, trace: TraceId, decision: Decision) {
-        self.decided
-            .insert(self.options.hash_key.trace(&trace), trace, decision);
+    /// A decision that stands in a log.
+    pub fn remember_replayed(&mut self, found: FoundDecision) {
+        match found {
+            FoundDecision::Verdict {
+                trace,
+                decision,
+                late,
+                seen,
+            } => {
+                self.decided
+                    .insert(self.options.hash_key.trace(&trace), trace, decision);
+                let Some(seen) = seen else { return };
+                match self.recent.get_mut(&trace) {
+                    Some(known) if late => known.add_late(seen.digest.span_count, &seen.places),
+                    Some(known) => known.merge(seen),
+                    None if late => {}
+                    None => self.recent.push(seen),
+                }
+            }
+            FoundDecision::CarriedDrop(compact) => self.decided.insert_older(compact, None),
+            FoundDecision::CarriedKeep {
+                compact,
+                trace,
+                decision,
+            } => self.decided.insert_older(compact, Some((trace, decision))),
+        }
     }
 
     /// What a log holds of a trace without a verdict after it. It resumes with one full `quiet`; or, if the
@@ -401,6 +410,10 @@ impl Table {
         let span_count = fragment.digest().span_count;
         stats.spans.resumed += u64::from(span_count);
         if let Some(decision) = self.decided.get(hash, &fragment.id()) {
+            if let Some(decided) = self.recent.get_mut(&fragment.id()) {
+                let places: Places = fragment.places().collect();
+                decided.add_late(span_count, &places);
+            }
             stats.late_spans[decision.verdict as usize] += u64::from(span_count);
             out.extend(fragment.into_settlements(decision, true));
             return;

@@ -99,6 +99,12 @@ pub struct Log<P: BlockPool> {
     segments: VecDeque<Segment>,
     next_segment: u64,
     floor: Position,
+    /// Every start must fold from here on, says the caller.
+    resume_floor: Position,
+    /// What group heads say: see [`group`].
+    resumes_at: Position,
+    /// What they will say once the log is durable up to the second position.
+    resumes_next: Option<(Position, Position)>,
     /// Recycled, oldest first.
     free: VecDeque<SegmentId>,
     /// Replaced after a failure before anything in them was durable.
@@ -174,6 +180,9 @@ impl<P: BlockPool> Log<P> {
             segments,
             next_segment: start.next_segment.0,
             floor: Position(u64::MAX),
+            resume_floor: start.resumes_at,
+            resumes_at: start.resumes_at,
+            resumes_next: None,
             free: VecDeque::new(),
             blank: Vec::new(),
             retired: Vec::new(),

@@ -111,3 +111,45 @@ fn a_late_fragment_stays_late_when_the_verdict_before_it_is_recycled() {
     world.settle();
     world.assert_due_is_out();
 }
+
+/// The verdict has left the log with its segment; what is carried along of it answers after the restart.
+#[test]
+fn a_verdict_survives_the_recycling_of_its_segment_and_a_restart() {
+    for errors in [true, false] {
+        let mut random = Random(11);
+        let mut world = World::new(11);
+        world.send_trace(1, errors);
+        world.settle();
+        // Twice, so that what was carried along is carried along again.
+        for _ in 0..2 {
+            world.recycle(&mut random);
+            world.settle_disks();
+            world.power_cut(&mut random);
+            world.restart();
+        }
+        world.send_late(1);
+        assert!(world.is_late(1), "its verdict was kept: {errors}");
+        world.settle();
+        world.assert_due_is_out();
+        world.assert_nothing_invented();
+    }
+}
+
+/// A start folds what waits for something and the end of the log, and nothing before.
+#[test]
+fn what_has_settled_is_passed_over() {
+    let mut random = Random(12);
+    let mut world = World::new(12);
+    world.power_cut(&mut random);
+    world.retain = std::time::Duration::from_secs(3600);
+    world.restart();
+    world.fill(&mut random, 5 << 20);
+    world.settle();
+    world.send_trace(1, true);
+    world.settle_disks();
+    world.power_cut(&mut random);
+    world.restart();
+    assert!(world.passed_over >= 2 << 20, "{} bytes", world.passed_over);
+    world.settle();
+    world.assert_due_is_out();
+}

@@ -41,7 +41,7 @@ const HOUSEKEEPING: Duration = Duration::from_millis(100);
 const WAIT_FOR_ALL: Duration = Duration::from_millis(2);
 /// Kept traces and decisions remembered by the whole node at least, for late spans.
 const KEPT_COUNT_MAX: usize = 100_000;
-const DECIDED_COUNT_MAX: usize = 1_000_000;
+pub const DECIDED_COUNT_MAX: usize = 1_000_000;
 
 /// What all cores look at.
 #[derive(Default)]

@@ -2,11 +2,13 @@
 
 use super::clock::Clock;
 use super::datadir;
-use crate::base::block::PAGE_BYTES;
-use crate::base::ids::LogId;
-use crate::wal::recover::{RecoverError, Recovered, Recovery, ReplayedEntry};
-use crate::wal::{LogStart, SegmentId};
-use std::io::{self, Read};
+use crate::base::block::BlockPool;
+use crate::base::ids::{LogId, Position};
+use crate::wal::recover::{Extent, HEAD_BYTES, RecoverError, Recovered, Recovery, ReplayedEntry};
+use crate::wal::{ENTRY_BYTES_MAX, EntryError, Log, LogStart, SegmentId};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -31,7 +33,11 @@ pub struct FoundLog {
     pub entries_lost: u64,
 }
 
-/// The files of one log, read one segment at a time. Blocks while it reads.
+/// A start folds at least so much of the end of the log, although nothing waits in it: people ask what was decided
+/// last.
+const TAIL_BYTES: u64 = 32 << 20;
+
+/// The files of one log, read a piece at a time. Blocks while it reads.
 ///
 /// Nothing is written and no lock is needed: whoever does not hold it opens with [`LogFiles::open_live`].
 pub struct LogFiles {
@@ -39,23 +45,26 @@ pub struct LogFiles {
     recovery: Recovery,
     segments: Vec<SegmentId>,
     foreign: Vec<PathBuf>,
+    /// The file that was read last.
+    file: Option<(SegmentId, File)>,
     /// Another process may recycle files meanwhile.
     live: bool,
     recycled: Vec<SegmentId>,
 }
 
 impl LogFiles {
-    /// For the process that holds the lock: a file that goes away is an error.
+    /// For the process that holds the lock: only what a start needs is read; a file that goes away is an error.
     pub fn open(directory: &Path, log: LogId) -> Result<LogFiles, RecoveryError> {
-        LogFiles::open_as(directory, log, false)
+        let tail_bytes = TAIL_BYTES;
+        LogFiles::open_as(directory, log, false, Extent::Needed { tail_bytes })
     }
 
     /// For readers beside a running process: the oldest files may go away while they read.
     pub fn open_live(directory: &Path, log: LogId) -> Result<LogFiles, RecoveryError> {
-        LogFiles::open_as(directory, log, true)
+        LogFiles::open_as(directory, log, true, Extent::Whole)
     }
 
-    fn open_as(directory: &Path, log: LogId, live: bool) -> Result<LogFiles, RecoveryError> {
+    fn open_as(directory: &Path, log: LogId, live: bool, extent: Extent) -> Result<LogFiles, RecoveryError> {
         let listed = datadir::segments(directory);
         let (segments, foreign) = listed.map_err(|error| RecoveryError::Io {
             path: directory.to_path_buf(),
@@ -63,15 +72,16 @@ impl LogFiles {
         })?;
         let mut files = LogFiles {
             directory: directory.to_path_buf(),
-            recovery: Recovery::new(log),
+            recovery: Recovery::new(log, extent),
             segments,
             foreign,
+            file: None,
             live,
             recycled: Vec::new(),
         };
         for segment in files.segments.clone() {
-            if let Some(page) = files.read(segment, PAGE_BYTES as u64)? {
-                let read = files.recovery.header(segment, &page);
+            if let Some(head) = files.read(segment, 0, HEAD_BYTES, Vec::new())? {
+                let read = files.recovery.header(segment, &head);
                 read.map_err(|error| RecoveryError::Log {
                     path: directory.to_path_buf(),
                     error,
@@ -90,19 +100,17 @@ impl LogFiles {
         self.segments.len()
     }
 
-    /// Loads one segment and hands on the entries that count, oldest first. `false`: there is none left.
+    /// Reads one piece and hands on the entries in it that count, oldest first. `false`: there is none left.
     pub fn step(&mut self, fold: &mut impl FnMut(&ReplayedEntry<'_>)) -> Result<bool, RecoveryError> {
-        if let Some(segment) = self.recovery.survey_next() {
-            let file = self.read(segment, u64::MAX)?.unwrap_or_default();
-            self.recovery.survey(segment, &file);
-            return Ok(true);
-        }
-        let Some(segment) = self.recovery.replay_next() else {
+        let Some(read) = self.recovery.poll_read() else {
             return Ok(false);
         };
-        let file = self.read(segment, u64::MAX)?.unwrap_or_default();
+        let buffer = self.recovery.take_buffer();
+        let bytes = self
+            .read(read.segment, read.offset, read.len, buffer)?
+            .unwrap_or_default();
         self.recovery
-            .replay(segment, &file, &mut |entry: ReplayedEntry<'_>| fold(&entry));
+            .handle_read(bytes, &mut |entry: ReplayedEntry<'_>| fold(&entry));
         Ok(true)
     }
 
@@ -114,19 +122,29 @@ impl LogFiles {
         recovered
     }
 
-    /// `None`: the file was recycled before it was read, or while it was.
-    fn read(&mut self, segment: SegmentId, len_max: u64) -> Result<Option<Vec<u8>>, RecoveryError> {
+    /// Up to `len` bytes from `offset`, fewer at the end of the file. `None`: it was recycled before it was read, or
+    /// while it was.
+    fn read(
+        &mut self,
+        segment: SegmentId,
+        offset: u64,
+        len: usize,
+        mut buffer: Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, RecoveryError> {
         let path = self.directory.join(segment.file_name());
-        let read = datadir::open_segment(&self.directory, segment).and_then(|file| {
-            let mut bytes = Vec::new();
-            file.take(len_max).read_to_end(&mut bytes)?;
+        let mut read = || {
+            if self.file.as_ref().is_none_or(|(open, _)| *open != segment) {
+                self.file = Some((segment, datadir::open_segment(&self.directory, segment)?));
+            }
+            let (_, file) = self.file.as_ref().expect("just opened");
+            read_at(file, offset, len, &mut buffer)?;
             if self.live {
                 std::fs::symlink_metadata(&path)?;
             }
-            Ok(bytes)
-        });
-        match read {
-            Ok(bytes) => Ok(Some(bytes)),
+            Ok::<_, io::Error>(())
+        };
+        match read() {
+            Ok(()) => Ok(Some(buffer)),
             Err(error) if self.live && error.kind() == io::ErrorKind::NotFound => {
                 self.recycled.push(segment);
                 Ok(None)
@@ -136,8 +154,38 @@ impl LogFiles {
     }
 }
 
-/// Replays one log through `fold`, oldest entry first. Segments are loaded whole, one at a time; between two
-/// of them the executor has its turn, so that the admin port answers meanwhile.
+fn read_at(file: &File, offset: u64, len: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
+    buffer.resize(len, 0);
+    let mut filled = 0;
+    while filled < len {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    buffer.truncate(filled);
+    Ok(())
+}
+
+/// The payload of one durable entry of a log that has begun, as it is on disk; `None` if it is not there.
+pub fn read_entry<P: BlockPool>(directory: &Path, log: &Log<P>, position: Position) -> Option<Vec<u8>> {
+    let (segment, offset) = log.locate(position)?;
+    let file = datadir::open_segment(directory, segment).ok()?;
+    let (mut bytes, mut len) = (Vec::new(), ENTRY_BYTES_MAX);
+    loop {
+        read_at(&file, offset, len, &mut bytes).ok()?;
+        match log.check(position, &bytes) {
+            Ok(entry) => return Some(entry.payload.to_vec()),
+            Err(EntryError::Short { needed }) if needed > len => len = needed,
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Replays one log through `fold`, oldest entry first. Between two pieces that are read the executor has its turn, so
+/// that the admin port answers meanwhile.
 pub async fn replay(
     directory: &Path,
     log: LogId,

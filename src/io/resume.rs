@@ -4,6 +4,7 @@ use super::admin::LastReplay;
 use super::clock::Clock;
 use super::datadir::{self, DataDir};
 use super::disk::DmaPool;
+use super::executor::DECIDED_COUNT_MAX;
 use super::ingress::Ticket;
 use super::mesh::{Mesh, Post};
 use super::node::{NodeError, NodeOptions};
@@ -23,8 +24,8 @@ use std::time::Duration;
 const KEPT_GROUP_INTERVAL: Duration = Duration::from_millis(50);
 /// A shipment to a file.
 const FILE_BATCH_BYTES: usize = 1 << 20;
-/// Verdicts gathered before their owners are told.
-const DECIDED_COUNT: usize = 4096;
+/// Decisions gathered before their owners are told.
+const FOUND_COUNT: usize = 4096;
 
 /// What is replayed, and by what rules.
 pub struct Sources<'a> {
@@ -90,30 +91,32 @@ async fn replay(
         ..
     } = *sources;
     let began = clock.now();
-    let mut kept_replay = KeptReplay::default();
-    let kept_path = data_dir.log_path(WhichLog::Kept, log);
-    let kept_found = recovery::replay(&kept_path, log, clock, |entry| {
-        kept_replay.entry(entry, began);
-    })
-    .await?;
+    let destination_ids = options.files.iter().map(|file| file.id.clone()).collect();
     let mut replay = Replay::new(
         log,
         data_dir.hash_key(),
         &options.policies,
         names,
         options.completion.structural,
+        destination_ids,
         began,
     );
     let main_path = data_dir.log_path(WhichLog::Main, log);
     let found = recovery::replay(&main_path, log, clock, |entry| {
         replay.entry(entry);
-        if replay.decided_count() >= DECIDED_COUNT {
-            post_all(mesh, resuming.borrow_mut().decided(replay.take_decided()));
+        if replay.found_count() >= FOUND_COUNT {
+            post_all(mesh, resuming.borrow_mut().decided(replay.take_found()));
         }
     })
     .await?;
-    post_all(mesh, resuming.borrow_mut().decided(replay.take_decided()));
+    post_all(mesh, resuming.borrow_mut().decided(replay.take_found()));
     let replayed = replay.finish();
+    let mut kept_replay = KeptReplay::new(&replayed);
+    let kept_path = data_dir.log_path(WhichLog::Kept, log);
+    let kept_found = recovery::replay(&kept_path, log, clock, |entry| {
+        kept_replay.entry(entry, began);
+    })
+    .await?;
     let malformed = replayed.malformed + kept_replay.malformed;
     if malformed > 0 {
         tracing::error!(
@@ -124,15 +127,16 @@ async fn replay(
     last_replay.segments += found.segments + kept_found.segments;
     last_replay.entries += found.entries + kept_found.entries;
     last_replay.skipped_bytes += found.corrupt_bytes + kept_found.corrupt_bytes;
-    Ok(parts(
-        sources,
-        log,
-        clock,
-        replayed,
-        kept_replay,
-        found,
-        kept_found,
-    ))
+    let mut parts = parts(sources, log, clock, replayed, kept_replay, found, kept_found);
+    while let Some(position) = parts.replayed.decided.poll_older() {
+        let payload = recovery::read_entry(&main_path, &parts.log, position);
+        let older = parts
+            .replayed
+            .read_decided(position, payload.as_deref(), data_dir.hash_key(), names);
+        post_all(mesh, resuming.borrow_mut().decided(older));
+        glommio::yield_if_needed().await;
+    }
+    Ok(parts)
 }
 
 fn parts(
@@ -196,6 +200,7 @@ fn parts(
         span_bytes_max: options.span_bytes_max(),
         block_bytes_max: options.memory_limit_bytes / 100 * 45 / share,
         unsynced_bytes_max: options.memory_limit_bytes / 100 * 10 / share,
+        decided_count_max: DECIDED_COUNT_MAX / log_count,
         policy_names: names.to_vec(),
     };
     LandingParts {

@@ -42,7 +42,7 @@ pub(super) struct PartDraft {
 /// A request, cut.
 pub(super) struct Draft<'a, 'b> {
     policies: &'b PolicySet,
-    hash_key: HashKey,
+    pub hash_key: HashKey,
     span_bytes_max: usize,
     by_trace: &'b mut HashTable<u32>,
     resource_match: ResourceMatch,

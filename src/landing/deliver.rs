@@ -26,6 +26,8 @@ pub struct KeptEntry {
     pub framed_len: u32,
     pub span_count: u32,
     pub kept_at: Instant,
+    /// Its spans lie in the log at or after this: should the kept log be damaged, a start finds them there.
+    pub needs: Position,
 }
 
 /// Kept entries in order. They are numbered from the start of the process.
@@ -63,6 +65,11 @@ impl Queue {
     fn get(&self, number: u64) -> Option<&KeptEntry> {
         self.entries
             .get(usize::try_from(number.checked_sub(self.first)?).ok()?)
+    }
+
+    /// The first entry that some destination has not got.
+    pub fn oldest(&self) -> Option<&KeptEntry> {
+        self.entries.front()
     }
 
     /// Where the last entry ever pushed ends.
@@ -335,7 +342,8 @@ impl<P: BlockPool, W> Landing<P, W> {
     /// What the next segments begin with.
     pub(super) fn write_prologue(&mut self) {
         let mut payload = Vec::new();
-        record::put_names(&mut payload, &self.options.policy_names, self.cursors());
+        let decided = self.decided.newest();
+        record::put_names(&mut payload, &self.options.policy_names, self.cursors(), decided);
         self.log
             .set_prologue(payload)
             .expect("names and cursors are few, config sees to it");

@@ -6,16 +6,21 @@
 //! ```text
 //!  verdicts │ n × { trace id 16, verdict u8, reason u8, flags u8, 0 u8, policy u16, 0 u16, threshold u64 }
 //!  copied   │ n × { trace id 16, entry u64, run u16, 0 u16 × 3, kept log from u64, kept log to u64 }
-//!  names    │ policies: u16 count, each { u16 length, name };  then as cursors
+//!  names    │ policies: u16 count, each { u16 length, name };  then as cursors;  position of the newest decided
+//!           │ entry u64, all ones for none
 //!  cursors  │ destinations: u16 count, each { u16 length, id, position in the kept log u64 }
+//!  decided  │ position of the decided entry before u64, all ones for none; flags u8; policies as in names;
+//!           │ u32 count, each { 58 bits of a keyed hash of the trace id, verdict, reason: u64 };  then as verdicts
 //!  kept     │ trace id 16, span count u32, policy u16, reason u8, flags u8, then `resource_spans` fields
 //! ```
 //!
-//! A policy number counts in the names entry at the head of the same segment; 0xffff is none.
+//! A policy number counts in the names entry at the head of the same segment, in a decided entry in its own list;
+//! 0xffff is none.
 
 use crate::base::codec::Reader;
 use crate::base::ids::{Place, Position, TraceId};
 use crate::route::{Decision, PolicyNumber};
+use crate::table::CompactDecision;
 use crate::verdict::{Reason, Threshold, Verdict};
 use crate::wal::EntryKind;
 
@@ -25,11 +30,14 @@ pub const COPIED: EntryKind = EntryKind(EntryKind::FIRST_FREE + 2);
 pub const CURSORS: EntryKind = EntryKind(EntryKind::FIRST_FREE + 3);
 /// In the kept log only.
 pub const KEPT: EntryKind = EntryKind(EntryKind::FIRST_FREE + 4);
+pub const DECIDED: EntryKind = EntryKind(EntryKind::FIRST_FREE + 5);
 
 const LATE: u8 = 1;
 const HAS_THRESHOLD: u8 = 2;
 const INCOMPLETE: u8 = 4;
 const NO_POLICY: u16 = u16::MAX;
+const NO_POSITION: u64 = u64::MAX;
+const COVERS: u8 = 1;
 
 /// One decision as the log has it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -174,30 +182,127 @@ pub fn put_cursors<'a>(out: &mut Vec<u8>, cursors: impl ExactSizeIterator<Item =
 }
 
 pub fn read_cursors(payload: &[u8]) -> Option<Cursors> {
-    let mut reader = Reader::new(payload);
+    cursors(&mut Reader::new(payload))
+}
+
+fn cursors(reader: &mut Reader<'_>) -> Option<Cursors> {
     let count = reader.u16()?;
     (0..count)
-        .map(|_| Some((read_text(&mut reader)?, Position(reader.u64()?))))
+        .map(|_| Some((read_text(reader)?, Position(reader.u64()?))))
         .collect()
+}
+
+/// What a segment begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamesRecord {
+    pub policies: Vec<String>,
+    pub cursors: Cursors,
+    /// Where the newest decided entry before it is.
+    pub decided: Option<Position>,
 }
 
 pub fn put_names<'a>(
     out: &mut Vec<u8>,
     policies: &[String],
     cursors: impl ExactSizeIterator<Item = (&'a str, Position)>,
+    decided: Option<Position>,
 ) {
-    out.extend_from_slice(&(policies.len() as u16).to_le_bytes());
-    policies.iter().for_each(|name| put_text(out, name));
+    put_policies(out, policies.iter());
     put_cursors(out, cursors);
+    put_position(out, decided);
 }
 
-pub fn read_names(payload: &[u8]) -> Option<(Vec<String>, Cursors)> {
-    let mut reader = Reader::new(payload);
+impl NamesRecord {
+    pub fn read(payload: &[u8]) -> Option<NamesRecord> {
+        let mut reader = Reader::new(payload);
+        Some(NamesRecord {
+            policies: read_policies(&mut reader)?,
+            cursors: cursors(&mut reader)?,
+            // Segments of the first days end here.
+            decided: if reader.is_empty() {
+                None
+            } else {
+                read_position(&mut reader)?
+            },
+        })
+    }
+}
+
+fn put_policies<'a>(out: &mut Vec<u8>, policies: impl ExactSizeIterator<Item = &'a String>) {
+    out.extend_from_slice(&(policies.len() as u16).to_le_bytes());
+    policies.for_each(|name| put_text(out, name));
+}
+
+fn read_policies(reader: &mut Reader<'_>) -> Option<Vec<String>> {
     let count = reader.u16()?;
-    let policies = (0..count)
-        .map(|_| read_text(&mut reader))
-        .collect::<Option<Vec<_>>>()?;
-    Some((policies, read_cursors(reader.rest())?))
+    (0..count).map(|_| read_text(reader)).collect()
+}
+
+fn put_position(out: &mut Vec<u8>, position: Option<Position>) {
+    let position = position.map_or(NO_POSITION, |position| position.0);
+    out.extend_from_slice(&position.to_le_bytes());
+}
+
+fn read_position(reader: &mut Reader<'_>) -> Option<Option<Position>> {
+    let position = reader.u64()?;
+    Some((position != NO_POSITION).then_some(Position(position)))
+}
+
+/// What was decided, so that late spans follow when the segments with the verdicts have gone.
+///
+/// It can be read by itself: policy numbers of `kept` count in its own `policies`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DecidedRecord {
+    /// The entry of this kind before it.
+    pub previous: Option<Position>,
+    /// Every verdicts entry before it is in it or in an earlier one. A copy of an older entry covers nothing.
+    pub covers: bool,
+    pub policies: Vec<String>,
+    pub dropped: Vec<CompactDecision>,
+    pub kept: Vec<VerdictRecord>,
+}
+
+impl DecidedRecord {
+    pub fn put(&self, out: &mut Vec<u8>) {
+        put_position(out, self.previous);
+        out.push(if self.covers { COVERS } else { 0 });
+        put_policies(out, self.policies.iter());
+        out.extend_from_slice(&(self.dropped.len() as u32).to_le_bytes());
+        for decision in &self.dropped {
+            out.extend_from_slice(&decision.bits().to_le_bytes());
+        }
+        self.kept.iter().for_each(|record| record.put(out));
+    }
+
+    pub fn read(payload: &[u8]) -> Option<DecidedRecord> {
+        let mut reader = Reader::new(payload);
+        let previous = read_position(&mut reader)?;
+        let covers = reader.u8()? & COVERS != 0;
+        let policies = read_policies(&mut reader)?;
+        let count = reader.u32()?;
+        let dropped = (0..count)
+            .map(|_| CompactDecision::from_bits(reader.u64()?))
+            .collect::<Option<_>>()?;
+        let kept = VerdictRecord::read_all(reader.rest())?;
+        let is_named = |record: &VerdictRecord| {
+            let number = record.decision.policy;
+            number.is_none_or(|number| (number.0 as usize) < policies.len())
+        };
+        kept.iter().all(is_named).then_some(DecidedRecord {
+            previous,
+            covers,
+            policies,
+            dropped,
+            kept,
+        })
+    }
+
+    /// Makes a copy of an entry: at another place of the chain, and covering nothing.
+    pub fn relink(payload: &mut [u8], previous: Option<Position>) {
+        let position = previous.map_or(NO_POSITION, |position| position.0);
+        payload[..8].copy_from_slice(&position.to_le_bytes());
+        payload[8] = 0;
+    }
 }
 
 /// A piece of a kept trace, framed for export.
@@ -282,6 +387,40 @@ mod tests {
     }
 
     #[test]
+    fn decided_is_read_back_and_a_copy_covers_nothing() {
+        let decision = |verdict, policy| Decision {
+            verdict,
+            reason: Reason::Complete,
+            policy,
+            threshold: None,
+            incomplete: false,
+        };
+        let dropped = decision(Verdict::Rollup, None);
+        let record = DecidedRecord {
+            previous: None,
+            covers: true,
+            policies: vec!["errors".to_string()],
+            dropped: vec![CompactDecision::new(crate::route::HashKey([1, 2]), &trace(), &dropped); 3],
+            kept: vec![VerdictRecord {
+                trace: trace(),
+                decision: decision(Verdict::Keep, Some(PolicyNumber(0))),
+                late: false,
+            }],
+        };
+        let mut payload = Vec::new();
+        record.put(&mut payload);
+        assert_eq!(DecidedRecord::read(&payload), Some(record.clone()));
+        assert_eq!(DecidedRecord::read(&payload[..payload.len() - 1]), None);
+        DecidedRecord::relink(&mut payload, Some(Position(64)));
+        let copy = DecidedRecord {
+            previous: Some(Position(64)),
+            covers: false,
+            ..record
+        };
+        assert_eq!(DecidedRecord::read(&payload), Some(copy));
+    }
+
+    #[test]
     fn copied_names_cursors_and_kept_are_read_back() {
         let copied = CopiedRecord {
             trace: trace(),
@@ -299,10 +438,20 @@ mod tests {
             ("file", Position(77)),
         );
         let mut payload = Vec::new();
-        put_names(&mut payload, &names, [cursor].into_iter());
-        let cursors = vec![(cursor.0.to_string(), cursor.1)];
-        assert_eq!(read_names(&payload), Some((names, cursors)));
-        assert!((0..payload.len()).all(|len| read_names(&payload[..len]).is_none()));
+        put_names(&mut payload, &names, [cursor].into_iter(), Some(Position(640)));
+        let read = NamesRecord {
+            policies: names,
+            cursors: vec![(cursor.0.to_string(), cursor.1)],
+            decided: Some(Position(640)),
+        };
+        assert_eq!(NamesRecord::read(&payload), Some(read.clone()));
+        let old = payload.len() - 8;
+        let without = NamesRecord {
+            decided: None,
+            ..read
+        };
+        assert_eq!(NamesRecord::read(&payload[..old]), Some(without));
+        assert!((0..payload.len()).all(|len| len == old || NamesRecord::read(&payload[..len]).is_none()));
 
         let kept = KeptRecord {
             trace: trace(),

@@ -4,8 +4,12 @@
 //!  spans     → items → fragments (merge only)
 //!  verdicts  → the fragment goes; a Keep becomes a job; the trace's owner is told
 //!  copied    → the job has its copy in the kept log
-//!  names, cursors → what numbers mean, how far destinations have come
+//!  names, cursors → what numbers mean, how far destinations have come; jobs that all of them have passed go
+//!  decided   → owners are told; the entries of segments that need no folding are read one by one
 //! ```
+//!
+//! The log of landed spans comes first, then the kept log, of which only what some destination lacks is remembered.
+//! So memory is bounded by what is pending and undelivered, not by what the log retains.
 //!
 //! What is left at the end is what was pending when the process ended: fragments without a verdict, which their
 //! owners adopt, and Keeps whose copy neither reached every destination nor stands in the kept log. Those are
@@ -13,7 +17,11 @@
 //!
 //! Any core can fold any log: logs belong to the directory.
 
-use super::record::{self, COPIED, CURSORS, CopiedRecord, KEPT, KeptRecord, SPANS, VERDICTS, VerdictRecord};
+use super::decided::{Batch, Uncovered};
+use super::record::{
+    self, COPIED, CURSORS, CopiedRecord, DECIDED, DecidedRecord, KEPT, KeptRecord, NamesRecord, SPANS,
+    VERDICTS, VerdictRecord,
+};
 use super::{KeptEntry, LandingOptions};
 use crate::base::ids::{LogId, Place, Position, SpanId, TraceId};
 use crate::base::monoid::Monoid;
@@ -22,12 +30,13 @@ use crate::digest::Digest;
 use crate::otlp::payload::SpansPayload;
 use crate::otlp::view::{self, SpanView};
 use crate::policy::{PolicySet, ResourceMatch};
-use crate::route::{Decision, HashKey, Item, ItemBatch, PolicyNumber, Settlement};
-use crate::table::{Fragments, Trace};
+use crate::route::{HashKey, Item, ItemBatch, PolicyNumber, Settlement};
+use crate::table::{CompactDecision, FoundDecision, Fragments, Trace};
 use crate::verdict::Verdict;
 use crate::wal::EntryKind;
 use crate::wal::recover::ReplayedEntry;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The fold of one log, while it goes on.
@@ -38,12 +47,19 @@ pub struct Replay<'a> {
     /// What policy numbers mean in this process.
     names: &'a [String],
     fragments: Fragments,
-    decided: Vec<(TraceId, Decision)>,
+    /// For the owners of their traces.
+    found: Vec<FoundDecision>,
     now: Now,
     /// What policy numbers mean in the segment that is being replayed.
     segment_names: Vec<String>,
     jobs: HashMap<(TraceId, Place), Job>,
+    job_count: usize,
+    /// Jobs with a copy, by the end of it.
+    copies: BTreeMap<(Position, TraceId), Place>,
+    destinations: Vec<String>,
     cursors: HashMap<String, Position>,
+    names_seen: bool,
+    decided: DecidedChain,
     kept_position_max: Position,
     batch: ItemBatch,
     /// Entries whose payload no version of tailkeep wrote.
@@ -64,6 +80,9 @@ pub struct Replayed {
     /// For their owners to adopt.
     pub fragments: Vec<Trace>,
     pub cursors: HashMap<String, Position>,
+    /// Every destination has got what is before it.
+    pub lowest_cursor: Position,
+    pub decided: DecidedChain,
     /// Kept fragments, oldest verdict first, with their copies in the kept log.
     pub keeps: Vec<(Settlement, Option<(Position, Position)>)>,
     /// The kept log must go on beyond this: positions before it have had a meaning.
@@ -73,13 +92,15 @@ pub struct Replayed {
 }
 
 impl<'a> Replay<'a> {
-    /// `names` are those of [`LandingOptions::policy_names`]; `structural`: completion looks at parents.
+    /// `names` are those of [`LandingOptions::policy_names`]; `structural`: completion looks at parents;
+    /// `destinations` are those of the configuration.
     pub fn new(
         log: LogId,
         hash_key: HashKey,
         policies: &'a PolicySet,
         names: &'a [String],
         structural: bool,
+        destinations: Vec<String>,
         now: Now,
     ) -> Self {
         Replay {
@@ -88,11 +109,16 @@ impl<'a> Replay<'a> {
             policies,
             names,
             fragments: Fragments::new(structural),
-            decided: Vec::new(),
+            found: Vec::new(),
             now,
             segment_names: names.to_vec(),
             jobs: HashMap::new(),
+            job_count: 0,
+            copies: BTreeMap::new(),
+            destinations,
             cursors: HashMap::new(),
+            names_seen: false,
+            decided: DecidedChain::default(),
             kept_position_max: Position::default(),
             batch: ItemBatch::default(),
             malformed: 0,
@@ -100,26 +126,33 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Verdicts that [`Replay::take_decided`] would return.
-    pub fn decided_count(&self) -> usize {
-        self.decided.len()
+    /// Decisions that [`Replay::take_found`] would return.
+    pub fn found_count(&self) -> usize {
+        self.found.len()
     }
 
-    /// Verdicts found since the last call, for the owners of their traces.
-    pub fn take_decided(&mut self) -> Vec<(TraceId, Decision)> {
-        std::mem::take(&mut self.decided)
+    /// Decisions found since the last call, for the owners of their traces.
+    pub fn take_found(&mut self) -> Vec<FoundDecision> {
+        std::mem::take(&mut self.found)
     }
 
     /// Folds one entry, in the order of the log.
     pub fn entry(&mut self, entry: &ReplayedEntry<'_>) {
         let folded = match entry.kind {
             SPANS => self.spans(entry),
-            VERDICTS => self.verdicts(entry.payload),
+            VERDICTS => self.verdicts(entry),
             COPIED => self.copied(entry.payload),
-            CURSORS => record::read_cursors(entry.payload).map(|cursors| self.cursors.extend(cursors)),
-            EntryKind::NAMES => record::read_names(entry.payload).map(|(names, cursors)| {
-                self.segment_names = names;
-                self.cursors.extend(cursors);
+            CURSORS => record::read_cursors(entry.payload).map(|cursors| self.move_cursors(cursors)),
+            DECIDED => self.decided(entry),
+            EntryKind::NAMES => NamesRecord::read(entry.payload).map(|names| {
+                self.segment_names = names.policies;
+                // A destination that is not among them any more begins anew when it comes back.
+                self.cursors.clear();
+                self.move_cursors(names.cursors);
+                if !std::mem::replace(&mut self.names_seen, true) && self.decided.batches.is_empty() {
+                    self.decided.older = names.decided;
+                    self.decided.newest = names.decided;
+                }
             }),
             _ => None,
         };
@@ -178,40 +211,74 @@ impl<'a> Replay<'a> {
         }
     }
 
-    fn verdicts(&mut self, payload: &[u8]) -> Option<()> {
-        for mut record in VerdictRecord::read_all(payload)? {
+    fn verdicts(&mut self, entry: &ReplayedEntry<'_>) -> Option<()> {
+        let now = self.moment(entry.arrived);
+        for mut record in VerdictRecord::read_all(entry.payload)? {
             record.decision.policy = match record.decision.policy {
-                Some(number) => self.policy_number(self.segment_names.get(number.0 as usize)?),
+                Some(number) => policy_number(self.names, self.segment_names.get(number.0 as usize)?),
                 None => None,
             };
+            self.decided.uncovered.add(self.hash_key, &record);
+            self.decided.uncovered.from.get_or_insert(entry.position);
             let VerdictRecord {
                 trace,
                 decision,
                 late,
             } = record;
-            self.decided.push((trace, decision));
-            let Some(fragment) = self.fragments.settle(&trace) else {
-                continue;
-            };
-            if decision.verdict == Verdict::Keep {
-                for settlement in fragment.into_settlements(decision, late) {
-                    let last = *settlement.places.last().expect("an item has places");
-                    let job = Job {
-                        number: self.jobs.len(),
-                        settlement,
-                        copy: None,
-                    };
-                    self.jobs.insert((trace, last), job);
-                }
+            let fragment = self.fragments.settle(&trace);
+            self.found.push(FoundDecision::Verdict {
+                trace,
+                decision,
+                late,
+                seen: fragment.as_ref().map(|fragment| fragment.decided(now, decision)),
+            });
+            let kept = fragment.filter(|_| decision.verdict == Verdict::Keep);
+            for settlement in kept
+                .into_iter()
+                .flat_map(|kept| kept.into_settlements(decision, late))
+            {
+                let last = *settlement.places.last().expect("an item has places");
+                self.job_count += 1;
+                let job = Job {
+                    number: self.job_count,
+                    settlement,
+                    copy: None,
+                };
+                self.jobs.insert((trace, last), job);
             }
         }
         Some(())
     }
 
-    /// `None`: a policy that the directory has forgotten.
-    fn policy_number(&self, name: &str) -> Option<PolicyNumber> {
-        let known = self.names.iter().position(|known| known == name);
-        known.map(|number| PolicyNumber(number as u16))
+    fn decided(&mut self, entry: &ReplayedEntry<'_>) -> Option<()> {
+        let record = DecidedRecord::read(entry.payload)?;
+        if record.covers {
+            self.decided.uncovered = Uncovered::default();
+        }
+        if self.decided.batches.is_empty() && !self.names_seen {
+            self.decided.older = record.previous;
+        }
+        let count = remember(record, self.hash_key, self.names, &mut self.found);
+        let position = entry.position;
+        self.decided.batches.push(Batch { position, count });
+        self.decided.newest = Some(position);
+        Some(())
+    }
+
+    fn move_cursors(&mut self, cursors: record::Cursors) {
+        self.cursors.extend(cursors);
+        let lowest = self.lowest_cursor();
+        while let Some(copy) = self.copies.first_entry().filter(|copy| copy.key().0 <= lowest) {
+            let (_, trace) = *copy.key();
+            let last = copy.remove();
+            self.jobs.remove(&(trace, last));
+        }
+    }
+
+    /// New destinations, of which the log knows nothing, are owed nothing that it speaks of.
+    fn lowest_cursor(&self) -> Position {
+        let cursors = self.destinations.iter().filter_map(|id| self.cursors.get(id));
+        cursors.min().copied().unwrap_or(Position(u64::MAX))
     }
 
     fn copied(&mut self, payload: &[u8]) -> Option<()> {
@@ -222,18 +289,36 @@ impl<'a> Replay<'a> {
                 return None;
             }
             let last = Place::new(self.log, record.entry, record.run);
-            if let Some(job) = self.jobs.get_mut(&(record.trace, last)) {
-                job.copy = record.copy();
+            let lowest = self.lowest_cursor();
+            let Some(job) = self.jobs.get_mut(&(record.trace, last)) else {
+                continue;
+            };
+            if let Some((_, to)) = job.copy.take() {
+                self.copies.remove(&(to, record.trace));
+            }
+            match record.copy() {
+                // There was nothing to copy, or everyone has it.
+                Some((from, to)) if from == to || to <= lowest => {
+                    self.jobs.remove(&(record.trace, last));
+                }
+                Some((from, to)) => {
+                    job.copy = Some((from, to));
+                    self.copies.insert((to, record.trace), last);
+                }
+                None => {}
             }
         }
         Some(())
     }
 
     pub fn finish(self) -> Replayed {
+        let lowest_cursor = self.lowest_cursor();
         let mut jobs: Vec<Job> = self.jobs.into_values().collect();
         jobs.sort_by_key(|job| job.number);
         let cursor_max = self.cursors.values().copied().max().unwrap_or_default();
         Replayed {
+            lowest_cursor,
+            decided: self.decided,
             fragments: self.fragments.into_traces().collect(),
             cursors: self.cursors,
             keeps: jobs.into_iter().map(|job| (job.settlement, job.copy)).collect(),
@@ -244,14 +329,107 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// The fold of the kept log: its entries, and whose they are.
+/// The decided entries of a log, from the newest one back.
+#[derive(Debug, Default)]
+pub struct DecidedChain {
+    /// In the order of the log.
+    batches: Vec<Batch>,
+    newest: Option<Position>,
+    /// The next one to read: it lies before what was folded.
+    older: Option<Position>,
+    uncovered: Uncovered,
+}
+
+impl DecidedChain {
+    /// Of the next decided entry that is wanted, for [`Replayed::read_decided`].
+    pub fn poll_older(&self) -> Option<Position> {
+        self.older
+    }
+
+    /// For [`super::Landing::resume_decided`].
+    pub fn into_parts(self) -> (Vec<Batch>, Option<Position>, Uncovered) {
+        (self.batches, self.newest, self.uncovered)
+    }
+}
+
+impl Replayed {
+    /// The payload of the decided entry at `position`; `None` if it has left the log, and all before it. Returned
+    /// is what the owners are to be told.
+    pub fn read_decided(
+        &mut self,
+        position: Position,
+        payload: Option<&[u8]>,
+        hash_key: HashKey,
+        names: &[String],
+    ) -> Vec<FoundDecision> {
+        let mut found = Vec::new();
+        let chain = &mut self.decided;
+        chain.older = None;
+        let Some(record) = payload.and_then(DecidedRecord::read) else {
+            return found;
+        };
+        // An entry names an older one, so this ends.
+        chain.older = record.previous.filter(|previous| *previous < position);
+        let count = remember(record, hash_key, names, &mut found);
+        chain.batches.insert(0, Batch { position, count });
+        found
+    }
+}
+
+/// Returns how many decisions the record has.
+fn remember(
+    record: DecidedRecord,
+    hash_key: HashKey,
+    names: &[String],
+    found: &mut Vec<FoundDecision>,
+) -> usize {
+    let count = record.dropped.len() + record.kept.len();
+    found.extend(record.dropped.into_iter().map(FoundDecision::CarriedDrop));
+    for VerdictRecord {
+        trace, mut decision, ..
+    } in record.kept
+    {
+        let name = decision.policy.map(|number| &record.policies[number.0 as usize]);
+        decision.policy = name.and_then(|name| policy_number(names, name));
+        found.push(FoundDecision::CarriedKeep {
+            compact: CompactDecision::new(hash_key, &trace, &decision),
+            trace,
+            decision,
+        });
+    }
+    count
+}
+
+/// `None`: a policy that the directory has forgotten.
+fn policy_number(names: &[String], name: &str) -> Option<PolicyNumber> {
+    let known = names.iter().position(|known| known == name);
+    known.map(|number| PolicyNumber(number as u16))
+}
+
+/// The fold of the kept log: what some destination has not got, and which copies stand whole.
 #[derive(Debug, Default)]
 pub struct KeptReplay {
-    entries: Vec<(TraceId, KeptEntry)>,
+    lowest_cursor: Position,
+    /// Whose copy should end where.
+    wanted: HashMap<Position, TraceId>,
+    whole: HashSet<Position>,
+    entries: Vec<KeptEntry>,
     pub malformed: u64,
 }
 
 impl KeptReplay {
+    pub fn new(replayed: &Replayed) -> KeptReplay {
+        let copies = replayed.keeps.iter().filter_map(|(settlement, copy)| {
+            let (_, to) = (*copy)?;
+            Some((to, settlement.trace))
+        });
+        KeptReplay {
+            lowest_cursor: replayed.lowest_cursor,
+            wanted: copies.collect(),
+            ..KeptReplay::default()
+        }
+    }
+
     pub fn entry(&mut self, entry: &ReplayedEntry<'_>, now: Now) {
         if entry.kind != KEPT {
             return;
@@ -262,47 +440,33 @@ impl KeptReplay {
         };
         let end = entry
             .position
-            .plus((crate::wal::entry::HEADER_BYTES + entry.payload.len()) as u64);
-        let kept_entry = KeptEntry {
+            .plus((crate::wal::entry::HEADER_BYTES + entry.payload.len()) as u64)
+            .align_up(Place::ENTRY_ALIGN);
+        if end <= self.lowest_cursor {
+            return;
+        }
+        // The kept log loses its end, not its middle: with the last piece of a copy the others are there.
+        if self.wanted.get(&end) == Some(&kept.trace) {
+            self.whole.insert(end);
+        }
+        self.entries.push(KeptEntry {
             position: entry.position,
-            end: end.align_up(Place::ENTRY_ALIGN),
+            end,
             framed_len: kept.framed.len() as u32,
             span_count: kept.span_count,
             kept_at: now.instant,
-        };
-        self.entries.push((kept.trace, kept_entry));
-    }
-
-    /// Whether the copy `from..to` of a fragment of `trace` stands in the kept log whole.
-    fn holds(&self, trace: TraceId, from: Position, to: Position) -> bool {
-        let start = self.entries.partition_point(|(_, entry)| entry.position < from);
-        let copy = self.entries[start..]
-            .iter()
-            .take_while(|(_, entry)| entry.position < to);
-        let mut last_end = None;
-        for (owner, entry) in copy {
-            if *owner == trace {
-                last_end = Some(entry.end);
-            }
-        }
-        last_end == Some(to)
-    }
-
-    /// Which kept fragments must be copied again, given how far all destinations have come; and the entries
-    /// that some destination has not got.
-    pub fn reconcile(
-        self,
-        replayed: &mut Replayed,
-        lowest_cursor: Position,
-    ) -> (Vec<Settlement>, Vec<KeptEntry>) {
-        let keeps = std::mem::take(&mut replayed.keeps);
-        let again = keeps.into_iter().filter(|(settlement, copy)| {
-            let Some((from, to)) = *copy else { return true };
-            from != to && to > lowest_cursor && !self.holds(settlement.trace, from, to)
+            needs: Position(0),
         });
-        let again = again.map(|(settlement, _)| settlement).collect();
-        let waiting = self.entries.into_iter().map(|(_, entry)| entry);
-        (again, waiting.filter(|entry| entry.end > lowest_cursor).collect())
+    }
+
+    /// Which kept fragments must be copied again, and the entries that some destination has not got.
+    pub fn reconcile(self, replayed: &mut Replayed) -> (Vec<Settlement>, Vec<KeptEntry>) {
+        let keeps = std::mem::take(&mut replayed.keeps);
+        let again = keeps.into_iter().filter(|(_, copy)| {
+            let Some((_, to)) = *copy else { return true };
+            !self.whole.contains(&to)
+        });
+        (again.map(|(settlement, _)| settlement).collect(), self.entries)
     }
 }
 

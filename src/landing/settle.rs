@@ -65,6 +65,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             }
             let end = self.append(now, VERDICTS, &payload);
             self.framed = payload;
+            self.note_decided(&settlements[chunk], end);
             for settlement in settlements.drain(chunk) {
                 stats.spans.decided[settlement.decision.verdict as usize] += u64::from(settlement.span_count);
                 self.act_on(settlement, end);
@@ -182,7 +183,7 @@ impl<P: BlockPool, W> Landing<P, W> {
                 ..
             } = self;
             framed.clear();
-            let spans = match find_payload(log, fetcher, place) {
+            let spans = match find_payload(log, fetcher, place.entry()) {
                 Found::Waiting => {
                     self.look_ahead(job);
                     return false;
@@ -233,6 +234,7 @@ impl<P: BlockPool, W> Landing<P, W> {
                     framed_len: framed.len() as u32,
                     span_count,
                     kept_at: now.instant,
+                    needs: self.log.resumes_at(),
                 });
                 let from = job.kept.map_or(appended.position, |(from, _)| from);
                 job.kept = Some((from, appended.end));
@@ -280,7 +282,7 @@ impl<P: BlockPool, W> Landing<P, W> {
     }
 }
 
-enum Found<'a> {
+pub(super) enum Found<'a> {
     Here(&'a [u8]),
     Waiting,
     Lost,
@@ -297,21 +299,22 @@ fn read_op<P: BlockPool>(log: &Log<P>, entry: Position) -> Option<ReadOp> {
     })
 }
 
-fn find_payload<'a, P: BlockPool>(
+/// The payload of the entry at `position`, from memory or from disk.
+pub(super) fn find_payload<'a, P: BlockPool>(
     log: &'a Log<P>,
     fetcher: &'a mut super::Fetcher,
-    place: Place,
+    position: Position,
 ) -> Found<'a> {
-    if let Some(entry) = log.resident(place.entry()) {
+    if let Some(entry) = log.resident(position) {
         return Found::Here(entry.payload);
     }
-    let Some(op) = read_op(log, place.entry()) else {
+    let Some(op) = read_op(log, position) else {
         return Found::Lost;
     };
     match fetcher.fetch(op) {
         Fetched::Waiting | Fetched::Busy => Found::Waiting,
         Fetched::Lost => Found::Lost,
-        Fetched::Here(bytes) => match log.check(place.entry(), bytes) {
+        Fetched::Here(bytes) => match log.check(position, bytes) {
             Ok(entry) => Found::Here(entry.payload),
             Err(_) => Found::Lost,
         },

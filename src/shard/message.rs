@@ -10,14 +10,13 @@
 //! settlements decides nothing and leaves items waiting. `Settled` itself is always taken at once, whatever its
 //! receiver lacks, so that no two cores can wait for each other.
 
-use crate::base::ids::TraceId;
-use crate::route::{Decision, ItemBatch, Settlement};
-use crate::table::Trace;
+use crate::route::{ItemBatch, Settlement};
+use crate::table::{FoundDecision, Trace};
 
 #[derive(Debug)]
 pub enum Message {
-    /// Verdicts that stand in a log, for the owners of their traces.
-    Decided(Vec<(TraceId, Decision)>),
+    /// Decisions that stand in a log, for the owners of their traces.
+    Decided(Vec<FoundDecision>),
     /// What a log holds of traces without a verdict, for their owners.
     Adopt(Vec<Trace>),
     /// All of the sender's logs are replayed.

@@ -4,9 +4,9 @@
 //! fragment of another is adopted, so fragments wait until all cores have replayed all logs.
 
 use super::message::Message;
-use crate::base::ids::{CoreId, TraceId};
-use crate::route::{self, Decision, HashKey};
-use crate::table::{Table, Trace};
+use crate::base::ids::CoreId;
+use crate::route::{self, HashKey};
+use crate::table::{FoundDecision, Table, Trace};
 
 /// Items per message.
 const MESSAGE_COUNT_MAX: usize = 1024;
@@ -39,9 +39,9 @@ impl Resuming {
 
     pub fn handle_message(&mut self, from: CoreId, message: Message) {
         match message {
-            Message::Decided(decided) => decided
+            Message::Decided(found) => found
                 .into_iter()
-                .for_each(|(trace, decision)| self.table.remember_replayed(trace, decision)),
+                .for_each(|found| self.table.remember_replayed(found)),
             Message::Adopt(fragments) => self.fragments.extend(fragments),
             Message::Replayed => self.missing -= 1,
             Message::Items(_) | Message::Settled { .. } => self.early.push((from, message)),
@@ -49,14 +49,16 @@ impl Resuming {
     }
 
     /// What a log decided: kept here if this core owns the trace, otherwise to be sent.
-    pub fn decided(&mut self, decided: Vec<(TraceId, Decision)>) -> Vec<(CoreId, Message)> {
-        let by_owner = self.by_owner(decided, |(trace, _)| *trace);
+    pub fn decided(&mut self, found: Vec<FoundDecision>) -> Vec<(CoreId, Message)> {
+        let hash_key = self.hash_key;
+        let by_owner = self.by_owner(found, |found| found.fingerprint(hash_key));
         self.deliver(by_owner, Message::Decided)
     }
 
     /// What a log holds undecided.
     pub fn replayed(&mut self, fragments: Vec<Trace>) -> Vec<(CoreId, Message)> {
-        let by_owner = self.by_owner(fragments, Trace::id);
+        let hash_key = self.hash_key;
+        let by_owner = self.by_owner(fragments, |fragment| hash_key.fingerprint(&fragment.id()));
         self.deliver(by_owner, Message::Adopt)
     }
 
@@ -65,10 +67,10 @@ impl Resuming {
         self.missing == 0
     }
 
-    fn by_owner<T>(&self, all: Vec<T>, trace: impl Fn(&T) -> TraceId) -> Vec<Vec<T>> {
+    fn by_owner<T>(&self, all: Vec<T>, fingerprint: impl Fn(&T) -> u64) -> Vec<Vec<T>> {
         let mut by_owner: Vec<Vec<T>> = (0..self.core_count).map(|_| Vec::new()).collect();
         for one in all {
-            let owner = route::owner(self.hash_key.trace(&trace(&one)), self.core_count);
+            let owner = route::owner(fingerprint(&one), self.core_count);
             by_owner[owner.0 as usize].push(one);
         }
         by_owner

@@ -14,8 +14,6 @@ use crate::base::ids::TraceId;
 use crate::route::{Decision, HashKey};
 use crate::verdict::{Reason, Verdict};
 use hashbrown::HashTable;
-use siphasher::sip::SipHasher13;
-use std::hash::Hasher;
 
 /// Odds that a new trace is taken for a decided one, at the highest count of traces allowed.
 pub const FALSE_HIT_ODDS_MAX: f64 = 1e-9;
@@ -24,6 +22,30 @@ pub const FALSE_HIT_ODDS_MAX: f64 = 1e-9;
 const COUNT_LIMIT: usize = 1 << 27;
 const REASON_BITS: u32 = 4;
 const DECISION_BITS: u32 = 6;
+
+/// A decision in eight bytes, as the cache has it: what late spans of a dropped trace need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompactDecision(u64);
+
+impl CompactDecision {
+    /// `hash_key` is the directory's: the same trace has the same bytes in every log and after every start.
+    pub fn new(hash_key: HashKey, trace: &TraceId, decision: &Decision) -> CompactDecision {
+        let fingerprint = fingerprint(hash_key, trace);
+        CompactDecision(fingerprint | (decision.verdict as u64) << REASON_BITS | decision.reason as u64)
+    }
+
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// `None` for bits that no version wrote.
+    pub fn from_bits(bits: u64) -> Option<CompactDecision> {
+        let reason = Reason::from_byte((bits & ((1 << REASON_BITS) - 1)) as u8);
+        reason
+            .filter(|_| verdict_of(bits) != Verdict::Pending)
+            .map(|_| CompactDecision(bits))
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Kept {
@@ -36,8 +58,6 @@ struct Kept {
 /// Invariant: each kind holds at least the last `count_max`, and at most twice as many.
 #[derive(Debug)]
 pub struct DecidedCache {
-    /// Of the fingerprints: another key than the table's, so that they are independent of buckets.
-    fingerprint_key: HashKey,
     hash_key: HashKey,
     kept_count_max: usize,
     count_max: usize,
@@ -49,7 +69,6 @@ impl DecidedCache {
     pub fn new(hash_key: HashKey, kept_count_max: usize, count_max: usize) -> DecidedCache {
         let count_max = count_max.clamp(1, COUNT_LIMIT / 2);
         DecidedCache {
-            fingerprint_key: HashKey([!hash_key.0[1], !hash_key.0[0]]),
             hash_key,
             kept_count_max: kept_count_max.max(1),
             count_max,
@@ -68,8 +87,8 @@ impl DecidedCache {
         if decision.verdict == Verdict::Pending {
             return;
         }
-        let fingerprint = self.fingerprint(&trace);
-        let entry = fingerprint | (decision.verdict as u64) << REASON_BITS | decision.reason as u64;
+        let CompactDecision(entry) = CompactDecision::new(self.hash_key, &trace, &decision);
+        let fingerprint = entry >> DECISION_BITS << DECISION_BITS;
         match self.find(fingerprint) {
             Some(known) if verdict_of(known) >= decision.verdict => return,
             Some(_) | None => {}
@@ -95,10 +114,29 @@ impl DecidedCache {
         }
     }
 
+    /// Takes back a decision that is older than all that were inserted, if there is room for it; `kept` names a
+    /// kept trace whole. What is known stays.
+    pub fn insert_older(
+        &mut self,
+        CompactDecision(entry): CompactDecision,
+        kept: Option<(TraceId, Decision)>,
+    ) {
+        if self.find(entry >> DECISION_BITS << DECISION_BITS).is_none()
+            && self.entries[1].len() < self.count_max
+        {
+            self.entries[1].insert_unique(bucket(entry), entry, |entry| bucket(*entry));
+        }
+        let Some((trace, decision)) = kept else { return };
+        let (key, hash) = (self.hash_key, self.hash_key.trace(&trace));
+        if self.find_kept(hash, &trace).is_none() && self.kept[1].len() < self.kept_count_max {
+            self.kept[1].insert_unique(hash, Kept { trace, decision }, |kept| key.trace(&kept.trace));
+        }
+    }
+
     /// The decision, if this trace was decided as far back as the cache reaches. Of a kept trace that is known
     /// by its entry only, policy and threshold are forgotten.
     pub fn get(&self, hash: u64, trace: &TraceId) -> Option<Decision> {
-        let entry = self.find(self.fingerprint(trace))?;
+        let entry = self.find(fingerprint(self.hash_key, trace))?;
         let verdict = verdict_of(entry);
         if verdict == Verdict::Keep
             && let Some(kept) = self.find_kept(hash, trace)
@@ -127,12 +165,10 @@ impl DecidedCache {
         let is_it = |kept: &Kept| kept.trace == *trace;
         current.find(hash, is_it).or_else(|| previous.find(hash, is_it))
     }
+}
 
-    fn fingerprint(&self, trace: &TraceId) -> u64 {
-        let mut hasher = SipHasher13::new_with_keys(self.fingerprint_key.0[0], self.fingerprint_key.0[1]);
-        hasher.write(trace.as_bytes());
-        hasher.finish() >> DECISION_BITS << DECISION_BITS
-    }
+fn fingerprint(hash_key: HashKey, trace: &TraceId) -> u64 {
+    hash_key.fingerprint(trace) >> DECISION_BITS << DECISION_BITS
 }
 
 /// The hash of an entry: its fingerprint with the empty low bits filled, because a table takes the bucket from the

@@ -1,14 +1,17 @@
 //! The last decisions with what they were made of, for people who ask.
 
-use crate::base::ids::TraceId;
+use crate::base::ids::{Place, TraceId};
+use crate::base::monoid::Monoid;
 use crate::base::time::WallTime;
 use crate::digest::Digest;
-use crate::route::Decision;
+use crate::route::{Decision, Places};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
 /// Decisions remembered; the oldest gives way.
 const COUNT_MAX: usize = 4096;
+/// Of a trace the first places are remembered, for its root and services.
+pub(super) const PLACES_REMEMBERED: usize = 16;
 
 /// What became of one trace.
 #[derive(Clone, Debug)]
@@ -20,6 +23,25 @@ pub struct DecidedTrace {
     pub last_seen: WallTime,
     pub decided_at: WallTime,
     pub late_spans: u32,
+    /// Where its spans are, or were: the log keeps them no longer for this.
+    pub places: Places,
+}
+
+impl DecidedTrace {
+    /// What another log knows of the same decision.
+    pub(super) fn merge(&mut self, other: DecidedTrace) {
+        self.digest = self.digest.merge(other.digest);
+        self.first_seen = self.first_seen.min(other.first_seen);
+        self.last_seen = self.last_seen.max(other.last_seen);
+        let room = PLACES_REMEMBERED.saturating_sub(self.places.len());
+        self.places.extend(other.places.into_iter().take(room));
+    }
+
+    pub(super) fn add_late(&mut self, span_count: u32, places: &[Place]) {
+        self.late_spans += span_count;
+        let room = PLACES_REMEMBERED.saturating_sub(self.places.len());
+        self.places.extend(places.iter().take(room).copied());
+    }
 }
 
 /// A ring of decisions, found by trace too.
@@ -88,6 +110,7 @@ mod tests {
             last_seen: WallTime(0),
             decided_at: WallTime(number),
             late_spans: 0,
+            places: Places::new(),
         }
     }
 

@@ -1,9 +1,10 @@
 //! One open trace: its digest, its places, and how near it is to being complete.
 
+use super::recent::{DecidedTrace, PLACES_REMEMBERED};
 use crate::base::ids::{LogId, Place, TraceId};
 use crate::base::monoid::Monoid;
 use crate::base::slab::{Key, Slab};
-use crate::base::time::{Instant, Now};
+use crate::base::time::{Instant, Now, WallTime};
 use crate::completion::Progress;
 use crate::completion::structure::Structure;
 use crate::digest::Digest;
@@ -117,6 +118,24 @@ impl Trace {
     pub(super) fn resume(&mut self, now: Now) {
         self.resumed = true;
         self.last_span_at = now.instant;
+    }
+
+    /// What people are told of it once it is decided.
+    pub fn decided(&self, now: Now, decision: Decision) -> DecidedTrace {
+        let wall_of = |instant: Instant| {
+            let ago = now.instant.since(instant).as_nanos() as u64;
+            WallTime(now.wall.0.saturating_sub(ago))
+        };
+        DecidedTrace {
+            trace: self.id,
+            decision,
+            digest: self.digest,
+            first_seen: wall_of(self.opened_at),
+            last_seen: wall_of(self.last_span_at),
+            decided_at: now.wall,
+            late_spans: 0,
+            places: self.places().take(PLACES_REMEMBERED).collect(),
+        }
     }
 
     /// One for each log that holds spans of it.

@@ -371,6 +371,7 @@ impl<P: BlockPool> Log<P> {
     fn leave_group_head(&mut self) {
         let group = self.groups.back().expect("an open group");
         if !group.head_left {
+            self.move_resumption();
             self.stamp_group_head();
             self.groups.back_mut().expect("as above").head_left = true;
         }
@@ -385,6 +386,7 @@ impl<P: BlockPool> Log<P> {
             arrived: group.arrived,
             synced_upto: self.durable,
             begins_at: group.start,
+            resumes_at: self.resumes_at,
         };
         let out = &mut filling.block.as_mut()[at..];
         head.stamp(self.seed, group.segment, group.start, group.sequence, out);

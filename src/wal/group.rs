@@ -3,23 +3,25 @@
 //! It lies in one segment, begins on a page with a group entry, and ends on a page; a pad fills the rest.
 //!
 //! ```text
-//! payload  0            8             16           24
-//!          ┌────────────┬─────────────┬────────────┐
-//!          │ arrived    │ synced_upto │ begins_at  │  u64 each, little endian
-//!          └────────────┴─────────────┴────────────┘
+//! payload  0            8             16           24           32
+//!          ┌────────────┬─────────────┬────────────┬────────────┐
+//!          │ arrived    │ synced_upto │ begins_at  │ resumes_at │  u64 each, little endian
+//!          └────────────┴─────────────┴────────────┴────────────┘
 //! ```
 //!
 //! `arrived` is the wall time when the group was begun. `synced_upto` is the position up to which the log
 //! was durable when this header left for disk: bad bytes before it are corruption, after it a torn tail.
 //! `begins_at` is where the entries of the group go on: positions between this entry and there were not
-//! written because nothing needed them any more.
+//! written because nothing needed them any more. `resumes_at` is the position before which nothing waits for
+//! anything: a start needs to fold entries only from there on. What it rests on (the entries that settled what
+//! lies before it) was durable when this header left.
 
 use super::entry::{EntryFlags, EntryHeader, EntryKind, HEADER_BYTES, Seed, entry_bytes};
 use super::segment::SegmentId;
 use crate::base::ids::Position;
 use crate::base::time::WallTime;
 
-const PAYLOAD_BYTES: usize = 24;
+const PAYLOAD_BYTES: usize = 32;
 
 /// Bytes that a group entry takes in the log.
 pub const GROUP_BYTES: usize = entry_bytes(PAYLOAD_BYTES);
@@ -30,12 +32,19 @@ pub struct GroupHead {
     pub arrived: WallTime,
     pub synced_upto: Position,
     pub begins_at: Position,
+    /// Zero in groups that were written before there was such a field.
+    pub resumes_at: Position,
 }
 
 impl GroupHead {
     /// Writes the whole entry at the front of `out`.
     pub fn stamp(&self, seed: Seed, segment: SegmentId, position: Position, sequence: u64, out: &mut [u8]) {
-        let fields = [self.arrived.0, self.synced_upto.0, self.begins_at.0];
+        let fields = [
+            self.arrived.0,
+            self.synced_upto.0,
+            self.begins_at.0,
+            self.resumes_at.0,
+        ];
         out[HEADER_BYTES..GROUP_BYTES].fill(0);
         for (slot, field) in out[HEADER_BYTES..].chunks_exact_mut(8).zip(fields) {
             slot.copy_from_slice(&field.to_le_bytes());
@@ -62,6 +71,7 @@ impl GroupHead {
             arrived: WallTime(field(0)?),
             synced_upto: Position(field(1)?),
             begins_at: Position(field(2)?),
+            resumes_at: Position(field(3).unwrap_or(0)),
         })
     }
 }

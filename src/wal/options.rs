@@ -38,6 +38,8 @@ pub struct LogStart {
     /// Where the log so far ends: the next segment cuts off what lies between here and itself.
     pub cut: Position,
     pub next_sequence: u64,
+    /// Nothing before it waits for anything.
+    pub resumes_at: Position,
     /// Segments that hold what was replayed, oldest first.
     pub segments: Vec<KnownSegment>,
     /// The file that was being opened at the end. The log removes it first of all: it is known for what
@@ -56,6 +58,7 @@ impl LogStart {
             next_position: Position(0),
             cut: Position(0),
             next_sequence: 0,
+            resumes_at: Position(0),
             segments: Vec::new(),
             half_made: None,
             removable: Vec::new(),

@@ -2,10 +2,13 @@
 //!
 //! The caller lists the `*.seg` files of a log's directory and then:
 //!
-//! 1. [`Recovery::header`] with the first page of every file;
-//! 2. while [`Recovery::survey_next`] names a segment: load it whole, [`Recovery::survey`];
-//! 3. while [`Recovery::replay_next`] names a segment: load it whole, [`Recovery::replay`];
-//! 4. [`Recovery::finish`]; fdatasync every segment in [`Recovered::unsynced`]; start the log.
+//! 1. [`Recovery::header`] with the first [`HEAD_BYTES`] of every file;
+//! 2. while [`Recovery::poll_read`] wants bytes: read them, [`Recovery::handle_read`];
+//! 3. [`Recovery::finish`]; fdatasync every segment in [`Recovered::unsynced`]; start the log.
+//!
+//! First the newest files are surveyed: how far was the log synced, and from where does a start need it? Then
+//! entries are handed on, oldest first. At no time is more than a piece of one file in memory, besides the
+//! entries of a run whose end has not been seen yet.
 //!
 //! ```text
 //!               synced                end of the log
@@ -18,14 +21,16 @@
 //!
 //! Every group entry says how far the log was synced before it; the newest one that is sound draws the
 //! line. A segment counts from its base to its end, or to where one with a higher id cuts it off. Stale
-//! entries of a recycled file carry another segment id and never count.
+//! entries of a recycled file carry another segment id and never count. Nothing is read behind the place where a
+//! segment stops counting, so a file that an earlier start left mostly empty costs only what is in it; the newest
+//! one is looked through to its end, because only that shows where the log ends.
 
 mod runs;
 mod walk;
 
 use thiserror::Error;
 
-use super::entry::{EntryFlags, EntryKind, HEADER_BYTES, Seed};
+use super::entry::{EntryFlags, EntryHeader, EntryKind, HEADER_BYTES, Seed};
 use super::group::GroupHead;
 use super::options::{KnownSegment, LogStart};
 use super::segment::{HeaderError, SegmentHeader, SegmentId, parse_header};
@@ -33,7 +38,21 @@ use crate::base::block::PAGE_BYTES;
 use crate::base::ids::{LogId, Position};
 use crate::base::time::WallTime;
 use runs::Runs;
-use walk::{Step, Walk, infer_base};
+use walk::{Inference, Inferred, Next, Step, Walk};
+
+/// What [`Recovery::header`] wants of each file: its header, and the page of its first group.
+pub const HEAD_BYTES: usize = 2 * PAGE_BYTES;
+
+/// Bytes read at a time. A multiple of the block, so that entries seldom lie across two pieces.
+const PIECE_BYTES: u64 = 1 << 20;
+
+/// Bytes of a file that recovery wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentRead {
+    pub segment: SegmentId,
+    pub offset: u64,
+    pub len: usize,
+}
 
 /// An entry that counts. Its bytes are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,18 +109,35 @@ pub enum RecoverError {
     Foreign { segment: SegmentId },
 }
 
+/// Which entries are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All that the files hold.
+    Whole,
+    /// From the segment on that a start needs, nothing in those before it waits for anything; and at least the
+    /// last `tail_bytes`.
+    Needed { tail_bytes: u64 },
+}
+
 /// One recovery of one log.
 ///
 /// Invariant: no bytes make it panic.
 pub struct Recovery {
     log: LogId,
+    extent: Extent,
+    piece_bytes: u64,
     log_seed: Option<u64>,
     /// By id.
     files: Vec<File>,
     synced: Position,
     group_found: bool,
-    /// Files before this index are replayed.
-    next: usize,
+    resumes_at: Position,
+    /// Files before this index are replayed or passed over. `None` until all is surveyed.
+    next: Option<usize>,
+    first: usize,
+    scan: Option<Scan>,
+    wanted: Option<SegmentRead>,
+    spare: Vec<u8>,
     runs: Runs,
     /// The number that the next entry should have.
     sequence_next: Option<u64>,
@@ -116,11 +152,37 @@ pub struct Recovery {
     unsynced: Vec<SegmentId>,
 }
 
+/// The file that is being read, and what for.
+struct Scan {
+    index: usize,
+    task: Task,
+}
+
+enum Task {
+    /// Its header page is damaged: where does it begin?
+    Infer(Inference),
+    /// How far was the log synced?
+    Survey { walk: Walk, empty_from: u64 },
+    Replay {
+        walk: Walk,
+        replayed_to: Position,
+        begun: bool,
+    },
+    /// The log has ended: how much was written behind its end?
+    Torn {
+        walk: Walk,
+        end: Position,
+        last: Position,
+    },
+}
+
 struct File {
     segment: SegmentId,
     /// As found, or inferred from the entries. `None`: nothing sound in it.
     header: Option<SegmentHeader>,
     surveyed: bool,
+    /// Data bytes that it has, and where its last sound entry ends, if a survey found out.
+    found: Option<(u64, u64)>,
     /// Where it stops counting: its end, or the lowest cut of the files after it.
     limit: Position,
     oldest: Option<WallTime>,
@@ -128,14 +190,21 @@ struct File {
 }
 
 impl Recovery {
-    pub fn new(log: LogId) -> Recovery {
+    pub fn new(log: LogId, extent: Extent) -> Recovery {
         Recovery {
             log,
+            extent,
+            piece_bytes: PIECE_BYTES,
             log_seed: None,
             files: Vec::new(),
             synced: Position(0),
             group_found: false,
-            next: 0,
+            resumes_at: Position(0),
+            next: None,
+            first: 0,
+            scan: None,
+            wanted: None,
+            spare: Vec::new(),
             runs: Runs::default(),
             sequence_next: None,
             arrived: WallTime(0),
@@ -148,9 +217,15 @@ impl Recovery {
         }
     }
 
-    /// The first page of the file named `segment`; fewer bytes if the file is shorter.
-    pub fn header(&mut self, segment: SegmentId, page: &[u8]) -> Result<(), RecoverError> {
-        let header = match parse_header(page) {
+    /// Reads in pieces that end on multiples of `bytes`; what is found does not depend on it.
+    pub fn in_pieces_of(self, bytes: u64) -> Recovery {
+        let piece_bytes = bytes.max(HEADER_BYTES as u64);
+        Recovery { piece_bytes, ..self }
+    }
+
+    /// The first [`HEAD_BYTES`] of the file named `segment`; fewer if the file is shorter.
+    pub fn header(&mut self, segment: SegmentId, head: &[u8]) -> Result<(), RecoverError> {
+        let header = match parse_header(head) {
             // A crash between renaming a recycled file and writing its header leaves the old one.
             Ok(header) if header.segment == segment => Some(header),
             Ok(_) | Err(HeaderError::Damaged) => None,
@@ -162,14 +237,14 @@ impl Recovery {
                 return Err(RecoverError::Foreign { segment });
             }
         }
-        let newest = WallTime(0);
         let file = File {
             segment,
             header,
             surveyed: false,
+            found: None,
             limit: Position(0),
-            oldest: None,
-            newest,
+            oldest: header.and_then(|header| first_arrival(&header, head.get(PAGE_BYTES..)?)),
+            newest: WallTime(0),
         };
         match self.files.binary_search_by_key(&segment, |file| file.segment) {
             Ok(index) => self.files[index] = file,
@@ -178,101 +253,258 @@ impl Recovery {
         Ok(())
     }
 
-    /// The next file to load for [`Recovery::survey`], newest first; usually only one. `None` when how
-    /// far the log was synced is known.
-    pub fn survey_next(&self) -> Option<SegmentId> {
-        self.log_seed?;
-        let unseen = |file: &&File| !file.surveyed;
-        let headless = self
-            .files
-            .iter()
-            .filter(unseen)
-            .find(|file| file.header.is_none());
-        let newest = self.files.iter().rfind(unseen).filter(|_| !self.group_found);
-        headless.or(newest).map(|file| file.segment)
+    /// The bytes to read next; `None` when all that is wanted has been handed on.
+    pub fn poll_read(&mut self) -> Option<SegmentRead> {
+        if self.wanted.is_none() {
+            self.begin_scan();
+        }
+        self.wanted
     }
 
-    /// Finds how far the log was synced when this file was written. `file` is all of it.
-    pub fn survey(&mut self, segment: SegmentId, file: &[u8]) {
-        let Some(index) = self.index_of(segment) else {
+    /// An empty buffer that has served before.
+    pub fn take_buffer(&mut self) -> Vec<u8> {
+        let mut buffer = std::mem::take(&mut self.spare);
+        buffer.clear();
+        buffer
+    }
+
+    /// What [`Recovery::poll_read`] asked for; fewer bytes if the file ends there. Entries that count go to
+    /// `each`, in order.
+    pub fn handle_read(&mut self, bytes: Vec<u8>, each: &mut impl FnMut(ReplayedEntry<'_>)) {
+        if self.wanted.take().is_none() {
             return;
-        };
-        self.files[index].surveyed = true;
-        let Some(log_seed) = self.log_seed else { return };
-        let seed = Seed::new(log_seed);
-        let data = file.get(PAGE_BYTES..).unwrap_or(&[]);
-        if self.files[index].header.is_none() {
-            self.files[index].header = self.infer_header(segment, log_seed, data);
         }
-        let Some(header) = self.files[index].header else {
+        let Some(mut scan) = self.scan.take() else {
             return;
         };
-        for step in Walk::new(seed, segment, header.base, header.end(), data).of_headers() {
-            if let Step::Entry {
-                header,
-                entry: Some(entry),
-            } = step
-                && header.kind == EntryKind::GROUP
-                && let Some(head) = GroupHead::read(entry.payload)
-                && head.synced_upto <= header.position
-            {
-                self.synced = self.synced.max(head.synced_upto);
-                self.group_found = true;
+        match &mut scan.task {
+            Task::Infer(inference) => {
+                let inferred = inference.load(&bytes);
+                self.spare = bytes;
+                return self.handle_inferred(scan, inferred);
             }
+            Task::Survey { walk, .. } | Task::Replay { walk, .. } | Task::Torn { walk, .. } => {
+                walk.load(bytes)
+            }
+        }
+        while let Some(again) = self.go_on(scan, each) {
+            scan = again;
         }
     }
 
-    /// The next file to load for [`Recovery::replay`], oldest first.
-    pub fn replay_next(&mut self) -> Option<SegmentId> {
-        if self.next == 0 {
-            self.set_limits();
-        }
-        while self.stopped.is_none() && self.next < self.files.len() {
-            let file = &self.files[self.next];
-            if file.header.is_some_and(|header| header.base < file.limit) {
-                return Some(file.segment);
+    /// Goes on until bytes are needed or the file is done with; what is returned goes on otherwise.
+    fn go_on(&mut self, mut scan: Scan, each: &mut impl FnMut(ReplayedEntry<'_>)) -> Option<Scan> {
+        let index = scan.index;
+        let walk = match &mut scan.task {
+            Task::Infer(_) => return None,
+            Task::Survey { walk, empty_from } => {
+                self.survey(walk, empty_from);
+                walk
             }
-            self.next += 1;
+            Task::Replay {
+                walk,
+                replayed_to,
+                begun,
+            } => {
+                if !std::mem::replace(begun, true) {
+                    let cut = self.files[index].header.map_or(Position(0), |header| header.cut);
+                    self.note_missing(cut, each);
+                }
+                let stopped_before = self.stopped.is_some();
+                let stopped = match stopped_before {
+                    true => None,
+                    false => self.replay(index, walk, replayed_to, each),
+                };
+                self.runs.carry(walk.window(), each);
+                if stopped_before {
+                    self.spare = walk.take_window();
+                    return None;
+                }
+                if let Some(end) = stopped {
+                    self.end_of_replay(index, *replayed_to);
+                    let Task::Replay { mut walk, .. } = scan.task else {
+                        return None;
+                    };
+                    walk.restart_of_headers(end);
+                    let task = Task::Torn { walk, end, last: end };
+                    return Some(Scan { index, task });
+                }
+                walk
+            }
+            Task::Torn { walk, last, .. } => {
+                while let Next::Step(step) = walk.next() {
+                    if let Step::Entry { header, .. } = step
+                        && header.kind != EntryKind::PAD
+                    {
+                        *last = (*last).max(header.end());
+                    }
+                }
+                walk
+            }
+        };
+        if let Next::Read { start, len } = walk.next() {
+            self.spare = walk.take_window();
+            self.want(index, start, len);
+            self.scan = Some(scan);
+            return None;
+        }
+        self.spare = walk.take_window();
+        let length = walk.length();
+        match scan.task {
+            Task::Infer(_) => {}
+            Task::Survey { empty_from, .. } => self.files[index].found = Some((length, empty_from)),
+            Task::Replay { replayed_to, .. } => {
+                let file = &self.files[index];
+                let (segment, limit) = (file.segment, file.limit);
+                let base = file.header.map_or(limit, |header| header.base);
+                self.note_truncated(segment, base.plus(length).max(replayed_to), limit);
+                self.covered = Some(limit);
+                self.end_of_replay(index, replayed_to);
+            }
+            Task::Torn { end, last, .. } => self.torn_bytes += last.0.saturating_sub(end.0),
         }
         None
     }
 
-    /// Hands every entry that counts to `each`, in order. `segment` is what
-    /// [`Recovery::replay_next`] named, and `file` all of it.
-    pub fn replay(&mut self, segment: SegmentId, file: &[u8], each: &mut impl FnMut(ReplayedEntry<'_>)) {
-        let Some(index) = self.index_of(segment).filter(|index| *index >= self.next) else {
-            return;
-        };
-        self.next = index + 1;
-        let (Some(header), Some(log_seed)) = (self.files[index].header, self.log_seed) else {
-            return;
-        };
-        let limit = self.files[index].limit;
-        self.note_missing(header.cut, file, each);
-        if self.stopped.is_some() {
+    fn want(&mut self, index: usize, start: u64, len: u64) {
+        self.wanted = Some(SegmentRead {
+            segment: self.files[index].segment,
+            offset: PAGE_BYTES as u64 + start,
+            len: usize::try_from(len).unwrap_or(usize::MAX),
+        });
+    }
+
+    /// The next file to look at, and what for.
+    fn begin_scan(&mut self) {
+        let Some(log_seed) = self.log_seed else { return };
+        let seed = Seed::new(log_seed);
+        // How far the log was synced: usually the newest file suffices.
+        while self.next.is_none() {
+            let unseen = |file: &&File| !file.surveyed;
+            let headless = self
+                .files
+                .iter()
+                .filter(unseen)
+                .find(|file| file.header.is_none());
+            let newest = self.files.iter().rfind(unseen).filter(|_| !self.group_found);
+            let Some(segment) = headless.or(newest).map(|file| file.segment) else {
+                self.set_limits();
+                self.set_first();
+                break;
+            };
+            let index = self.index_of(segment).expect("just found among the files");
+            if let Some(header) = self.files[index].header {
+                self.files[index].surveyed = true;
+                let walk = Walk::new(seed, segment, header.base, header.end(), self.piece_bytes).of_headers();
+                let task = Task::Survey { walk, empty_from: 0 };
+                return self.begin(index, task);
+            }
+            let inference = Inference::new(seed, segment, self.piece_bytes);
+            let (start, len) = inference.first_read();
+            self.want(index, start, len);
+            let task = Task::Infer(inference);
+            self.scan = Some(Scan { index, task });
             return;
         }
-        let data = file.get(PAGE_BYTES..).unwrap_or(&[]);
-        let mut walk = Walk::new(Seed::new(log_seed), segment, header.base, limit, data);
-        let mut replayed_to = header.base;
-        while let Some(step) = walk.next() {
+        let mut next = self.next.unwrap_or(self.files.len());
+        while self.stopped.is_none() && next < self.files.len() {
+            let file = &self.files[next];
+            next += 1;
+            self.next = Some(next);
+            if let Some(header) = file.header.filter(|header| header.base < file.limit) {
+                let mut walk = Walk::new(seed, file.segment, header.base, file.limit, self.piece_bytes);
+                if let Some((data_bytes, empty_from)) = file.found {
+                    walk = walk.surveyed(data_bytes, empty_from);
+                }
+                let task = Task::Replay {
+                    walk,
+                    replayed_to: header.base,
+                    begun: false,
+                };
+                return self.begin(next - 1, task);
+            }
+        }
+    }
+
+    /// Wants one page to begin with even where nothing may need to be read, so that every file goes the same way.
+    fn begin(&mut self, index: usize, mut task: Task) {
+        if let Task::Survey { walk, .. } | Task::Replay { walk, .. } | Task::Torn { walk, .. } = &mut task {
+            let (start, len) = walk.first_read();
+            self.want(index, start, len);
+        }
+        self.scan = Some(Scan { index, task });
+    }
+
+    fn handle_inferred(&mut self, scan: Scan, inferred: Inferred) {
+        let file = &self.files[scan.index];
+        match inferred {
+            Inferred::Read { start, len } => {
+                self.want(scan.index, start, len);
+                self.scan = Some(scan);
+            }
+            Inferred::Base(base) => {
+                let header = self.infer_header(file.segment, base);
+                let file = &mut self.files[scan.index];
+                file.header = header;
+                file.surveyed = true;
+                if let Some(header) = header {
+                    let seed = Seed::new(header.log_seed);
+                    let walk =
+                        Walk::new(seed, file.segment, base, header.end(), self.piece_bytes).of_headers();
+                    self.begin(scan.index, Task::Survey { walk, empty_from: 0 });
+                }
+            }
+            Inferred::Nothing => self.files[scan.index].surveyed = true,
+        }
+    }
+
+    /// Finds how far the log was synced when the groups of a file were written.
+    fn survey(&mut self, walk: &mut Walk, empty_from: &mut u64) {
+        loop {
+            let Next::Step(step) = walk.next() else { return };
+            let Step::Entry { header, entry } = step else {
+                continue;
+            };
+            if header.kind == EntryKind::GROUP
+                && let Some(head) = entry.and_then(|entry| GroupHead::read(entry.payload))
+                && head.synced_upto <= header.position
+            {
+                self.synced = self.synced.max(head.synced_upto);
+                self.group_found = true;
+                if head.resumes_at <= head.synced_upto {
+                    self.resumes_at = self.resumes_at.max(head.resumes_at);
+                }
+            }
+            *empty_from = walk.at();
+        }
+    }
+
+    /// Hands on the entries in view. `Some`: the log ends there.
+    fn replay(
+        &mut self,
+        index: usize,
+        walk: &mut Walk,
+        replayed_to: &mut Position,
+        each: &mut impl FnMut(ReplayedEntry<'_>),
+    ) -> Option<Position> {
+        let (segment, limit) = (self.files[index].segment, self.files[index].limit);
+        while let Next::Step(step) = walk.next() {
             let (bad_start, bad_end) = match step {
                 Step::Entry {
-                    header: entry_header,
+                    header,
                     entry: Some(entry),
                 } => {
-                    replayed_to = entry_header.end();
-                    if entry_header.kind == EntryKind::GROUP {
+                    *replayed_to = header.end();
+                    if header.kind == EntryKind::GROUP {
                         self.arrived =
                             GroupHead::read(entry.payload).map_or(self.arrived, |head| head.arrived);
                         self.files[index].oldest.get_or_insert(self.arrived);
                         self.files[index].newest = self.arrived;
-                    } else if entry_header.kind != EntryKind::PAD {
-                        let at =
-                            PAGE_BYTES + entry_header.position.since(header.base) as usize + HEADER_BYTES;
-                        self.count(entry_header.sequence);
-                        let range = at..at + entry.payload.len();
-                        self.runs.push(entry_header, self.arrived, file, range, each);
+                    } else if header.kind != EntryKind::PAD {
+                        let length = entry.payload.len();
+                        self.count(header.sequence);
+                        let range = walk.range_of(&header, length);
+                        self.runs.push(header, self.arrived, walk.window(), range, each);
                     }
                     continue;
                 }
@@ -281,26 +513,26 @@ impl Recovery {
             };
             if bad_start < self.synced {
                 self.note_corrupt(Some(segment), bad_start, bad_end.min(self.synced).min(limit));
-                self.runs.flush(file, each);
+                self.runs.flush(walk.window(), each);
             }
             if bad_end > self.synced {
-                self.stop(bad_start.max(self.synced), walk);
-                break;
+                self.stopped = Some(bad_start.max(self.synced));
+                return self.stopped;
             }
         }
-        if self.stopped.is_none() {
-            let reached = header.base.plus(data.len() as u64).max(replayed_to);
-            self.note_truncated(segment, reached, limit);
-            self.covered = Some(limit);
+        None
+    }
+
+    fn end_of_replay(&mut self, index: usize, replayed_to: Position) {
+        let file = &self.files[index];
+        let base = file.header.map_or(replayed_to, |header| header.base);
+        if replayed_to > self.synced.max(base) {
+            self.unsynced.push(file.segment);
         }
-        if replayed_to > self.synced.max(header.base) {
-            self.unsynced.push(segment);
-        }
-        self.runs.carry(file, each);
     }
 
     pub fn finish(mut self) -> Recovered {
-        if self.next == 0 {
+        if self.next.is_none() {
             self.set_limits();
         }
         let mut cut = self.stopped.or(self.covered).unwrap_or(Position(0));
@@ -349,6 +581,7 @@ impl Recovery {
                 next_position,
                 cut,
                 next_sequence: self.sequence_next.unwrap_or(0),
+                resumes_at: self.resumes_at,
                 segments,
                 half_made,
                 removable,
@@ -371,21 +604,15 @@ impl Recovery {
     }
 
     /// A header for a file whose own is damaged: where it cuts off older ones is lost.
-    fn infer_header(&self, segment: SegmentId, log_seed: u64, data: &[u8]) -> Option<SegmentHeader> {
-        let base = infer_base(Seed::new(log_seed), segment, data)?;
-        let size = self
-            .files
-            .iter()
-            .filter_map(|file| file.header)
-            .map(|header| header.size)
-            .max()?;
+    fn infer_header(&self, segment: SegmentId, base: Position) -> Option<SegmentHeader> {
+        let headers = self.files.iter().filter_map(|file| file.header);
         Some(SegmentHeader {
             log: self.log,
-            log_seed,
+            log_seed: self.log_seed?,
             segment,
             base,
             cut: base,
-            size,
+            size: headers.map(|header| header.size).max()?,
         })
     }
 
@@ -396,6 +623,36 @@ impl Recovery {
                 file.limit = header.end().min(cut);
                 cut = cut.min(header.cut);
             }
+        }
+    }
+
+    /// Passes over the files that a start does not need: those before the last one that begins with names, at or
+    /// before where the log resumes, with enough behind it.
+    fn set_first(&mut self) {
+        self.next = Some(0);
+        let Extent::Needed { tail_bytes: wanted } = self.extent else {
+            return;
+        };
+        let mut tail_bytes = 0;
+        for index in (0..self.files.len()).rev() {
+            let file = &self.files[index];
+            let Some(header) = file.header.filter(|header| header.base < file.limit) else {
+                continue;
+            };
+            let empty_from = file.found.map_or(u64::MAX, |(_, empty_from)| empty_from);
+            tail_bytes += file.limit.since(header.base).min(empty_from);
+            let has_names = header.base.0.is_multiple_of(header.size);
+            if header.base <= self.resumes_at && has_names && tail_bytes >= wanted {
+                self.next = Some(index);
+                self.first = index;
+                break;
+            }
+        }
+        // Of those that are passed over only the beginning is known: nothing in them is younger than the next one.
+        let mut newest = self.files.get(self.first).and_then(|file| file.oldest);
+        for file in self.files[..self.first].iter_mut().rev() {
+            file.newest = newest.or(file.oldest).unwrap_or_default();
+            newest = file.oldest.or(newest);
         }
     }
 
@@ -415,12 +672,12 @@ impl Recovery {
 
     /// Positions between the segments so far and one that cuts off what lies before `cut`: bad like bad
     /// bytes.
-    fn note_missing(&mut self, cut: Position, file: &[u8], each: &mut impl FnMut(ReplayedEntry<'_>)) {
+    fn note_missing(&mut self, cut: Position, each: &mut impl FnMut(ReplayedEntry<'_>)) {
         let Some(covered) = self.covered.filter(|covered| *covered < cut) else {
             return;
         };
         if covered < self.synced {
-            self.runs.flush(file, each);
+            self.runs.flush(&[], each);
             self.note_corrupt(None, covered, cut.min(self.synced));
         }
         if cut > self.synced {
@@ -438,15 +695,14 @@ impl Recovery {
             self.stopped = Some(reached.max(self.synced));
         }
     }
+}
 
-    /// The log ends at `end`. What was written behind it is measured, not read.
-    fn stop(&mut self, end: Position, walk: Walk<'_>) {
-        self.stopped = Some(end);
-        let rest = walk.of_headers().starting_at(end);
-        let sound = rest.filter_map(|step| match step {
-            Step::Entry { header, .. } if header.kind != EntryKind::PAD => Some(header.end()),
-            Step::Entry { .. } | Step::Gap { .. } => None,
-        });
-        self.torn_bytes += sound.last().map_or(0, |last| last.0.saturating_sub(end.0));
+/// When the first group of a segment was begun; `data` is its first page.
+fn first_arrival(header: &SegmentHeader, data: &[u8]) -> Option<WallTime> {
+    let group = EntryHeader::read(Seed::new(header.log_seed), header.base, data).ok()?;
+    if group.segment != header.segment || group.kind != EntryKind::GROUP {
+        return None;
     }
+    let head = GroupHead::read(group.entry(data).ok()?.payload)?;
+    Some(head.arrived)
 }

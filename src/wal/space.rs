@@ -12,6 +12,7 @@ use super::segment::SegmentId;
 use crate::base::block::{BLOCK_BYTES, BlockPool, PAGE_BYTES};
 use crate::base::ids::Position;
 use crate::base::time::{Instant, Now, WallTime};
+use std::time::Duration;
 
 /// Files kept for their next use; more are removed.
 const FREE_COUNT_MAX: usize = 2;
@@ -131,6 +132,69 @@ impl<P: BlockPool> Log<P> {
     /// Nothing at or after `position` may be recycled. At the start there is no floor.
     pub fn set_floor(&mut self, position: Position) {
         self.floor = position;
+    }
+
+    /// A start must fold the entries from `position` on, whatever is held. Until it is told the log keeps what it
+    /// found when it was made.
+    pub fn set_resume_floor(&mut self, position: Position) {
+        self.resume_floor = position;
+    }
+
+    /// A start needs nothing before this.
+    pub fn resumes_at(&self) -> Position {
+        self.resumes_at
+    }
+
+    /// Whether requests are taken at all.
+    pub fn admits_something(&self) -> bool {
+        self.admit(0).is_ok()
+    }
+
+    /// Whether both positions lie in one segment.
+    pub fn is_same_segment(&self, one: Position, other: Position) -> bool {
+        let index = self.segment_index(one);
+        index.is_some() && index == self.segment_index(other)
+    }
+
+    /// Entries before this may be gone soon: their segments are held by nothing, and files are nearly as many as may
+    /// be, or the oldest is nearly as old as may be. What is to outlive them is to be appended again now.
+    pub fn leaving(&self, now: Now) -> Position {
+        const AHEAD: Duration = Duration::from_secs(5);
+        const SPARE_FILES: u64 = 3;
+        let is_short = self.file_count() + SPARE_FILES > self.file_count_max();
+        let goes = |segment: &&Segment| {
+            let is_settled = segment.end <= self.durable && segment.holds == 0;
+            is_settled && (is_short || segment.expires <= now.instant.plus(AHEAD))
+        };
+        let leaving = self.segments.iter().take(2).take_while(goes).last();
+        leaving.map_or(Position(0), |segment| segment.end)
+    }
+
+    /// Follows what is held and the caller's floor. Heads say it only once all is durable that it rests on, so that
+    /// no crash keeps the claim and loses its grounds.
+    pub(super) fn move_resumption(&mut self) {
+        if let Some((position, grounds)) = self.resumes_next
+            && grounds <= self.durable
+        {
+            self.resumes_at = self.resumes_at.max(position);
+            self.resumes_next = None;
+        }
+        if self.resumes_next.is_some() {
+            return;
+        }
+        let first = self
+            .segments
+            .partition_point(|segment| segment.end <= self.resumes_at);
+        let needed = self
+            .segments
+            .iter()
+            .skip(first)
+            .find(|segment| segment.end > self.durable || segment.holds > 0);
+        let settled = needed.map_or(self.durable, |segment| segment.base.min(self.durable));
+        let position = settled.min(self.resume_floor);
+        if position > self.resumes_at {
+            self.resumes_next = Some((position, self.tail));
+        }
     }
 
     /// Lets the oldest durable blocks go from memory until `resident_bytes_target` is met or none is

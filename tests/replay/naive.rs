@@ -1,26 +1,61 @@
 //! The fold of a log as one would write it without a table: lists of spans, and a set of what was decided.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use tailkeep::base::ids::{LogId, Place, TraceId};
+use tailkeep::base::ids::{LogId, Place, Position, TraceId};
 use tailkeep::base::monoid::Monoid;
 use tailkeep::digest::Digest;
-use tailkeep::landing::record::{SPANS, VERDICTS, VerdictRecord};
+use tailkeep::landing::record::{DECIDED, DecidedRecord, SPANS, VERDICTS, VerdictRecord};
 use tailkeep::otlp::payload::SpansPayload;
 use tailkeep::otlp::view::{self, SpanView};
 use tailkeep::policy::PolicySet;
+use tailkeep::route::{Decision, HashKey};
+use tailkeep::table::CompactDecision;
+use tailkeep::verdict::{Reason, Verdict};
 use tailkeep::wal::recover::ReplayedEntry;
 
 type Spans = Vec<(Digest, Place)>;
 
-#[derive(Default)]
 pub struct Naive {
+    hash_key: HashKey,
     spans: BTreeMap<TraceId, Spans>,
     decided: BTreeSet<TraceId>,
+    /// Of decisions that were carried along, without the six bits of verdict and reason.
+    dropped: HashSet<u64>,
+    pub first: Option<Position>,
 }
 
 impl Naive {
+    pub fn new(hash_key: HashKey) -> Naive {
+        Naive {
+            hash_key,
+            spans: BTreeMap::new(),
+            decided: BTreeSet::new(),
+            dropped: HashSet::new(),
+            first: None,
+        }
+    }
+
+    fn is_decided(&self, trace: &TraceId) -> bool {
+        let any = Decision {
+            verdict: Verdict::Rollup,
+            reason: Reason::Complete,
+            policy: None,
+            threshold: None,
+            incomplete: false,
+        };
+        let compact = CompactDecision::new(self.hash_key, trace, &any);
+        self.decided.contains(trace) || self.dropped.contains(&(compact.bits() >> 6))
+    }
+
     pub fn entry(&mut self, log: LogId, policies: &PolicySet, entry: &ReplayedEntry<'_>) {
+        self.first.get_or_insert(entry.position);
+        if entry.kind == DECIDED {
+            let record = DecidedRecord::read(entry.payload).expect("checked by its sum");
+            self.decided.extend(record.kept.iter().map(|record| record.trace));
+            self.dropped
+                .extend(record.dropped.iter().map(|compact| compact.bits() >> 6));
+        }
         if entry.kind == VERDICTS {
             let records = VerdictRecord::read_all(entry.payload).expect("checked by its sum");
             self.decided.extend(records.iter().map(|record| record.trace));
@@ -45,10 +80,7 @@ impl Naive {
 
     /// As [`tailkeep::table::Table::fold_of_open_traces`] has it.
     pub fn open_traces(&self) -> Vec<(TraceId, Digest, Vec<Place>)> {
-        let open = self
-            .spans
-            .iter()
-            .filter(|(trace, _)| !self.decided.contains(*trace));
+        let open = self.spans.iter().filter(|(trace, _)| !self.is_decided(trace));
         open.map(|(trace, spans)| {
             let digest = spans
                 .iter()

@@ -7,7 +7,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 use prost::Message;
-use tailkeep::base::block::{PAGE_BYTES, VecPool};
+use tailkeep::base::block::VecPool;
 use tailkeep::base::ids::{CoreId, LogId, Position, TraceId};
 use tailkeep::base::time::{Instant, Now, WallTime};
 use tailkeep::completion::CompletionOptions;
@@ -21,7 +21,7 @@ use tailkeep::route::HashKey;
 use tailkeep::shard::{self, Resuming, Shard};
 use tailkeep::stats::Transport;
 use tailkeep::table::{Table, TableOptions};
-use tailkeep::wal::recover::{Recovered, Recovery, ReplayedEntry};
+use tailkeep::wal::recover::{Extent, HEAD_BYTES, Recovered, Recovery, ReplayedEntry};
 use tailkeep::wal::{Log, LogOptions};
 
 use crate::disk::{Disk, Random};
@@ -58,6 +58,10 @@ pub struct World {
     forgotten_from: BTreeMap<u64, u64>,
     /// Traces before this one have been damaged.
     due_from: u64,
+    /// Bytes of log that the last start had no need of.
+    pub passed_over: u64,
+    /// From the next start on.
+    pub retain: Duration,
 }
 
 /// What a start found.
@@ -96,6 +100,8 @@ impl World {
             next_trace: 1,
             forgotten_from: BTreeMap::new(),
             due_from: 0,
+            passed_over: 0,
+            retain: Duration::from_millis(500),
         };
         world.restart();
         world
@@ -318,18 +324,33 @@ impl World {
 
     /// Other traffic until the segments that were there have gone.
     pub fn recycle(&mut self, random: &mut Random) {
-        let first = *self.main.files.keys().next().expect("a segment");
+        let last = *self.main.files.keys().next_back().expect("a segment");
         for _ in 0..2_000 {
-            if !self.main.files.contains_key(&first) {
+            if self.main.files.keys().next() > Some(&last) {
                 return;
             }
+            self.fill(random, 1);
+        }
+        panic!("{last:?} stays");
+    }
+
+    /// Other traffic of so many bytes at least.
+    pub fn fill(&mut self, random: &mut Random, bytes: usize) {
+        let mut sent = 0;
+        while sent < bytes {
             self.next_trace = self.next_trace.max(1_000) + 1;
-            let trace = self.next_trace;
-            self.submit(trace, 0, 1, false, 40_000 + random.below(20_000) as usize);
+            let length = 40_000 + random.below(20_000) as usize;
+            self.submit(self.next_trace, 0, 1, false, length);
             self.settle_disks();
             self.pass(100);
+            sent += length;
         }
-        panic!("{first:?} stays");
+    }
+
+    /// The core knows what was decided about it.
+    pub fn is_late(&mut self, trace: u64) -> bool {
+        let id = TraceId::new(&trace_id(trace)).expect("not zero");
+        self.core().table().open_trace(&id).is_none() && self.core().table().decided(&id).is_some()
     }
 
     // ---- ends and beginnings ----------------------------------------------------------------------------
@@ -381,28 +402,36 @@ impl World {
             decided_count_max: 100_000,
         };
         let names = vec!["errors".to_owned()];
-        let table = Table::new(options, now);
-        let mut resuming = Resuming::new(CoreId(0), 1, HASH_KEY, table);
-        let mut kept_replay = KeptReplay::default();
-        let kept_found = recover(&mut self.kept, |entry| kept_replay.entry(entry, now));
-        let mut naive = Naive::default();
-        let mut replay = Replay::new(LOG, HASH_KEY, &self.policies, &names, true, now);
-        let found = recover(&mut self.main, |entry| {
+        let mut resuming = Resuming::new(CoreId(0), 1, HASH_KEY, Table::new(options, now));
+        // Like a start, only what is needed; the oracle reads all there is.
+        let mut naive = Naive::new(HASH_KEY);
+        recover(&mut self.main, Extent::Whole, |entry| {
+            naive.entry(LOG, &self.policies, entry)
+        });
+        let destinations = vec!["file".to_owned()];
+        let mut replay = Replay::new(LOG, HASH_KEY, &self.policies, &names, true, destinations, now);
+        let needed = Extent::Needed { tail_bytes: 1 << 20 };
+        let mut first = None;
+        let found = recover(&mut self.main, needed, |entry| {
+            first.get_or_insert(entry.position);
             replay.entry(entry);
-            naive.entry(LOG, &self.policies, entry);
         });
         assert!(
-            resuming.decided(replay.take_decided()).is_empty(),
+            resuming.decided(replay.take_found()).is_empty(),
             "one core owns all"
         );
-        let replayed = replay.finish();
+        let mut replayed = replay.finish();
+        let mut kept_replay = KeptReplay::new(&replayed);
+        let kept_found = recover(&mut self.kept, Extent::Whole, |entry| {
+            kept_replay.entry(entry, now)
+        });
         assert_eq!((replayed.malformed, kept_replay.malformed), (0, 0));
         let log_options = |interval| LogOptions {
             log: LOG,
             log_seed: 0x5eed,
             segment_size: SEGMENT_BYTES,
             size_max: 12 << 20,
-            retain: Duration::from_millis(500),
+            retain: self.retain,
             group_interval: interval,
             sync: true,
         };
@@ -420,6 +449,20 @@ impl World {
             found.start,
             now,
         );
+        while let Some(position) = replayed.decided.poll_older() {
+            let payload = log.locate(position).and_then(|(segment, offset)| {
+                let bytes = self.main.read(segment, offset, 1 << 20)?;
+                log.check(position, &bytes)
+                    .map(|entry| entry.payload.to_vec())
+                    .ok()
+            });
+            let older = replayed.read_decided(position, payload.as_deref(), HASH_KEY, &names);
+            resuming.decided(older);
+        }
+        self.passed_over = first
+            .zip(naive.first)
+            .map_or(0, |(first, oldest)| first.since(oldest));
+
         let kept_options = LogOptions {
             retain: Duration::ZERO,
             ..seeded(log_options(Duration::from_millis(20)), kept_found.log_seed)
@@ -441,6 +484,7 @@ impl World {
             // Little, so that spans leave memory and are read back.
             block_bytes_max: 2 << 20,
             unsynced_bytes_max: 4 << 20,
+            decided_count_max: 100_000,
             policy_names: names,
         };
         let destinations = vec![Destination::new(destination, cursor)];
@@ -518,8 +562,8 @@ impl World {
     }
 }
 
-fn recover(disk: &mut Disk, mut each: impl FnMut(&ReplayedEntry<'_>)) -> Recovered {
-    let mut recovery = Recovery::new(LOG);
+fn recover(disk: &mut Disk, extent: Extent, mut each: impl FnMut(&ReplayedEntry<'_>)) -> Recovered {
+    let mut recovery = Recovery::new(LOG, extent).in_pieces_of(64 << 10);
     let files: BTreeMap<_, _> = disk
         .files
         .iter()
@@ -527,16 +571,14 @@ fn recover(disk: &mut Disk, mut each: impl FnMut(&ReplayedEntry<'_>)) -> Recover
         .collect();
     for (segment, file) in &files {
         recovery
-            .header(*segment, &file[..file.len().min(PAGE_BYTES)])
+            .header(*segment, &file[..file.len().min(HEAD_BYTES)])
             .expect("one log, one version");
     }
-    while let Some(segment) = recovery.survey_next() {
-        recovery.survey(segment, &files[&segment]);
-    }
-    while let Some(segment) = recovery.replay_next() {
-        recovery.replay(segment, &files[&segment], &mut |entry: ReplayedEntry<'_>| {
-            each(&entry)
-        });
+    while let Some(read) = recovery.poll_read() {
+        let file = &files[&read.segment];
+        let start = (read.offset as usize).min(file.len());
+        let bytes = file[start..(start + read.len).min(file.len())].to_vec();
+        recovery.handle_read(bytes, &mut |entry: ReplayedEntry<'_>| each(&entry));
     }
     let recovered = recovery.finish();
     recovered.unsynced.iter().for_each(|segment| disk.sync(*segment));

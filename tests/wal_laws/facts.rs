@@ -5,7 +5,7 @@ use std::time::Duration;
 use tailkeep::base::block::{BLOCK_BYTES, VecPool};
 use tailkeep::base::ids::{LogId, Position};
 use tailkeep::wal::entry::{EntryHeader, Seed};
-use tailkeep::wal::recover::{RecoverError, Recovery};
+use tailkeep::wal::recover::{Extent, RecoverError, Recovery};
 use tailkeep::wal::{DiskOp, EntryFlags, EntryKind, LogOptions, OpId, Refused, SegmentHeader, SegmentId};
 
 use crate::disk::Crash;
@@ -355,7 +355,7 @@ fn a_file_of_another_log_is_named() {
         cut: Position(0),
         size: 1 << 20,
     };
-    let mut recovery = Recovery::new(LogId(4));
+    let mut recovery = Recovery::new(LogId(4), Extent::Whole);
     let foreign = recovery.header(SegmentId(1), &header.page()[..]);
     assert_eq!(
         foreign,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tailkeep::base::block::VecPool;
 use tailkeep::base::ids::{LogId, Position};
 use tailkeep::base::time::{Instant, Now, WallTime};
-use tailkeep::wal::recover::{Recovered, Recovery};
+use tailkeep::wal::recover::{Extent, HEAD_BYTES, Recovered, Recovery};
 use tailkeep::wal::{Appended, EntryFlags, EntryKind, Log, LogOptions, LogStart, Refused};
 
 use crate::disk::{Crash, Disk, Random};
@@ -388,21 +388,21 @@ pub fn recover(disk: &Disk) -> Result<(Recovered, Replayed), String> {
 pub fn recover_files(
     files: &BTreeMap<tailkeep::wal::SegmentId, Vec<u8>>,
 ) -> Result<(Recovered, Replayed), String> {
-    let mut recovery = Recovery::new(options().log);
+    let mut recovery = Recovery::new(options().log, Extent::Whole);
     for (segment, file) in files {
-        let page = &file[..file.len().min(4096)];
+        let head = &file[..file.len().min(HEAD_BYTES)];
         recovery
-            .header(*segment, page)
+            .header(*segment, head)
             .map_err(|error| error.to_string())?;
-    }
-    while let Some(segment) = recovery.survey_next() {
-        recovery.survey(segment, &files[&segment]);
     }
     let mut replayed = Replayed::new();
     let mut wrong = None;
     let (mut last, mut count) = (None, 0);
-    while let Some(segment) = recovery.replay_next() {
-        recovery.replay(segment, &files[&segment], &mut |entry| {
+    while let Some(read) = recovery.poll_read() {
+        let file = &files[&read.segment];
+        let start = (read.offset as usize).min(file.len());
+        let bytes = file[start..(start + read.len).min(file.len())].to_vec();
+        recovery.handle_read(bytes, &mut |entry| {
             count += 1;
             if last >= Some(entry.position) {
                 wrong.get_or_insert(format!("{} comes out of order", entry.position));

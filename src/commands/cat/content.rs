@@ -2,7 +2,8 @@
 
 use crate::base::ids::TraceId;
 use crate::landing::record::{
-    self, COPIED, CURSORS, CopiedRecord, Cursors, KEPT, KeptRecord, SPANS, VERDICTS, VerdictRecord,
+    self, COPIED, CURSORS, CopiedRecord, Cursors, DECIDED, DecidedRecord, KEPT, KeptRecord, NamesRecord,
+    SPANS, VERDICTS, VerdictRecord,
 };
 use crate::otlp::cut::{CutSink, cut};
 use crate::otlp::join::{Annotation, Joiner};
@@ -16,7 +17,8 @@ pub enum Content<'a> {
     Verdicts(Vec<VerdictRecord>),
     Copied(Vec<CopiedRecord>),
     Cursors(Cursors),
-    Names(Vec<String>, Cursors),
+    Names(NamesRecord),
+    Decided(DecidedRecord),
     Kept(KeptRecord<'a>),
     /// Its checksum holds, and no version that is known here wrote it.
     Unknown,
@@ -30,9 +32,8 @@ impl<'a> Content<'a> {
             VERDICTS => VerdictRecord::read_all(payload).map(Content::Verdicts),
             COPIED => CopiedRecord::read_all(payload).map(Content::Copied),
             CURSORS => record::read_cursors(payload).map(Content::Cursors),
-            EntryKind::NAMES => {
-                record::read_names(payload).map(|(policies, cursors)| Content::Names(policies, cursors))
-            }
+            EntryKind::NAMES => NamesRecord::read(payload).map(Content::Names),
+            DECIDED => DecidedRecord::read(payload).map(Content::Decided),
             KEPT => KeptRecord::read(payload).map(Content::Kept),
             _ => None,
         };

@@ -58,9 +58,9 @@ pub fn print(logs: &[Log], trace: Option<TraceId>, output: &mut Output) -> Resul
                     print_verdict(verdict, &names, trace.is_some(), output);
                 }
             }
-            Content::Names(policies, _) => names = policies,
+            Content::Names(found) => names = found.policies,
             Content::Unknown => tell_unknown(&log.name, entry.position, output),
-            Content::Copied(_) | Content::Cursors(_) | Content::Kept(_) => {}
+            Content::Copied(_) | Content::Cursors(_) | Content::Decided(_) | Content::Kept(_) => {}
         })?;
     }
     for (log, end) in kept_logs().zip(copies.ends) {

@@ -82,21 +82,30 @@ impl Line<'_> {
                         .as_bytes(),
                 );
             }
-            Content::Names(policies, cursors) => {
-                *names = policies;
+            Content::Names(found) => {
+                *names = found.policies;
                 if whole {
-                    let text = format!("policies {}; {}", names.join(", "), cursors_text(&cursors));
+                    let text = format!("policies {}; {}", names.join(", "), cursors_text(&found.cursors));
                     output.line(self.begin("names", &text).as_bytes());
                 }
             }
             Content::Cursors(cursors) if whole => {
                 output.line(self.begin("cursors", &cursors_text(&cursors)).as_bytes());
             }
+            Content::Decided(decided) if whole => {
+                let (dropped, kept) = (decided.dropped.len(), decided.kept.len());
+                let text = format!("{dropped} dropped, {kept} kept");
+                output.line(self.begin("decided", &text).as_bytes());
+            }
             Content::Unknown if whole => {
                 let text = format!("kind {}, {} bytes", self.entry.kind.0, self.entry.payload.len());
                 output.line(self.begin("unknown", &text).as_bytes());
             }
-            Content::Kept(_) | Content::Copied(_) | Content::Cursors(_) | Content::Unknown => {}
+            Content::Kept(_)
+            | Content::Copied(_)
+            | Content::Cursors(_)
+            | Content::Decided(_)
+            | Content::Unknown => {}
         }
     }
 

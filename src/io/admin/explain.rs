@@ -23,7 +23,7 @@ impl Admin {
             );
         };
         let core_count = self.mesh.cores().count() as u16;
-        let owner = route::owner(self.facts.hash_key.trace(&trace), core_count);
+        let owner = route::owner(self.facts.hash_key.fingerprint(&trace), core_count);
         let answer = self
             .mesh
             .ask(owner, move |admin| admin.explain_owned(trace))

@@ -30,9 +30,9 @@ struct Held {
 }
 
 enum Payload {
-    /// In the segment that is loaded.
+    /// In the window that is loaded.
     Here(Range<usize>),
-    /// Of a segment that is gone from memory.
+    /// Of a window that is gone from memory.
     Carried(Vec<u8>),
 }
 
@@ -93,7 +93,7 @@ impl Runs {
         self.carried_bytes = 0;
     }
 
-    /// The file leaves memory.
+    /// The window leaves memory.
     pub fn carry(&mut self, file: &[u8], each: &mut impl FnMut(ReplayedEntry<'_>)) {
         for held in &mut self.held {
             if let Payload::Here(range) = &held.payload {

@@ -1,0 +1,261 @@
+//! What was decided outlives the segments that say so: late spans follow a verdict for as long as the cache of
+//! decisions would remember it, restarts and recycled segments in between.
+//!
+//! ```text
+//!  log   ┌─────────────────────┬──────────────────────┬───────────────────────┐
+//!        │ …  V V   V  V       │ D  V  V V     V      │ D′ D   V …            │
+//!        └─────────────────────┴─▲────────────────────┴─▲──▲──────────────────┘
+//!          V verdicts            └── previous ──────────┼──┘
+//!                                D the verdicts since   D′ a copy of an old D whose segment is about to go
+//!                                  the last D, compact
+//! ```
+//!
+//! A decided entry (D) is written when enough verdicts have come together, and when the log has gone on to another
+//! segment. So every verdict stands in a verdicts entry of a segment that a start folds, or in a decided entry; each
+//! of these names the one before, and the names entry of every segment names the newest. Before the log takes a
+//! segment back, the decided entries in it are appended again. As many decisions are carried along as the cache
+//! remembers at least; when the log refuses requests they are let go instead, for late spans are worth less than
+//! spans.
+//!
+//! Nothing is kept in memory of it but the verdicts since the last entry, and where the entries are.
+
+use super::record::{DECIDED, DecidedRecord, VerdictRecord};
+use super::settle::{Found, find_payload};
+use super::{Landing, LandingOptions};
+use crate::base::block::BlockPool;
+use crate::base::ids::Position;
+use crate::base::time::Now;
+use crate::route::{Decision, HashKey, PolicyNumber, Settlement};
+use crate::table::CompactDecision;
+use crate::verdict::Verdict;
+use crate::wal::entry::entry_bytes;
+use std::collections::VecDeque;
+
+/// Decisions of one entry: 32 KiB of dropped traces, as much of kept ones.
+const DROPPED_PER_ENTRY: usize = 4096;
+const KEPT_PER_ENTRY: usize = 1024;
+/// Entries copied in one turn.
+const COPIES_PER_TURN: usize = 8;
+
+/// A decided entry of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    pub position: Position,
+    pub count: usize,
+}
+
+/// Verdicts that no decided entry has yet.
+#[derive(Clone, Debug, Default)]
+pub struct Uncovered {
+    pub dropped: Vec<CompactDecision>,
+    pub kept: Vec<VerdictRecord>,
+    /// The first verdicts entry that has one of them.
+    pub from: Option<Position>,
+}
+
+impl Uncovered {
+    pub fn add(&mut self, hash_key: HashKey, record: &VerdictRecord) {
+        // Late spans followed a verdict that is known already.
+        if record.late {
+            return;
+        }
+        match record.decision.verdict {
+            Verdict::Keep => self.kept.push(*record),
+            Verdict::Rollup | Verdict::Deny => {
+                let decision = CompactDecision::new(hash_key, &record.trace, &record.decision);
+                self.dropped.push(decision);
+            }
+            Verdict::Pending => {}
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.dropped.is_empty() && self.kept.is_empty()
+    }
+}
+
+/// The decided entries of one log.
+///
+/// Invariant: `batches` are those that a start is to find, oldest first; all of them are reached from the last one.
+#[derive(Debug, Default)]
+pub(super) struct Decided {
+    uncovered: Uncovered,
+    batches: VecDeque<Batch>,
+    count: usize,
+    newest: Option<Position>,
+    /// Copies that are not durable: where the oldest original is, and where the newest copy ends.
+    copying: Option<(Position, Position)>,
+}
+
+impl Decided {
+    pub fn newest(&self) -> Option<Position> {
+        self.newest
+    }
+
+    /// A start must fold verdicts from here on.
+    pub fn resume_floor(&self) -> Position {
+        self.uncovered.from.unwrap_or(Position(u64::MAX))
+    }
+
+    fn push(&mut self, batch: Batch, count_max: usize) {
+        self.newest = Some(batch.position);
+        self.count += batch.count;
+        self.batches.push_back(batch);
+        while self
+            .batches
+            .front()
+            .is_some_and(|oldest| self.count - oldest.count >= count_max)
+        {
+            self.pop();
+        }
+    }
+
+    fn pop(&mut self) -> Option<Batch> {
+        let batch = self.batches.pop_front()?;
+        self.count -= batch.count;
+        Some(batch)
+    }
+}
+
+impl<P: BlockPool, W> Landing<P, W> {
+    /// What a replay found.
+    pub fn resume_decided(&mut self, batches: Vec<Batch>, newest: Option<Position>, uncovered: Uncovered) {
+        for batch in batches {
+            self.decided.push(batch, self.options.decided_count_max);
+        }
+        self.decided.newest = newest;
+        self.decided.uncovered = uncovered;
+        self.write_prologue();
+    }
+
+    /// The verdicts that were just appended and end at `end`.
+    pub(super) fn note_decided(&mut self, settlements: &[Settlement], end: Position) {
+        let bytes = entry_bytes(settlements.len() * VerdictRecord::BYTES) as u64;
+        let uncovered = &mut self.decided.uncovered;
+        for settlement in settlements {
+            let record = VerdictRecord {
+                trace: settlement.trace,
+                decision: settlement.decision,
+                late: settlement.late,
+            };
+            uncovered.add(self.options.hash_key, &record);
+        }
+        if !uncovered.is_empty() {
+            uncovered.from.get_or_insert(Position(end.0 - bytes));
+        }
+        self.move_floors();
+    }
+
+    /// Tells the log what must stay in it.
+    fn move_floors(&mut self) {
+        let waiting = self
+            .queue
+            .oldest()
+            .map_or(Position(u64::MAX), |entry| entry.needs);
+        self.log
+            .set_resume_floor(self.decided.resume_floor().min(waiting));
+        let oldest = self.decided.batches.front().map(|batch| batch.position);
+        let copied = self.decided.copying.map(|(original, _)| original);
+        self.log.set_floor(match self.log.admits_something() {
+            true => oldest
+                .into_iter()
+                .chain(copied)
+                .min()
+                .unwrap_or(Position(u64::MAX)),
+            false => Position(u64::MAX),
+        });
+    }
+
+    /// Writes decided entries when they are due, and copies those that are about to go.
+    pub(super) fn carry_decided(&mut self, now: Now) {
+        let durable = self.log.durable();
+        self.decided.copying = self.decided.copying.filter(|(_, end)| *end > durable);
+        let Uncovered { dropped, kept, from } = &self.decided.uncovered;
+        let is_due = dropped.len() >= DROPPED_PER_ENTRY
+            || kept.len() >= KEPT_PER_ENTRY
+            || from.is_some_and(|from| !self.log.is_same_segment(from, self.tail));
+        if is_due {
+            self.cover_verdicts(now);
+        }
+        let leaving = self.log.leaving(now);
+        for _ in 0..COPIES_PER_TURN {
+            let is_leaving = |batch: &&Batch| batch.position < leaving;
+            let Some(batch) = self.decided.batches.front().filter(is_leaving).copied() else {
+                break;
+            };
+            let mut payload = match find_payload(&self.log, &mut self.fetcher, batch.position) {
+                Found::Here(payload) => payload.to_vec(),
+                Found::Waiting => break,
+                Found::Lost => {
+                    self.decided.pop();
+                    continue;
+                }
+            };
+            DecidedRecord::relink(&mut payload, self.decided.newest);
+            self.decided.pop();
+            self.append_decided(now, &payload, batch.count);
+            let original = self
+                .decided
+                .copying
+                .map_or(batch.position, |(original, _)| original);
+            self.decided.copying = Some((original, self.tail));
+        }
+        self.move_floors();
+    }
+
+    fn append_decided(&mut self, now: Now, payload: &[u8], count: usize) {
+        let end = self.append(now, DECIDED, payload);
+        let position = Position(end.0 - entry_bytes(payload.len()) as u64);
+        self.decided
+            .push(Batch { position, count }, self.options.decided_count_max);
+        self.write_prologue();
+    }
+
+    fn cover_verdicts(&mut self, now: Now) {
+        let Uncovered { dropped, kept, .. } = std::mem::take(&mut self.decided.uncovered);
+        let (mut dropped, mut kept) = (dropped.chunks(DROPPED_PER_ENTRY), kept.chunks(KEPT_PER_ENTRY));
+        loop {
+            let (some_dropped, some_kept) = (dropped.next(), kept.next());
+            let (policies, kept_records) = with_names(&self.options, some_kept.unwrap_or_default());
+            let record = DecidedRecord {
+                previous: self.decided.newest,
+                covers: dropped.len() == 0 && kept.len() == 0,
+                policies,
+                dropped: some_dropped.unwrap_or_default().to_vec(),
+                kept: kept_records,
+            };
+            let mut payload = Vec::new();
+            record.put(&mut payload);
+            self.append_decided(now, &payload, record.dropped.len() + record.kept.len());
+            if record.covers {
+                return;
+            }
+        }
+    }
+}
+
+/// The records, numbered in a list of just the names that they use.
+fn with_names(options: &LandingOptions, records: &[VerdictRecord]) -> (Vec<String>, Vec<VerdictRecord>) {
+    let mut names: Vec<String> = Vec::new();
+    let renumber = |record: &VerdictRecord| {
+        let name = record
+            .decision
+            .policy
+            .and_then(|number| options.policy_names.get(number.0 as usize));
+        let policy = name.map(|name| {
+            let known = names.iter().position(|known| known == name);
+            let number = known.unwrap_or_else(|| {
+                names.push(name.clone());
+                names.len() - 1
+            });
+            PolicyNumber(number as u16)
+        });
+        let decision = Decision {
+            policy,
+            ..record.decision
+        };
+        VerdictRecord { decision, ..*record }
+    };
+    let records = records.iter().map(renumber).collect();
+    (names, records)
+}
