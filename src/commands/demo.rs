@@ -9,7 +9,6 @@
 //! status page and its output file say.
 
 mod engine;
-mod http;
 mod report;
 mod shop;
 mod traffic;
@@ -23,12 +22,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::http::Client;
 use super::{DemoArguments, Failure, LogFlags, not_yet, print_result};
 use crate::config::units::{parse_duration, show_duration};
 use crate::io::clock::Clock;
 use crate::io::datadir::random_u64;
 use engine::{Engine, Scratch};
-use http::Client;
 use report::Account;
 use shop::{Batches, Shop};
 use traffic::Clients;

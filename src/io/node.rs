@@ -145,13 +145,18 @@ pub fn run(options: NodeOptions) -> Result<(), NodeError> {
         (opened, busy)
     })?;
     let listeners = bind_all(&options)?;
-    let io_memory = (options.memory_limit_bytes / 10).clamp(4 << 20, IO_MEMORY_MAX);
+    let io_memory = io_memory_bytes(options.memory_limit_bytes);
     let executor = LocalExecutorBuilder::new(Placement::Fixed(options.cpu))
         .name("tailkeep-0")
         .io_memory(io_memory as usize)
         .make()
         .map_err(|error| NodeError::Executor(error.to_string()))?;
     executor.run(serve(options, data_dir, listeners, signals))
+}
+
+/// What the executor registers with its ring.
+pub fn io_memory_bytes(memory_limit_bytes: u64) -> u64 {
+    (memory_limit_bytes / 10).clamp(4 << 20, IO_MEMORY_MAX)
 }
 
 /// Tries for [`TAKE_OVER_TIME`] as long as `busy`.

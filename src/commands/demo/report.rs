@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::traffic::Outcome;
+use crate::commands::show::{grouped, number};
 
 /// The engine's own account, from its status page.
 #[derive(Clone, Debug, Default)]
@@ -41,10 +42,6 @@ impl Account {
         let problems = self.status["problems"].as_array().into_iter().flatten();
         problems.map(|problem| problem["message"].as_str().unwrap_or_default().to_owned())
     }
-}
-
-fn number(value: &Value) -> u64 {
-    value.as_u64().unwrap_or(0)
 }
 
 pub const PROGRESS_HEAD: &str = "\n  time  spans sent  acknowledged  traces open     kept  rolled up\n";
@@ -120,30 +117,10 @@ fn policies(account: &Account) -> String {
     out
 }
 
-/// `1234567` as `1,234,567`.
-fn grouped(value: u64) -> String {
-    let digits = value.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn thousands_are_grouped() {
-        for (value, expected) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(grouped(value), expected);
-        }
-    }
 
     #[test]
     fn nothing_is_settled_before_the_kept_spans_are_exported() {

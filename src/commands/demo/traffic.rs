@@ -14,9 +14,9 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use prost::Message;
 
-use super::http::Client;
 use super::pause;
 use super::shop::{Batches, Service, text};
+use crate::commands::http::Client;
 use crate::io::clock::Clock;
 
 /// Requests that wait for their turn on a connection. What does not fit goes with the next tick.
