@@ -103,7 +103,7 @@ pub struct DemoArguments {
     /// How long, such as 30s
     #[arg(long = "for", value_name = "DURATION")]
     pub duration: Option<String>,
-    /// Kill itself in mid-load, start again, and count what was lost (not yet)
+    /// Kill the engine in mid-load, start it again, and count what was lost
     #[arg(long)]
     pub crash: bool,
 }

@@ -121,7 +121,8 @@ fn content(trace: &Value) -> String {
     line
 }
 
-fn policies(trace: &Value) -> String {
+/// What each policy said, as a table; nothing if that is not known.
+pub fn policies(trace: &Value) -> String {
     let mut columns = Columns::new(4, &["policy", "result", "span", "detail"]);
     let mut any = false;
     for policy in items(&trace["policies"]) {
