@@ -3,11 +3,18 @@
 //! Results go to stdout, everything else to stderr. Exit codes are a contract: 0 fine, 1 the
 //! environment (port, disk, lock), 2 usage or configuration.
 
+pub mod admin;
 pub mod cat;
 pub mod configuration;
 pub mod demo;
+pub mod doctor;
+pub mod explain;
+pub mod http;
+pub mod manual;
 pub mod print_config;
 pub mod run;
+pub mod show;
+pub mod status;
 pub mod validate;
 
 use std::io::{self, Write};
@@ -16,6 +23,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use self::admin::AdminFlags;
 use self::configuration::ConfigurationFlags;
 
 /// Tail sampler for OpenTelemetry: what it acknowledges it does not lose.
@@ -42,18 +50,18 @@ pub enum Command {
     Cat(CatArguments),
     /// Translate a Collector's or Refinery's configuration (not yet)
     Convert(UnbuiltArguments),
-    /// Check whether this host is fit (not yet)
-    Doctor(UnbuiltArguments),
+    /// Check whether this host is fit, and say how to mend what is not
+    Doctor(DoctorArguments),
     /// Fit this host (not yet)
     Tune(UnbuiltArguments),
     /// Decide again what a data directory holds, by other policies (not yet)
     Replay(UnbuiltArguments),
-    /// Show a running tailkeep (not yet)
-    Status(UnbuiltArguments),
-    /// Explain what was decided about a trace (not yet)
-    Explain(UnbuiltArguments),
-    /// Read the manual (not yet)
-    Manual(UnbuiltArguments),
+    /// Show what a running tailkeep does
+    Status(StatusArguments),
+    /// Explain what a running tailkeep decided about a trace, and why
+    Explain(ExplainArguments),
+    /// Read the manual: without a topic, the list of topics
+    Manual(ManualArguments),
 }
 
 #[derive(Debug, Args)]
@@ -95,7 +103,7 @@ pub struct DemoArguments {
     /// How long, such as 30s
     #[arg(long = "for", value_name = "DURATION")]
     pub duration: Option<String>,
-    /// Kill itself in mid-load, start again, and count what was lost (not yet)
+    /// Kill the engine in mid-load, start it again, and count what was lost
     #[arg(long)]
     pub crash: bool,
 }
@@ -133,6 +141,42 @@ pub struct CatArguments {
     pub json: bool,
 }
 
+#[derive(Debug, Args)]
+pub struct DoctorArguments {
+    #[command(flatten)]
+    pub configuration: ConfigurationFlags,
+    /// Report as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArguments {
+    #[command(flatten)]
+    pub admin: AdminFlags,
+    /// The status document as it is
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArguments {
+    /// The trace: 32 hexadecimal digits
+    #[arg(value_name = "ID")]
+    pub trace: String,
+    #[command(flatten)]
+    pub admin: AdminFlags,
+    /// The explanation as the admin port gives it
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ManualArguments {
+    /// A page's name
+    pub topic: Option<String>,
+}
+
 /// A command that is named by the contract and not built takes whatever is said to it.
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
@@ -160,12 +204,12 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::PrintConfig(arguments) => print_config::print_config(&arguments),
         Command::Cat(arguments) => cat::cat(&arguments),
         Command::Convert(_) => not_yet("convert"),
-        Command::Doctor(_) => not_yet("doctor"),
+        Command::Doctor(arguments) => return doctor::doctor(&arguments),
         Command::Tune(_) => not_yet("tune"),
         Command::Replay(_) => not_yet("replay"),
-        Command::Status(_) => not_yet("status"),
-        Command::Explain(_) => not_yet("explain"),
-        Command::Manual(_) => not_yet("manual"),
+        Command::Status(arguments) => status::status(&arguments),
+        Command::Explain(arguments) => explain::explain(&arguments),
+        Command::Manual(arguments) => manual::manual(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

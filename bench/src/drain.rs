@@ -11,6 +11,20 @@ use tokio::net::TcpListener;
 
 use crate::{BenchError, pinned_runtime};
 
+/// What a server tells of a request, in this order. `Piece` as often as bytes come.
+pub enum Event<'a> {
+    Head(Head<'a>),
+    Piece(&'a [u8]),
+    /// Whole, and about to be acknowledged.
+    End,
+}
+
+#[derive(Clone, Copy)]
+pub struct Head<'a> {
+    pub path: &'a str,
+    pub is_gzip: bool,
+}
+
 #[derive(Args)]
 pub struct DrainArguments {
     /// Port 0 is resolved and printed
@@ -37,13 +51,13 @@ pub fn run(arguments: &DrainArguments) -> Result<(), BenchError> {
             address(&http).map_err(named)?,
             std::process::id()
         );
-        let ignore = |_: u64, _: &[u8]| {};
+        let ignore = |_: u64, _: Event<'_>| {};
         tokio::join!(grpc::serve(grpc, ignore), http::serve(http, ignore));
         Ok(())
     })
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, BenchError> {
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, BenchError> {
     TcpListener::bind(address)
         .await
         .map_err(BenchError::environment(format!("listen on {address}")))

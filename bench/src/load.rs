@@ -16,12 +16,12 @@
 //! loopback charges the receiving half of TCP to the sender, and the latency includes this thread's own
 //! queue (one patch of a 200 KB request takes about 10 µs).
 
-mod batch;
+pub mod batch;
 mod cork;
 mod grpc;
 mod http;
 mod identity;
-mod ledger;
+pub mod ledger;
 mod process;
 mod report;
 mod schedule;
@@ -68,9 +68,9 @@ pub struct LoadArguments {
     /// Load before measuring begins
     #[arg(long, default_value = "2s", value_parser = parse_duration)]
     warmup: Duration,
-    /// Core to run on
-    #[arg(long)]
-    cpu: Option<usize>,
+    /// Cores to run on, such as 1 or 2,3: a thread on each, which share connections and rate
+    #[arg(long, alias = "cpu", value_delimiter = ',', value_name = "CPU")]
+    cpus: Vec<usize>,
     /// Decides every id and size
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -99,7 +99,8 @@ pub struct LoadArguments {
     /// Report CPU and memory of this process
     #[arg(long)]
     server_pid: Option<u32>,
-    /// Write what was sent and acknowledged (layout: bench/src/load/ledger.rs)
+    /// Write what was sent and acknowledged (layout: bench/src/load/ledger.rs); with several cores a file
+    /// for each, FILE.0 and so on
     #[arg(long)]
     ledger: Option<PathBuf>,
     /// The report as one JSON object
@@ -166,14 +167,39 @@ impl Run {
 }
 
 pub fn run(arguments: &LoadArguments) -> Result<(), BenchError> {
-    let runtime = pinned_runtime(arguments.cpu)?;
-    let (report, lost) = tokio::task::LocalSet::new().block_on(&runtime, measure(arguments))?;
+    let shares = arguments.shares();
+    let measured: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = shares
+            .iter()
+            .map(|share| scope.spawn(|| run_share(share)))
+            .collect();
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined.map(|outcome| outcome.expect("a panic aborts")).collect()
+    });
+    let mut all: Option<Report> = None;
+    let mut lost = None;
+    for share in measured {
+        let (report, why) = share?;
+        lost = lost.or(why);
+        match &mut all {
+            None => all = Some(report),
+            Some(all) => all.merge(report),
+        }
+    }
+    let mut report = all.expect("there is a share at least");
+    report.setting.connections = arguments.connection_count();
+    report.setting.rate = arguments.rate;
     if arguments.json {
         println!("{}", report.to_json());
     } else {
         print!("{}", report.to_text());
     }
     lost.map_or(Ok(()), |reason| Err(BenchError::ConnectionsLost(reason)))
+}
+
+fn run_share(share: &LoadArguments) -> Result<(Report, Option<String>), BenchError> {
+    let runtime = pinned_runtime(share.cpus.first().copied())?;
+    tokio::task::LocalSet::new().block_on(&runtime, measure(share))
 }
 
 /// The report, and why the last connection was lost if none lived to the end.
@@ -279,6 +305,25 @@ async fn measure(arguments: &LoadArguments) -> Result<(Report, Option<String>), 
 }
 
 impl LoadArguments {
+    /// What each core's thread does: its part of the connections and of the rate, and ids of its own.
+    fn shares(&self) -> Vec<LoadArguments> {
+        let count = self.cpus.len().clamp(1, self.connection_count().max(1));
+        let share = |index: usize| {
+            let mut share = self.clone();
+            share.cpus = self.cpus.get(index).copied().into_iter().collect();
+            let (whole, rest) = (self.connection_count() / count, self.connection_count() % count);
+            share.connections = Some(whole + usize::from(index < rest));
+            share.rate = self.rate.map(|rate| rate / count as f64);
+            share.seed = self.seed.wrapping_add((index as u64) << 48);
+            if count > 1 {
+                let numbered = |path: &PathBuf| PathBuf::from(format!("{}.{index}", path.display()));
+                share.ledger = self.ledger.as_ref().map(numbered);
+            }
+            share
+        };
+        (0..count).map(share).collect()
+    }
+
     fn shape(&self) -> Shape {
         Shape {
             span_bytes: self.span_bytes,
@@ -323,6 +368,7 @@ impl LoadArguments {
     fn setting(&self, request_bytes_mean: f64) -> report::Setting {
         report::Setting {
             transport: self.transport,
+            threads: 1,
             connections: self.connection_count(),
             in_flight: self.lanes_per_connection(),
             rate: self.rate,
@@ -346,7 +392,7 @@ fn wall_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
         "ms" => 0.001,

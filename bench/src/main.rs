@@ -1,19 +1,25 @@
-//! tailkeep-bench: measures tailkeep from outside, as a client sees it.
+//! tailkeep-bench: measures tailkeep from outside, as clients and destinations see it.
 //!
 //! ```text
 //!  load   sends OTLP traces and reports rates, latencies and what they cost the server
 //!  drain  answers every request and throws it away: what `load` itself costs
+//!  sink   answers every request and keeps its ids: duplicates, torn traces, what a ledger expects
 //! ```
 
 mod drain;
 mod load;
+mod sink;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "tailkeep-bench", version, about = "Load generator for tailkeep")]
+#[command(
+    name = "tailkeep-bench",
+    version,
+    about = "Load generator and destination for tailkeep"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -25,12 +31,15 @@ enum Command {
     Load(load::LoadArguments),
     /// Acknowledges everything at once and keeps nothing: shows what the generator itself costs
     Drain(drain::DrainArguments),
+    /// An OTLP destination that counts and checks ids, and reports when it is ended
+    Sink(sink::SinkArguments),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Load(arguments) => load::run(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
+        Command::Sink(arguments) => sink::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -53,6 +62,9 @@ pub enum BenchError {
     /// The server's: the report was printed and covers the time until then.
     #[error("every connection was lost before the end of the run; the last: {0}")]
     ConnectionsLost(String),
+    /// The server's: what it acknowledged did not arrive. The report was printed.
+    #[error("{0}")]
+    Missing(String),
 }
 
 impl BenchError {
@@ -64,7 +76,7 @@ impl BenchError {
     fn exit_code(&self) -> u8 {
         match self {
             BenchError::Usage(_) => 2,
-            BenchError::Environment { .. } | BenchError::ConnectionsLost(_) => 1,
+            BenchError::Environment { .. } | BenchError::ConnectionsLost(_) | BenchError::Missing(_) => 1,
         }
     }
 }

@@ -51,10 +51,7 @@ pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, F
         .max_bytes
         .clone()
         .or_else(|| (free_bytes / 5).min(WAL_BYTES_AUTO_MAX));
-    let free_bytes_min = match config.wal.min_free {
-        FreeSpace::Percent(percent) => (disk_bytes as f64 * percent / 100.0) as u64,
-        FreeSpace::Bytes(bytes) => bytes,
-    };
+    let free_bytes_min = min_free_bytes(&config, disk_bytes);
     let admin_token = match &config.admin.token_file {
         None => None,
         Some(path) => {
@@ -137,14 +134,15 @@ fn transcode(body: &[u8], protobuf: &mut Vec<u8>) -> Result<(), String> {
     json::decode(&json::EXPORT_TRACE_REQUEST, body, protobuf).map_err(|error| error.to_string())
 }
 
-fn resolve(key: &str, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, Failure> {
+/// The addresses of an endpoint; `key` is for the message.
+pub fn resolve(key: &str, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, Failure> {
     let resolved = (endpoint.host.as_str(), endpoint.port).to_socket_addrs();
     let addresses = resolved.map_err(|error| Failure::Environment(format!("{key}: {endpoint}: {error}")))?;
     Ok(addresses.collect())
 }
 
 /// The CPU of each core.
-fn choose_cpus(config: &Config) -> Result<Vec<usize>, Failure> {
+pub fn choose_cpus(config: &Config) -> Result<Vec<usize>, Failure> {
     /// Without a configuration nobody has said that the whole host is ours.
     const BUILT_IN_COUNT_MAX: usize = 2;
     let allowed: Vec<usize> = core_affinity::get_core_ids()
@@ -225,6 +223,14 @@ fn cgroup_cpus() -> Option<usize> {
     Some((quota / period.max(1)).max(1) as usize)
 }
 
+/// `wal.min_free` on a disk of this size.
+pub fn min_free_bytes(config: &Config, disk_bytes: u64) -> u64 {
+    match config.wal.min_free {
+        FreeSpace::Percent(percent) => (disk_bytes as f64 * percent / 100.0) as u64,
+        FreeSpace::Bytes(bytes) => bytes,
+    }
+}
+
 fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
@@ -235,7 +241,7 @@ fn disk_of(path: &Path) -> std::io::Result<(u64, u64)> {
 }
 
 /// The lower of RAM and the cgroup's limit.
-fn available_memory() -> u64 {
+pub fn available_memory() -> u64 {
     let memory = rustix::system::sysinfo();
     let ram = memory.totalram as u64 * u64::from(memory.mem_unit);
     let limits = [

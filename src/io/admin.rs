@@ -7,6 +7,7 @@
 mod explain; // one trace, and recent decisions
 mod metrics; // Prometheus text
 mod report; // what a core tells of itself
+mod page; // the page for people
 mod status; // the status document
 
 use super::clock::Clock;
@@ -17,7 +18,7 @@ use super::mesh::Mesh;
 use super::stream::{ReadBuffers, Stream};
 use crate::base::time::{Instant, WallTime};
 use crate::route::HashKey;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -140,7 +141,9 @@ impl Admin {
     async fn answer(&self, request: &Request<Incoming>) -> Reply {
         let path = request.uri().path();
         let query = request.uri().query().unwrap_or("");
-        let open = matches!(path, "/healthz" | "/readyz" | "/metrics");
+        // The page holds nothing but itself; what it asks for needs the token.
+        let open = matches!(path, "/healthz" | "/readyz" | "/metrics")
+            || (path == "/" && self.facts.token.is_some());
         if !open && let Err(refusal) = self.authorize(request) {
             return refusal;
         }
@@ -151,6 +154,7 @@ impl Admin {
             };
         }
         match path {
+            "/" => page::page(),
             "/healthz" => Reply::json(StatusCode::OK, &json!({ "healthy": true })),
             "/readyz" => {
                 let why = self.node_report().await.obstacles;
@@ -164,6 +168,7 @@ impl Admin {
             "/metrics" => Reply {
                 status: StatusCode::OK,
                 content_type: "text/plain; version=0.0.4; charset=utf-8",
+                headers: Vec::new(),
                 body: self.metrics(&self.node_report().await).into_bytes(),
             },
             "/api/v1/status" => Reply::json(StatusCode::OK, &self.status(&self.node_report().await)),
@@ -172,7 +177,7 @@ impl Admin {
                 Some(id) => self.explain(id).await,
                 None => Reply::error(
                     StatusCode::NOT_FOUND,
-                    "no such page; see /api/v1/status and /metrics",
+                    "no such page; see /, /api/v1/status and /metrics",
                 ),
             },
         }
@@ -181,7 +186,12 @@ impl Admin {
     fn authorize(&self, request: &Request<Incoming>) -> Result<(), Reply> {
         let Some(token) = &self.facts.token else {
             return match self.facts.admin.ip().is_loopback() {
-                true => Ok(()),
+                true if is_local_name(request) => Ok(()),
+                // A foreign page whose name was made to resolve to us would read what is for this host only.
+                true => Err(Reply::error(
+                    StatusCode::FORBIDDEN,
+                    "under a name that is not localhost this needs admin.token_file",
+                )),
                 false => Err(Reply::error(
                     StatusCode::FORBIDDEN,
                     "on an address that is not loopback this needs admin.token_file",
@@ -205,6 +215,22 @@ impl Admin {
     }
 }
 
+/// Whether the client says an address or `localhost`, or does not say how it calls us.
+fn is_local_name(request: &Request<Incoming>) -> bool {
+    let named = request.headers().get(header::HOST);
+    let Some(Ok(authority)) = named.map(|host| host.as_bytes().try_into()) else {
+        return named.is_none();
+    };
+    is_local_authority(&authority)
+}
+
+fn is_local_authority(authority: &http::uri::Authority) -> bool {
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    host.parse::<std::net::IpAddr>().is_ok()
+        || host.eq_ignore_ascii_case("localhost")
+        || host.to_ascii_lowercase().ends_with(".localhost")
+}
+
 /// Compares in a time that depends on the lengths only.
 fn is_same_text(one: &str, other: &str) -> bool {
     let differing = one
@@ -217,6 +243,7 @@ fn is_same_text(one: &str, other: &str) -> bool {
 struct Reply {
     status: StatusCode,
     content_type: &'static str,
+    headers: Vec<(HeaderName, HeaderValue)>,
     body: Vec<u8>,
 }
 
@@ -227,6 +254,7 @@ impl Reply {
         Reply {
             status,
             content_type: "application/json",
+            headers: Vec::new(),
             body,
         }
     }
@@ -277,8 +305,15 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             let reply = admin.answer(&request).await;
             let mut response = Response::new(Whole(Some(reply.body.into())));
             *response.status_mut() = reply.status;
-            let content_type = header::HeaderValue::from_static(reply.content_type);
-            response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+            let fixed = [
+                (header::CONTENT_TYPE, reply.content_type),
+                (header::CACHE_CONTROL, "no-store"),
+                (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            ];
+            let fixed = fixed.map(|(name, value)| (name, HeaderValue::from_static(value)));
+            response
+                .headers_mut()
+                .extend(fixed.into_iter().chain(reply.headers));
             Ok(response)
         })
     }
@@ -330,4 +365,30 @@ fn time_text(time: WallTime) -> String {
 fn cpu_seconds() -> f64 {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_foreign_name_is_not_local() {
+        let is_local = |host: &'static str| is_local_authority(&http::uri::Authority::from_static(host));
+        for host in [
+            "127.0.0.1:8245",
+            "localhost:8245",
+            "LOCALHOST",
+            "[::1]:8245",
+            "a.localhost:1",
+        ] {
+            assert!(is_local(host), "{host}");
+        }
+        for host in [
+            "evil.example:8245",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+        ] {
+            assert!(!is_local(host), "{host}");
+        }
+    }
 }

@@ -215,6 +215,28 @@ fn make_directory(path: &Path) -> Result<(), DataDirError> {
     }
 }
 
+/// Whether [`DataDir::open`] would take this directory as far as its lock and its format go. Nothing is changed.
+pub fn examine(directory: &Path) -> Result<(), DataDirError> {
+    let path = directory.join("lock");
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::open(&path, flags, Mode::empty()) {
+        Err(rustix::io::Errno::NOENT) => {}
+        Err(error) => {
+            let error = error.into();
+            return Err(DataDirError::Io { path, error });
+        }
+        Ok(file) => match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let path = directory.to_path_buf();
+                return Err(DataDirError::Locked { path });
+            }
+            // Let go again with the file.
+            _ => drop(file),
+        },
+    }
+    read_identity(directory).map(drop)
+}
+
 /// Where the segments of a log are; also for readers that do not hold the lock.
 pub fn log_path(data_dir: &Path, which: WhichLog, log: LogId) -> PathBuf {
     let prefix = match which {

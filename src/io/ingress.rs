@@ -40,7 +40,7 @@ mod http; // OTLP/HTTP over HTTP/1.1
 
 pub use crate::otlp::status::Code;
 pub use crate::stats::Transport;
-pub use options::{Options, TimeLimits, Transcode};
+pub use options::{CONNECTIONS_MAX, Options, TimeLimits, Transcode};
 pub use ticket::{Durable, Ticket, Unavailable};
 
 /// What ingress asks of the core.

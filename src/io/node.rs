@@ -193,14 +193,18 @@ pub fn run(options: NodeOptions) -> Result<(), NodeError> {
 
 /// Blocks the thread for the life of the core.
 fn run_core(setup: CoreSetup) -> Result<(), NodeError> {
-    let share = setup.options.memory_limit_bytes / 10 / u64::from(setup.core_count);
-    let io_memory = share.clamp(IO_MEMORY_MIN, IO_MEMORY_MAX);
+    let io_memory = io_memory_bytes(setup.options.memory_limit_bytes, setup.core_count);
     let executor = LocalExecutorBuilder::new(Placement::Fixed(setup.cpu))
         .name(&format!("tailkeep-{}", setup.core.0))
         .io_memory(io_memory as usize)
         .make()
         .map_err(|error| NodeError::Executor(error.to_string()))?;
     executor.run(executor::live(setup))
+}
+
+/// What each executor registers with its ring.
+pub fn io_memory_bytes(memory_limit_bytes: u64, core_count: u16) -> u64 {
+    (memory_limit_bytes / 10 / u64::from(core_count)).clamp(IO_MEMORY_MIN, IO_MEMORY_MAX)
 }
 
 /// Tries for [`TAKE_OVER_TIME`] as long as `busy`.

@@ -9,11 +9,14 @@ use h2::RecvStream;
 use h2::server::SendResponse;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::{Event, Head};
+
 /// Windows that never make a client wait.
 const WINDOW_BYTES: u32 = 16 << 20;
 
-/// `seen` gets each request's number and message, in pieces as frames bring them, gRPC prefix included.
-pub async fn serve(listener: TcpListener, seen: impl Fn(u64, &[u8]) + Clone + 'static) {
+/// `seen` gets each request's number and what there is of it: the message with its gRPC prefix, in pieces as
+/// frames bring them.
+pub async fn serve(listener: TcpListener, seen: impl Fn(u64, Event<'_>) + Clone + 'static) {
     let requests = Rc::new(Cell::new(0));
     while let Ok((stream, _)) = listener.accept().await {
         tokio::task::spawn_local(connection(stream, requests.clone(), seen.clone()));
@@ -23,7 +26,7 @@ pub async fn serve(listener: TcpListener, seen: impl Fn(u64, &[u8]) + Clone + 's
 async fn connection(
     stream: TcpStream,
     requests: Rc<Cell<u64>>,
-    seen: impl Fn(u64, &[u8]) + Clone + 'static,
+    seen: impl Fn(u64, Event<'_>) + Clone + 'static,
 ) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let mut connection = h2::server::Builder::new()
@@ -36,19 +39,32 @@ async fn connection(
         let (request, respond) = request.ok()?;
         let number = requests.replace(requests.get() + 1);
         let seen = seen.clone();
-        tokio::task::spawn_local(call(request.into_body(), respond, move |piece| {
-            seen(number, piece)
+        let encoding = request.headers().get("grpc-encoding");
+        seen(
+            number,
+            Event::Head(Head {
+                path: request.uri().path(),
+                is_gzip: encoding.is_some_and(|encoding| encoding == "gzip"),
+            }),
+        );
+        tokio::task::spawn_local(call(request.into_body(), respond, move |event| {
+            seen(number, event)
         }));
     }
     Some(())
 }
 
-async fn call(mut body: RecvStream, mut respond: SendResponse<Bytes>, seen: impl Fn(&[u8])) -> Option<()> {
+async fn call(
+    mut body: RecvStream,
+    mut respond: SendResponse<Bytes>,
+    seen: impl Fn(Event<'_>),
+) -> Option<()> {
     while let Some(chunk) = body.data().await {
         let chunk = chunk.ok()?;
-        seen(&chunk);
+        seen(Event::Piece(&chunk));
         body.flow_control().release_capacity(chunk.len()).ok()?;
     }
+    seen(Event::End);
     let mut head = Response::new(());
     head.headers_mut()
         .insert("content-type", HeaderValue::from_static("application/grpc"));

@@ -15,6 +15,7 @@
 //! before the send and after the reply, so a generator that is killed leaves a true ledger with at most
 //! a torn last record.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -23,6 +24,8 @@ use super::Outcome;
 use super::batch::Sent;
 
 pub const MAGIC: &[u8; 8] = b"TKLEDG01";
+/// Outcome: acknowledged whole.
+pub const ACKED: u8 = 1;
 
 pub struct Ledger {
     file: File,
@@ -59,7 +62,7 @@ impl Ledger {
     pub fn settled(&mut self, request: u64, outcome: Outcome) {
         self.begin(b'A', request);
         self.record.push(match outcome {
-            Outcome::Acked => 1,
+            Outcome::Acked => ACKED,
             Outcome::AckedInPart(_) => 2,
             Outcome::Refused => 3,
             Outcome::Failed => 4,
@@ -98,5 +101,86 @@ impl Run {
             marks_at,
             count: 0,
         }
+    }
+}
+
+/// A request as a ledger has it.
+#[derive(Debug, Default)]
+pub struct SentRequest {
+    pub runs: Vec<SentRun>,
+    /// `None`: unanswered.
+    pub outcome: Option<u8>,
+}
+
+#[derive(Debug)]
+pub struct SentRun {
+    pub trace_id: [u8; 16],
+    pub marks: u8,
+    pub span_ids: Vec<[u8; 8]>,
+}
+
+/// Every request by its number. A torn last record is left out; other bytes that are no ledger are an error.
+pub fn read(bytes: &[u8]) -> Result<BTreeMap<u64, SentRequest>, &'static str> {
+    let mut rest = bytes.strip_prefix(MAGIC).ok_or("it is no ledger")?;
+    let mut requests: BTreeMap<u64, SentRequest> = BTreeMap::new();
+    while let Some((head, tail)) = rest.split_first_chunk::<5>() {
+        let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        let Some((record, tail)) = tail.split_at_checked(length) else {
+            break;
+        };
+        rest = tail;
+        let (number, mut body) = record
+            .split_first_chunk::<8>()
+            .ok_or("a record without a number")?;
+        let request = requests.entry(u64::from_le_bytes(*number)).or_default();
+        if head[0] == b'A' {
+            request.outcome = body.first().copied();
+            continue;
+        }
+        while !body.is_empty() {
+            let (run, tail) = read_run(body).ok_or("a run that ends early")?;
+            request.runs.push(run);
+            body = tail;
+        }
+    }
+    Ok(requests)
+}
+
+fn read_run(bytes: &[u8]) -> Option<(SentRun, &[u8])> {
+    let (trace_id, bytes) = bytes.split_first_chunk::<16>()?;
+    let (&marks, bytes) = bytes.split_first()?;
+    let (count, bytes) = bytes.split_first_chunk::<2>()?;
+    let (ids, tail) = bytes.split_at_checked(8 * usize::from(u16::from_le_bytes(*count)))?;
+    let run = SentRun {
+        trace_id: *trace_id,
+        marks,
+        span_ids: ids.as_chunks::<8>().0.to_vec(),
+    };
+    Some((run, tail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_record_is_left_out_and_other_bytes_are_an_error() {
+        let mut bytes = MAGIC.to_vec();
+        let run = [&[7; 16][..], &[1, 1, 0], &[9; 8]].concat();
+        bytes.extend_from_slice(&[b'S', 8 + 27, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
+        bytes.extend_from_slice(&run);
+        let whole = bytes.len();
+        bytes.extend_from_slice(&[b'A', 9, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, ACKED]);
+        let outcome = |bytes: &[u8]| read(bytes).expect("a ledger")[&5].outcome;
+        assert_eq!(outcome(&bytes), Some(ACKED));
+        for end in whole..bytes.len() {
+            assert_eq!(outcome(&bytes[..end]), None);
+        }
+        let sent = &read(&bytes).expect("a ledger")[&5].runs[0];
+        assert_eq!(
+            (sent.trace_id, sent.marks, &sent.span_ids[..]),
+            ([7; 16], 1, &[[9; 8]][..])
+        );
+        assert!(read(b"something else").is_err());
     }
 }

@@ -72,9 +72,25 @@ impl Tally {
     }
 }
 
+impl Tally {
+    /// Adds what another thread measured in the same time.
+    fn merge(&mut self, other: Tally) {
+        self.measured = self.measured.max(other.measured);
+        self.acked_requests += other.acked_requests;
+        self.acked_spans += other.acked_spans;
+        self.acked_bytes += other.acked_bytes;
+        self.rejected_spans += other.rejected_spans;
+        self.refused_requests += other.refused_requests;
+        self.failed_requests += other.failed_requests;
+        self.ack.add(&other.ack).expect("both have the same bounds");
+    }
+}
+
 /// What was asked for; a figure without it means nothing.
 pub struct Setting {
     pub transport: Transport,
+    /// Of the generator.
+    pub threads: usize,
     pub connections: usize,
     pub in_flight: usize,
     pub rate: Option<f64>,
@@ -103,6 +119,14 @@ pub struct Report {
 }
 
 impl Report {
+    /// Adds another thread's. CPU times are of whole processes and stay the first one's.
+    pub fn merge(&mut self, other: Report) {
+        self.setting.threads += other.setting.threads;
+        self.tally.merge(other.tally);
+        self.behind_requests += other.behind_requests;
+        self.given_up_requests += other.given_up_requests;
+    }
+
     pub fn to_json(&self) -> Value {
         let Report { setting, tally, .. } = self;
         let seconds = self.seconds();
@@ -116,6 +140,7 @@ impl Report {
         json!({
             "setting": {
                 "transport": self.transport(),
+                "threads": setting.threads,
                 "connections": setting.connections,
                 "in_flight": setting.in_flight,
                 "rate": setting.rate,
@@ -273,6 +298,7 @@ mod tests {
         };
         let setting = Setting {
             transport: Transport::Grpc,
+            threads: 1,
             connections: 1,
             in_flight: 1,
             rate: None,
@@ -312,6 +338,20 @@ mod tests {
                 "{quantile}: {millis}, not {expect}"
             );
         }
+    }
+
+    #[test]
+    fn threads_add_up() {
+        let one = |millis| {
+            measured(|tally| tally.settle(Outcome::Acked, 100, 1_000, Duration::from_millis(millis)))
+        };
+        let mut both = one(1);
+        both.merge(one(3));
+        let report = both.to_json();
+        assert_eq!((&report["spans"], &report["seconds"]), (&json!(200), &json!(2.0)));
+        assert_eq!(report["setting"]["threads"], 2);
+        let slowest = report["ack_ms"]["max"].as_f64().expect("a number");
+        assert!((slowest / 3.0 - 1.0).abs() < 0.002, "{slowest}");
     }
 
     #[test]

@@ -33,11 +33,13 @@ fn check(transport: &str, flags: &[&str]) -> (Report, Spans) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let sink = received.clone();
-        let seen = move |request: u64, piece: &[u8]| {
-            sink.borrow_mut()
-                .entry(request)
-                .or_default()
-                .extend_from_slice(piece);
+        let seen = move |request: u64, event: drain::Event<'_>| {
+            if let drain::Event::Piece(piece) = event {
+                sink.borrow_mut()
+                    .entry(request)
+                    .or_default()
+                    .extend_from_slice(piece);
+            }
         };
         match transport {
             "grpc" => drop(tokio::task::spawn_local(drain::grpc::serve(listener, seen))),
@@ -76,38 +78,19 @@ fn check(transport: &str, flags: &[&str]) -> (Report, Spans) {
     (report, spans)
 }
 
-/// Reads a ledger by its documented layout; asserts that every request was acknowledged whole.
+/// Asserts that every request was acknowledged whole.
 fn acked_spans(bytes: &[u8]) -> Spans {
-    let (magic, mut rest) = bytes.split_at(8);
-    assert_eq!(magic, ledger::MAGIC);
-    let mut take = |count: usize| -> Option<&[u8]> {
-        let (head, tail) = rest.split_at_checked(count)?;
-        rest = tail;
-        Some(head)
-    };
-    let mut sent: HashMap<u64, Vec<SpanKey>> = HashMap::new();
     let mut spans = Spans::new();
-    while let Some(head) = take(5) {
-        let length = u32::from_le_bytes(head[1..].try_into().expect("four bytes")) as usize;
-        let (request, mut runs) = take(length).expect("a whole record").split_at(8);
-        let request = u64::from_le_bytes(request.try_into().expect("eight bytes"));
-        if head[0] == b'A' {
-            assert_eq!(runs, [1]);
-            for span in sent.remove(&request).expect("sent before it was acknowledged") {
-                *spans.entry(span).or_default() += 1;
+    for request in ledger::read(bytes).expect("a ledger").into_values() {
+        assert_eq!(request.outcome, Some(ledger::ACKED));
+        for run in request.runs {
+            for span_id in run.span_ids {
+                *spans
+                    .entry((run.trace_id.to_vec(), span_id.to_vec()))
+                    .or_default() += 1;
             }
-            continue;
-        }
-        let ids = sent.entry(request).or_default();
-        while !runs.is_empty() {
-            let (run, tail) = runs.split_at(19);
-            let count = usize::from(u16::from_le_bytes([run[17], run[18]]));
-            let (span_ids, tail) = tail.split_at(8 * count);
-            ids.extend(span_ids.chunks(8).map(|id| (run[..16].to_vec(), id.to_vec())));
-            runs = tail;
         }
     }
-    assert!(sent.is_empty(), "unanswered: {:?}", sent.keys());
     spans
 }
 

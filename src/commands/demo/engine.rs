@@ -35,10 +35,24 @@ pub struct Scratch {
 pub struct Engine {
     child: Child,
     log: PathBuf,
-    /// The address of OTLP over HTTP.
+    pub addresses: Addresses,
+    pub ready: String,
+}
+
+/// Where it listens.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    pub grpc: String,
     pub http: String,
     pub admin: String,
-    pub ready: String,
+}
+
+/// How an engine is to be started.
+pub struct Start<'a> {
+    pub scratch: &'a Scratch,
+    pub flags: &'a LogFlags,
+    /// `tail_sampling.decision_wait`.
+    pub decision_wait: &'static str,
 }
 
 impl Scratch {
@@ -111,15 +125,31 @@ impl Drop for Scratch {
 }
 
 impl Engine {
-    /// Starts it and waits until it is ready.
-    pub fn start(scratch: &Scratch, flags: &LogFlags, interrupts: &Interrupts) -> Result<Engine, Failure> {
+    /// Starts it and waits until it is ready: on any ports, or on those where clients look for it.
+    pub fn start(
+        start: &Start<'_>,
+        addresses: Option<&Addresses>,
+        interrupts: &Interrupts,
+    ) -> Result<Engine, Failure> {
+        let Start {
+            scratch,
+            flags,
+            decision_wait,
+        } = start;
+        let any = Addresses::any();
+        let addresses = addresses.unwrap_or(&any);
         let environment = |what: &Path, error: io::Error| {
             Failure::Environment(format!("the engine did not start: {}: {error}", what.display()))
         };
         let config = scratch.path.join("demo.yaml");
-        fs::write(&config, configuration(&scratch.data_dir(), &scratch.output)?)
-            .map_err(|error| environment(&config, error))?;
-        let log = scratch.path.join("engine.log");
+        fs::write(
+            &config,
+            configuration(&scratch.data_dir(), &scratch.output, addresses, decision_wait)?,
+        )
+        .map_err(|error| environment(&config, error))?;
+        let log = scratch
+            .path
+            .join(format!("engine-{:08x}.log", random_u64() as u32));
         let stderr = File::create(&log).map_err(|error| environment(&log, error))?;
         // Its usual remarks on starting and stopping would stand between the demo's own.
         let level = match flags.log_level {
@@ -142,8 +172,7 @@ impl Engine {
         let mut engine = Engine {
             child,
             log,
-            http: String::new(),
-            admin: String::new(),
+            addresses: any,
             ready: String::new(),
         };
         engine.wait_ready(interrupts)?;
@@ -164,8 +193,10 @@ impl Engine {
                         .find_map(|word| word.strip_prefix(key))
                         .map(str::to_owned)
                 };
-                if let (Some(http), Some(admin)) = (word("http="), word("admin=")) {
-                    (self.http, self.admin, self.ready) = (http, admin, ready.to_owned());
+                if let (Some(grpc), Some(http), Some(admin)) = (word("grpc="), word("http="), word("admin="))
+                {
+                    self.addresses = Addresses { grpc, http, admin };
+                    self.ready = ready.to_owned();
                     return Ok(());
                 }
             }
@@ -201,6 +232,12 @@ impl Engine {
         lines.map(|line| format!("engine: {line}\n")).collect()
     }
 
+    /// SIGKILL: it has no moment for farewell. Returns when it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Ends it. `interrupts`: a second one does not wait.
     pub fn stop(&mut self, interrupts: &Interrupts) {
         if matches!(self.child.try_wait(), Ok(Some(_))) {
@@ -215,9 +252,7 @@ impl Engine {
         let until = clock.instant().plus(STOP_TIME);
         while matches!(self.child.try_wait(), Ok(None)) {
             if clock.instant() >= until || interrupts.again() {
-                let _ = self.child.kill();
-                let _ = self.child.wait();
-                return;
+                return self.kill();
             }
             pause(POLL);
         }
@@ -227,8 +262,18 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+            self.kill();
+        }
+    }
+}
+
+impl Addresses {
+    fn any() -> Addresses {
+        let any = || "127.0.0.1:0".to_owned();
+        Addresses {
+            grpc: any(),
+            http: any(),
+            admin: any(),
         }
     }
 }
@@ -243,7 +288,12 @@ fn level_name(level: LogLevel) -> &'static str {
     }
 }
 
-fn configuration(data_dir: &Path, output: &Path) -> Result<String, Failure> {
+fn configuration(
+    data_dir: &Path,
+    output: &Path,
+    addresses: &Addresses,
+    decision_wait: &str,
+) -> Result<String, Failure> {
     // A double-quoted YAML scalar is a JSON string; `$` begins a substitution.
     let quoted = |path: &Path| match path.to_str() {
         Some(text) => Ok(serde_json::Value::from(text.replace('$', "$$")).to_string()),
@@ -256,13 +306,13 @@ fn configuration(data_dir: &Path, output: &Path) -> Result<String, Failure> {
 receivers:
   otlp:
     protocols:
-      grpc: {{ endpoint: \"127.0.0.1:0\", max_recv_msg_size_mib: 4 }}
-      http: {{ endpoint: \"127.0.0.1:0\", max_request_body_size: 4MiB }}
+      grpc: {{ endpoint: \"{grpc}\", max_recv_msg_size_mib: 4 }}
+      http: {{ endpoint: \"{http}\", max_request_body_size: 4MiB }}
 wal: {{ segment_size: 8MiB, max_size: 512MiB, min_free: 64MiB }}
 memory: {{ limit: 512MiB }}
-admin: {{ endpoint: \"127.0.0.1:0\" }}
+admin: {{ endpoint: \"{admin}\" }}
 tail_sampling:
-  decision_wait: 4s
+  decision_wait: {decision_wait}
   policies:
     - {{ name: errors, type: status_code, status_code: {{ status_codes: [ERROR] }} }}
     - {{ name: slow, type: latency, latency: {{ threshold_ms: 1000 }} }}
@@ -272,5 +322,8 @@ exporters:
 ",
         data_dir = quoted(data_dir)?,
         output = quoted(output)?,
+        grpc = addresses.grpc,
+        http = addresses.http,
+        admin = addresses.admin,
     ))
 }

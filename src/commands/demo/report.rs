@@ -1,16 +1,20 @@
 //! What the demo says, in plain lines.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::time::Duration;
 
 use serde_json::Value;
 
+use super::ledger::{Balance, Exported};
+use super::shop::Service;
 use super::traffic::Outcome;
+use super::tree::Shift;
+use crate::commands::show::{self, Columns, grouped, number};
 
-/// The engine's own account, from its status page.
+/// The engine's own account: its status document.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
-    status: Value,
+    pub status: Value,
 }
 
 impl Account {
@@ -36,6 +40,12 @@ impl Account {
         self.traces("pending") == 0 && self.exporter("queued_items") == 0 && exported >= self.spans("kept")
     }
 
+    /// Disk that the logs take.
+    pub fn log_bytes(&self) -> u64 {
+        let wal = &self.status["wal"];
+        number(&wal["used_bytes"]) + number(&wal["retained_bytes"])
+    }
+
     /// What is wrong by its own account, a line each.
     pub fn problems(&self) -> impl Iterator<Item = String> {
         let problems = self.status["problems"].as_array().into_iter().flatten();
@@ -43,42 +53,39 @@ impl Account {
     }
 }
 
-fn number(value: &Value) -> u64 {
-    value.as_u64().unwrap_or(0)
-}
-
-pub const PROGRESS_HEAD: &str = "\n  time  spans sent  acknowledged  traces open     kept  rolled up\n";
-
-pub fn progress(elapsed: Duration, sent: u64, acknowledged: u64, account: &Account) -> String {
+/// What the clients saw.
+pub fn traffic(acknowledged: u64, ack_ms: (f64, f64), outcome: &Outcome) -> String {
+    let requests = format!(
+        "in {} requests, from {} services",
+        grouped(outcome.request_count),
+        Service::ALL.len()
+    );
+    let sent = grouped(acknowledged + outcome.unacknowledged);
+    let (median, slowest) = ack_ms;
+    let acks = format!(
+        "each after the sync of the log that covers it: median {median:.1} ms, 99 % within {slowest:.1} ms"
+    );
     format!(
-        "{:>4} s  {:>10}  {:>12}  {:>11}  {:>7}  {:>9}\n",
-        elapsed.as_secs(),
-        grouped(sent),
-        grouped(acknowledged),
-        grouped(account.traces("pending")),
-        grouped(account.traces("kept")),
-        grouped(account.traces("rolled_up")),
+        "\n{}{}",
+        row("spans sent", sent, requests),
+        row("  acknowledged", grouped(acknowledged), acks)
     )
 }
 
-pub fn summary(sent: u64, acknowledged: u64, outcome: &Outcome, account: &Account) -> String {
-    let mut out = String::from("\n");
-    let mut row = |name: &str, value: String, remark: String| {
-        out += format!("{name:<20}{value:>12}  {remark}").trim_end();
-        out.push('\n');
-    };
-    let requests = format!(
-        "in {} requests, from five services",
-        grouped(outcome.request_count)
+fn row(name: &str, value: String, remark: String) -> String {
+    let line = format!("{name:<20}{value:>12}  {remark}");
+    format!("{}\n", line.trim_end())
+}
+
+/// What became of it, by the engine's account.
+pub fn verdicts(account: &Account) -> String {
+    let mut out = String::new();
+    let mut row = |name: &str, value: String, remark: String| out += &row(name, value, remark);
+    row(
+        "traces",
+        grouped(account.traces("opened") + account.traces("resumed")),
+        String::new(),
     );
-    row("spans sent", grouped(sent), requests);
-    let acks = format!(
-        "each after the sync of the log that covers it: median {:.1} ms, 99 % within {:.1} ms",
-        outcome.ack_ms(50),
-        outcome.ack_ms(99)
-    );
-    row("  acknowledged", grouped(acknowledged), acks);
-    row("traces", grouped(account.traces("opened")), String::new());
     let exported = format!("{} spans exported", grouped(account.exporter("sent")));
     row("  kept", grouped(account.traces("kept")), exported);
     row(
@@ -91,14 +98,61 @@ pub fn summary(sent: u64, acknowledged: u64, outcome: &Outcome, account: &Accoun
             row(name, grouped(account.traces(which)), String::new());
         }
     }
-    let wal = &account.status["wal"];
-    let bytes = number(&wal["used_bytes"]) + number(&wal["retained_bytes"]);
     row(
         "log",
-        format!("{:.1} MB", bytes as f64 / 1e6),
+        show::bytes(account.log_bytes()),
         "on disk, in segments of 8 MiB".to_owned(),
     );
     out + &policies(account)
+}
+
+/// Which routes' traces a deploy made slow, by what was kept of them.
+pub fn deploy(shifts: &BTreeMap<&str, Shift>) -> String {
+    let mut columns = Columns::new(1, &["kept by policy slow", "before the deploy", "after"]);
+    for (route, shift) in shifts {
+        columns.row([show::plain(route), grouped(shift.before), grouped(shift.after)]);
+    }
+    format!("\n{}", columns.draw(""))
+}
+
+/// What the crash cost, by the ids that were acknowledged and those in the output.
+pub fn balance(balance: &Balance, exported: &Exported) -> String {
+    let mut out = format!("\n{:<22}{:>10}{:>10}\n", "", "spans", "traces");
+    let rows = [
+        (
+            "acknowledged",
+            balance.acknowledged,
+            "by ids, before and after the kill",
+        ),
+        (
+            "  to be kept",
+            balance.due,
+            "an error, slower than 1 s, or one of the 5 %",
+        ),
+        ("  in the output", balance.found, "of those"),
+        (
+            "lost",
+            balance.lost,
+            "acknowledged, to be kept, and not in the output",
+        ),
+    ];
+    for (name, count, remark) in rows {
+        out += &format!(
+            "{name:<22}{:>10}{:>10}  {remark}\n",
+            grouped(count.spans),
+            grouped(count.traces)
+        );
+    }
+    out += &format!(
+        "{:<22}{:>10}{:>10}  allowed after a crash: nothing is dropped in doubt\n",
+        "exported twice",
+        grouped(exported.repeated),
+        ""
+    );
+    for trace in &balance.examples {
+        out += &format!("  lacks a span: trace {trace}\n");
+    }
+    out
 }
 
 fn policies(account: &Account) -> String {
@@ -120,30 +174,10 @@ fn policies(account: &Account) -> String {
     out
 }
 
-/// `1234567` as `1,234,567`.
-fn grouped(value: u64) -> String {
-    let digits = value.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn thousands_are_grouped() {
-        for (value, expected) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(grouped(value), expected);
-        }
-    }
 
     #[test]
     fn nothing_is_settled_before_the_kept_spans_are_exported() {

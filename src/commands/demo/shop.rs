@@ -1,27 +1,34 @@
 //! A small shop whose requests make the demo's traffic: plausible spans without a single service running.
 //!
 //! ```text
-//!  frontend ─┬─► catalog ─► SELECT products
-//!            ├─► cart ────► HGETALL
-//!            └─► checkout ─┬─► cart ─► HGETALL
-//!                          ├─► catalog ─► SELECT products
-//!                          └─► payment ─► POST card network
+//!  frontend ─┬─► catalog ─────────► SELECT products
+//!            ├─► recommendation ──► catalog ─► SELECT products
+//!            ├─► currency
+//!            ├─► cart ────────────► HGETALL
+//!            └─► checkout ─┬─► cart, catalog, currency
+//!                          ├─► UPDATE stock             slow after the deploy
+//!                          ├─► payment ─► POST card network
+//!                          └─► shipping ─► send parcels
 //! ```
 //!
-//! An operation is a row of a static tree; a trace is one walk over it with drawn durations. In one of a hundred
-//! traces some leaf fails and its callers with it, in another one some leaf is slow.
+//! An operation is a row of a static tree ([`menu`]); a trace is one walk over it with drawn durations. In one of
+//! a hundred traces some leaf fails and its callers with it, in one of two hundred some leaf is slow.
+
+mod menu;
 
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::{Span, Status, span::Event};
 
-/// OTLP's numbers.
-const SERVER: i32 = 2;
-const CLIENT: i32 = 3;
+use menu::{Operation, ROUTES};
+
+/// OTLP's number.
 const ERROR: i32 = 2;
 
-/// Of a hundred traces.
-const FAILING_PERCENT: u64 = 1;
-const SLOW_PERCENT: u64 = 1;
+/// Of a thousand traces.
+const FAILING: u64 = 10;
+const SLOW: u64 = 5;
+/// Of a hundred calls of what the deploy made slow.
+const DEPLOYED_SLOW_PERCENT: u64 = 60;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
@@ -31,15 +38,21 @@ pub enum Service {
     Cart,
     Payment,
     Catalog,
+    Currency,
+    Recommendation,
+    Shipping,
 }
 
 impl Service {
-    pub const ALL: [Service; 5] = [
+    pub const ALL: [Service; 8] = [
         Service::Frontend,
         Service::Checkout,
         Service::Cart,
         Service::Payment,
         Service::Catalog,
+        Service::Currency,
+        Service::Recommendation,
+        Service::Shipping,
     ];
 
     pub fn name(self) -> &'static str {
@@ -49,182 +62,12 @@ impl Service {
             Service::Cart => "cart",
             Service::Payment => "payment",
             Service::Catalog => "catalog",
+            Service::Currency => "currency",
+            Service::Recommendation => "recommendation",
+            Service::Shipping => "shipping",
         }
     }
 }
-
-/// A kind of span and what it calls, one after the other.
-struct Operation {
-    service: Service,
-    name: &'static str,
-    kind: i32,
-    /// Its own time around its calls, at least and usually at most, in microseconds.
-    own_us: (u64, u64),
-    attributes: &'static [(&'static str, &'static str)],
-    /// Exception type and message of leaves that may fail or be slow.
-    failure: Option<(&'static str, &'static str)>,
-    calls: &'static [Operation],
-}
-
-const fn calls(
-    service: Service,
-    name: &'static str,
-    attributes: &'static [(&'static str, &'static str)],
-    calls: &'static [Operation],
-) -> Operation {
-    Operation {
-        service,
-        name,
-        kind: CLIENT,
-        own_us: (150, 900),
-        attributes,
-        failure: None,
-        calls,
-    }
-}
-
-const fn serves(
-    service: Service,
-    name: &'static str,
-    attributes: &'static [(&'static str, &'static str)],
-    calls: &'static [Operation],
-) -> Operation {
-    Operation {
-        service,
-        name,
-        kind: SERVER,
-        own_us: (400, 4_000),
-        attributes,
-        failure: None,
-        calls,
-    }
-}
-
-static SELECT: &[Operation] = &[Operation {
-    service: Service::Catalog,
-    name: "SELECT shop.products",
-    kind: CLIENT,
-    own_us: (800, 12_000),
-    attributes: &[("db.system.name", "postgresql"), ("db.operation.name", "SELECT")],
-    failure: Some(("sqlx::PoolTimedOut", "no free connection to postgresql")),
-    calls: &[],
-}];
-
-static HGETALL: &[Operation] = &[Operation {
-    service: Service::Cart,
-    name: "HGETALL",
-    kind: CLIENT,
-    own_us: (200, 1_500),
-    attributes: &[("db.system.name", "redis"), ("db.operation.name", "HGETALL")],
-    failure: Some((
-        "redis.exceptions.ConnectionError",
-        "connection to redis:6379 refused",
-    )),
-    calls: &[],
-}];
-
-static CHARGE: &[Operation] = &[Operation {
-    service: Service::Payment,
-    name: "POST",
-    kind: CLIENT,
-    own_us: (30_000, 140_000),
-    attributes: &[
-        ("server.address", "cards.example.com"),
-        ("http.request.method", "POST"),
-    ],
-    failure: Some(("CardNetworkError", "upstream answered 502 Bad Gateway")),
-    calls: &[],
-}];
-
-static CATALOG: &[Operation] = &[serves(
-    Service::Catalog,
-    "shop.Catalog/Get",
-    &[("rpc.system.name", "grpc")],
-    SELECT,
-)];
-static CART: &[Operation] = &[serves(
-    Service::Cart,
-    "shop.Cart/Get",
-    &[("rpc.system.name", "grpc")],
-    HGETALL,
-)];
-static PAYMENT: &[Operation] = &[serves(
-    Service::Payment,
-    "shop.Payment/Charge",
-    &[("rpc.system.name", "grpc")],
-    CHARGE,
-)];
-static CHECKOUT: &[Operation] = &[serves(
-    Service::Checkout,
-    "shop.Checkout/PlaceOrder",
-    &[("rpc.system.name", "grpc")],
-    &[
-        calls(
-            Service::Checkout,
-            "shop.Cart/Get",
-            &[("rpc.system.name", "grpc")],
-            CART,
-        ),
-        calls(
-            Service::Checkout,
-            "shop.Catalog/Get",
-            &[("rpc.system.name", "grpc")],
-            CATALOG,
-        ),
-        calls(
-            Service::Checkout,
-            "shop.Payment/Charge",
-            &[("rpc.system.name", "grpc")],
-            PAYMENT,
-        ),
-    ],
-)];
-
-/// What people do in a shop: mostly look.
-static ROUTES: [(u64, Operation); 3] = [
-    (
-        55,
-        serves(
-            Service::Frontend,
-            "GET /products/{id}",
-            &[("http.request.method", "GET"), ("http.route", "/products/{id}")],
-            &[calls(
-                Service::Frontend,
-                "shop.Catalog/Get",
-                &[("rpc.system.name", "grpc")],
-                CATALOG,
-            )],
-        ),
-    ),
-    (
-        25,
-        serves(
-            Service::Frontend,
-            "GET /cart",
-            &[("http.request.method", "GET"), ("http.route", "/cart")],
-            &[calls(
-                Service::Frontend,
-                "shop.Cart/Get",
-                &[("rpc.system.name", "grpc")],
-                CART,
-            )],
-        ),
-    ),
-    (
-        20,
-        serves(
-            Service::Frontend,
-            "POST /checkout",
-            &[("http.request.method", "POST"), ("http.route", "/checkout")],
-            &[calls(
-                Service::Frontend,
-                "shop.Checkout/PlaceOrder",
-                &[("rpc.system.name", "grpc")],
-                CHECKOUT,
-            )],
-        ),
-    ),
-];
 
 /// Spans that each service would send, by [`Service`].
 pub type Batches = [Vec<Span>; Service::ALL.len()];
@@ -232,6 +75,7 @@ pub type Batches = [Vec<Span>; Service::ALL.len()];
 /// Draws traces. The same seed gives the same ones.
 pub struct Shop {
     state: u64,
+    is_deployed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -253,17 +97,29 @@ struct Walk<'a> {
 
 impl Shop {
     pub fn new(seed: u64) -> Shop {
-        Shop { state: seed }
+        Shop {
+            state: seed,
+            is_deployed: false,
+        }
+    }
+
+    /// From now on one route is slow.
+    pub fn deploy(&mut self) {
+        self.is_deployed = true;
+    }
+
+    pub fn is_deployed(&self) -> bool {
+        self.is_deployed
     }
 
     /// Adds the spans of one trace that ended at `end_ns`. Returns how many.
     pub fn visit(&mut self, end_ns: u64, batches: &mut Batches) -> usize {
         let before: usize = batches.iter().map(Vec::len).sum();
-        let firsts = [0, 1, 2, 3, 4].map(|service: usize| batches[service].len());
+        let firsts: [usize; Service::ALL.len()] = std::array::from_fn(|service| batches[service].len());
         let route = self.route();
-        let fault = match self.below(100) {
-            percent if percent < FAILING_PERCENT => Fault::Fails,
-            percent if percent < FAILING_PERCENT + SLOW_PERCENT => Fault::IsSlow,
+        let fault = match self.below(1_000) {
+            drawn if drawn < FAILING => Fault::Fails,
+            drawn if drawn < FAILING + SLOW => Fault::IsSlow,
             _ => Fault::None,
         };
         let leaves_before = self.below(leaf_count(route));
@@ -293,15 +149,15 @@ impl Shop {
     }
 
     fn route(&mut self) -> &'static Operation {
-        let total = ROUTES.iter().map(|(weight, _)| weight).sum();
+        let total = ROUTES.iter().map(|route| route.weight).sum();
         let mut drawn = self.below(total);
-        for (weight, route) in &ROUTES {
-            if drawn < *weight {
-                return route;
+        for route in &ROUTES {
+            if drawn < route.weight {
+                return &route.operation;
             }
-            drawn -= weight;
+            drawn -= route.weight;
         }
-        &ROUTES[0].1
+        &ROUTES[0].operation
     }
 
     /// SplitMix64.
@@ -322,7 +178,9 @@ impl Shop {
         let width_ns = (high_us - low_us) * 1_000;
         let one = self.below(width_ns.max(1));
         let other = self.below(width_ns.max(1));
-        low_us * 1_000 + one.min(other)
+        // A collection of garbage, a lost packet: one of fifty takes several times as long.
+        let tail = if self.below(50) == 0 { 3 } else { 1 };
+        low_us * 1_000 + one.min(other) * tail
     }
 }
 
@@ -342,6 +200,9 @@ impl Walk<'_> {
             }
         }
         let mut end_ns = at_ns + own_ns / 2;
+        if operation.deployed && self.shop.is_deployed && self.shop.below(100) < DEPLOYED_SLOW_PERCENT {
+            end_ns += self.shop.duration_ns((1_050_000, 2_400_000));
+        }
         let mut events = Vec::new();
         if let Some(exception) = operation.failure {
             let is_at_fault = self.leaves_before == 0;
@@ -362,10 +223,7 @@ impl Walk<'_> {
             .map(|(key, value)| text(key, value))
             .collect();
         if parent.is_empty() {
-            attributes.push(number(
-                "http.response.status_code",
-                if failed { 500 } else { 200 },
-            ));
+            self.describe_request(&mut attributes, failed);
         }
         let status = failed.then(|| Status {
             code: ERROR,
@@ -390,6 +248,21 @@ impl Walk<'_> {
     }
 }
 
+impl Walk<'_> {
+    /// What only the server of a browser's request knows.
+    fn describe_request(&mut self, attributes: &mut Vec<KeyValue>, failed: bool) {
+        let status = if failed { 500 } else { 200 };
+        let client = self.shop.below(250);
+        attributes.push(number("http.response.status_code", status));
+        attributes.push(text("client.address", &format!("198.51.100.{client}")));
+        attributes.push(text(
+            "user_agent.original",
+            "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+        ));
+        attributes.push(text("session.id", &format!("{:016x}", self.shop.draw())));
+    }
+}
+
 fn leaf_count(operation: &Operation) -> u64 {
     let below: u64 = operation.calls.iter().map(leaf_count).sum();
     below + u64::from(operation.failure.is_some())
@@ -399,9 +272,22 @@ fn exception_event((kind, message): (&str, &str), time_unix_nano: u64) -> Event 
     Event {
         time_unix_nano,
         name: "exception".to_owned(),
-        attributes: vec![text("exception.type", kind), text("exception.message", message)],
+        attributes: vec![
+            text("exception.type", kind),
+            text("exception.message", message),
+            text("exception.stacktrace", &stack_trace(kind, message)),
+        ],
         ..Event::default()
     }
+}
+
+/// Some 2 KB, as they are.
+fn stack_trace(kind: &str, message: &str) -> String {
+    const FRAMES: usize = 24;
+    let frames = (0..FRAMES).map(|depth| {
+        format!("\n  {depth:>2}: shop::runtime::layer_{depth}::Handler::call\n             at src/runtime/layer_{depth}.rs:{}:9", 40 + 7 * depth)
+    });
+    format!("{kind}: {message}{}", frames.collect::<String>())
 }
 
 pub fn text(key: &str, value: &str) -> KeyValue {
@@ -471,6 +357,30 @@ mod tests {
             slow += usize::from(root.end_time_unix_nano - root.start_time_unix_nano > 1_000_000_000);
         }
         assert!((50..200).contains(&failing), "{failing}");
-        assert!((50..200).contains(&slow), "{slow}");
+        assert!((20..100).contains(&slow), "{slow}");
+    }
+
+    #[test]
+    fn a_deploy_makes_checkout_slow_and_nothing_else() {
+        let mut shop = Shop::new(3);
+        shop.deploy();
+        let (mut checkouts, mut slow, mut others) = (0, 0, 0);
+        for _ in 0..5_000 {
+            let spans = visit(&mut shop);
+            let root = spans
+                .iter()
+                .find(|span| span.parent_span_id.is_empty())
+                .expect("a root");
+            let is_slow = root.end_time_unix_nano - root.start_time_unix_nano > 1_000_000_000;
+            match root.name == "POST /checkout" {
+                true => {
+                    checkouts += 1;
+                    slow += usize::from(is_slow);
+                }
+                false => others += usize::from(is_slow),
+            }
+        }
+        assert!(slow * 2 > checkouts, "{slow} of {checkouts}");
+        assert!(others < 60, "{others}");
     }
 }

@@ -1,9 +1,12 @@
-//! One kept trace, read from the output file and drawn as an indented tree.
+//! The output file, read back: every kept trace, and one of them drawn as an indented tree.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead};
 
 use serde_json::Value;
+
+use super::ledger::Exported;
+use crate::commands::show::plain;
 
 /// A trace as it was exported.
 #[derive(Debug, Default)]
@@ -27,28 +30,74 @@ struct KeptSpan {
     exception: Option<String>,
 }
 
-/// The trace that shows most: kept for an error, with the most spans.
-pub fn most_telling(lines: impl BufRead) -> io::Result<Option<KeptTrace>> {
-    let mut traces: BTreeMap<String, KeptTrace> = BTreeMap::new();
-    for line in lines.lines() {
-        let value: Value = serde_json::from_str(&line?)?;
-        for resource_spans in items(&value, "resourceSpans") {
+/// Everything that was exported.
+#[derive(Debug, Default)]
+pub struct Output {
+    traces: BTreeMap<String, KeptTrace>,
+    pub exported: Exported,
+}
+
+/// How many traces of a route a policy kept, before a moment and from it on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shift {
+    pub before: u64,
+    pub after: u64,
+}
+
+impl Output {
+    pub fn read(lines: impl BufRead) -> io::Result<Output> {
+        let mut output = Output::default();
+        for line in lines.lines() {
+            output.add(&serde_json::from_str(&line?)?);
+        }
+        Ok(output)
+    }
+
+    fn add(&mut self, line: &Value) {
+        for resource_spans in items(line, "resourceSpans") {
             let service = attribute(&resource_spans["resource"], "service.name");
             for scope_spans in items(resource_spans, "scopeSpans") {
                 for span in items(scope_spans, "spans") {
                     let id = text(&span["traceId"]);
-                    let trace = traces.entry(id.clone()).or_default();
+                    let span = KeptSpan::new(&service, span);
+                    self.exported.add(&id, &span.span_id);
+                    let trace = self.traces.entry(id.clone()).or_default();
                     trace.trace_id = id;
                     trace.policy = attribute(&scope_spans["scope"], "tailsampling.policy");
                     trace.reason = attribute(&scope_spans["scope"], "tailkeep.reason");
-                    trace.spans.push(KeptSpan::new(&service, span));
+                    // After a crash a span may come twice.
+                    if trace.spans.iter().all(|known| known.span_id != span.span_id) {
+                        trace.spans.push(span);
+                    }
                 }
             }
         }
     }
-    Ok(traces
-        .into_values()
-        .max_by_key(|trace| (trace.policy == "errors", trace.spans.len())))
+
+    /// The trace that shows most: kept for an error, with many spans, and recent, so that it can be asked about.
+    pub fn most_telling(&self) -> Option<&KeptTrace> {
+        const MANY: usize = 12;
+        self.traces.values().max_by_key(|trace| {
+            let newest = trace.spans.iter().map(|span| span.end_ns).max();
+            (trace.policy == "errors", trace.spans.len().min(MANY), newest)
+        })
+    }
+
+    /// Traces that `policy` kept, by the name of their root.
+    pub fn shifts(&self, policy: &str, at_ns: u64) -> BTreeMap<&str, Shift> {
+        let mut shifts: BTreeMap<&str, Shift> = BTreeMap::new();
+        for trace in self.traces.values().filter(|trace| trace.policy == policy) {
+            let Some(root) = trace.spans.iter().find(|span| span.parent_id.is_empty()) else {
+                continue;
+            };
+            let shift = shifts.entry(&root.name).or_default();
+            match root.end_ns < at_ns {
+                true => shift.before += 1,
+                false => shift.after += 1,
+            }
+        }
+        shifts
+    }
 }
 
 impl KeptSpan {
@@ -82,13 +131,17 @@ impl KeptTrace {
         for root in self.spans_where(|span| !self.has(&span.parent_id)) {
             self.draw_below(root, 1, &mut rows);
         }
-        let width = rows.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
+        let width = rows
+            .iter()
+            .map(|(label, _)| label.chars().count())
+            .max()
+            .unwrap_or(0);
         let mut out = format!(
             "trace {}: {} spans, kept by policy {}, closed because {}\n",
-            self.trace_id,
+            plain(&self.trace_id),
             self.spans.len(),
-            self.policy,
-            self.reason
+            plain(&self.policy),
+            plain(&self.reason)
         );
         for (label, facts) in rows {
             out += format!("{label:<width$}  {facts}").trim_end();
@@ -106,10 +159,15 @@ impl KeptTrace {
         let status = if span.failed { "ERROR" } else { "ok" };
         let mut facts = format!("{took_ms:>9.2} ms  {status}");
         if let Some(exception) = &span.exception {
-            facts += &format!("  {exception}");
+            facts += &format!("  {}", plain(exception));
         }
         rows.push((
-            format!("{}{}  {}", "  ".repeat(depth), span.service, span.name),
+            format!(
+                "{}{}  {}",
+                "  ".repeat(depth),
+                plain(&span.service),
+                plain(&span.name)
+            ),
             facts,
         ));
         for child in self.spans_where(|child| child.parent_id == span.span_id) {
@@ -179,7 +237,8 @@ mod tests {
             "errors",
             &[("02", "01", 3_000_000), ("03", "01", 2_000_000)],
         ) + &line("bb", "errors", &[("01", "", 1_000_000)]);
-        let trace = most_telling(lines.as_bytes()).expect("readable").expect("one");
+        let output = Output::read(lines.as_bytes()).expect("readable");
+        let trace = output.most_telling().expect("one");
         let expected = "\
 trace bb: 3 spans, kept by policy errors, closed because complete
   shop  op 01         4.00 ms  ok
@@ -192,7 +251,17 @@ trace bb: 3 spans, kept by policy errors, closed because complete
     #[test]
     fn spans_that_are_each_other_s_parents_end() {
         let lines = line("aa", "errors", &[("01", "", 0), ("02", "02", 0), ("03", "01", 0)]);
-        let trace = most_telling(lines.as_bytes()).expect("readable").expect("one");
+        let output = Output::read(lines.as_bytes()).expect("readable");
+        let trace = output.most_telling().expect("one");
         assert_eq!(trace.draw().lines().count(), 3);
+    }
+
+    #[test]
+    fn a_shift_counts_traces_around_a_moment() {
+        let lines = line("aa", "slow", &[("01", "", 0)]) + &line("bb", "errors", &[("01", "", 0)]);
+        let output = Output::read(lines.as_bytes()).expect("readable");
+        let at = |at_ns| output.shifts("slow", at_ns)["op 01"];
+        assert_eq!(at(5_000_000), Shift { before: 0, after: 1 });
+        assert_eq!(at(5_000_001), Shift { before: 1, after: 0 });
     }
 }

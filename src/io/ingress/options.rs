@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Turns one OTLP/JSON request into protobuf, appended to the vector; the error is for the client.
 pub type Transcode = fn(json: &[u8], protobuf: &mut Vec<u8>) -> Result<(), String>;
 
+/// Connections of a core unless said otherwise; each is an open file.
+pub const CONNECTIONS_MAX: usize = 8192;
+
 /// Bounds of one core's ingress. Sizes in bytes.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -41,7 +44,7 @@ impl Options {
             grpc_message_max: 64 * MIB,
             http_body_max: 64 * MIB,
             in_flight_max: 128 * MIB,
-            connections_max: 8192,
+            connections_max: CONNECTIONS_MAX,
             streams_max: 128,
             header_list_max: 16 << 10,
             stream_window: 1 << 20,

@@ -1,16 +1,19 @@
-//! As much of an HTTP/1.1 client as the demo needs: one request at a time on a connection that stays.
+//! As much of an HTTP/1.1 client as commands need: one request at a time on a connection that stays.
 
 use std::io::{self, BufRead, BufReader, Error, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// Replies of ours are shorter.
 const BODY_BYTES_MAX: u64 = 16 << 20;
 const LINE_BYTES_MAX: u64 = 8 << 10;
 
 pub struct Client {
     address: String,
+    /// `Authorization: Bearer …` as a line of its own, or nothing.
+    authorization: String,
     /// `None` before the first request and after an error.
     connection: Option<BufReader<TcpStream>>,
 }
@@ -24,12 +27,22 @@ impl Client {
     pub fn new(address: &str) -> Client {
         Client {
             address: address.to_owned(),
+            authorization: String::new(),
             connection: None,
         }
     }
 
+    /// `token`: visible ASCII, which is what fits into a header.
+    pub fn with_token(mut self, token: &str) -> Client {
+        self.authorization = format!("Authorization: Bearer {token}\r\n");
+        self
+    }
+
     pub fn get(&mut self, path: &str) -> io::Result<Reply> {
-        let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address);
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\n{}\r\n",
+            self.address, self.authorization
+        );
         self.exchange(head.as_bytes())
     }
 
@@ -58,7 +71,12 @@ impl Client {
 }
 
 fn connect(address: &str) -> io::Result<BufReader<TcpStream>> {
-    let stream = TcpStream::connect(address)?;
+    let mut failed = ErrorKind::AddrNotAvailable.into();
+    let reached = address.to_socket_addrs()?.find_map(|address| {
+        let connected = TcpStream::connect_timeout(&address, CONNECT_PATIENCE);
+        connected.map_err(|error| failed = error).ok()
+    });
+    let stream = reached.ok_or(failed)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
