@@ -30,8 +30,8 @@ use crate::policy::{PolicySet, Ruling};
 use crate::route::{Decision, HashKey, Item, ItemBatch, Places, PolicyNumber, Settlement};
 use crate::stats::Stats;
 use crate::verdict::Reason;
-use recent::PLACES_REMEMBERED;
 use hashbrown::{HashMap, HashTable};
+use recent::PLACES_REMEMBERED;
 use std::time::Duration;
 
 /// Open traces that the index has room for from the start, at most.

@@ -4,6 +4,7 @@
 //! from the first moment on, so that a long replay can be watched.
 
 mod explain; // one trace, and recent decisions
+mod spans; // what the spans of one trace tell
 mod metrics; // Prometheus text
 mod status; // the status document
 
@@ -118,7 +119,7 @@ impl Admin {
         }
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Reply {
+    async fn answer(&self, request: &Request<Incoming>) -> Reply {
         let path = request.uri().path();
         let query = request.uri().query().unwrap_or("");
         let open = matches!(path, "/healthz" | "/readyz" | "/metrics");
@@ -150,7 +151,7 @@ impl Admin {
             "/api/v1/status" => Reply::json(StatusCode::OK, &self.status()),
             "/api/v1/traces" => self.recent(query),
             _ => match path.strip_prefix("/api/v1/traces/") {
-                Some(id) => self.explain(id),
+                Some(id) => self.explain(id, query).await,
                 None => Reply::error(
                     StatusCode::NOT_FOUND,
                     "no such page; see /api/v1/status and /metrics",
@@ -246,15 +247,18 @@ struct Service(Rc<Admin>);
 impl hyper::service::Service<Request<Incoming>> for Service {
     type Response = Response<Whole>;
     type Error = Infallible;
-    type Future = std::future::Ready<Result<Response<Whole>, Infallible>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Whole>, Infallible>>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let reply = self.0.answer(&request);
-        let mut response = Response::new(Whole(Some(reply.body.into())));
-        *response.status_mut() = reply.status;
-        let content_type = header::HeaderValue::from_static(reply.content_type);
-        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-        std::future::ready(Ok(response))
+        let admin = self.0.clone();
+        Box::pin(async move {
+            let reply = admin.answer(&request).await;
+            let mut response = Response::new(Whole(Some(reply.body.into())));
+            *response.status_mut() = reply.status;
+            let content_type = header::HeaderValue::from_static(reply.content_type);
+            response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+            Ok(response)
+        })
     }
 }
 

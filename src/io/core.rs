@@ -13,12 +13,13 @@ use super::clock::Clock;
 use super::disk::{Disk, DmaPool};
 use super::egress::FileSink;
 use super::ingress::{self, Durable, Partial, Replied, Submitted, Ticket, TraceService, Unavailable};
+use crate::base::ids::Position;
 use crate::base::time::{Instant, Now};
 use crate::landing::fetch::{ReadOp, WhichLog};
 use crate::landing::{Effect, Request, Submission};
 use crate::shard::Shard;
 use crate::stats::{Refusal, Stats, Transport};
-use crate::wal::{DiskOp, OpId, Refused};
+use crate::wal::{DiskOp, EntryError, OpId, Refused};
 use futures_util::future::{Either, select};
 use glommio::TaskQueueHandle;
 use std::cell::{Cell, RefCell};
@@ -130,6 +131,25 @@ impl Core {
                 return false;
             }
             glommio::timer::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// The payload of an entry of the log, from memory or from disk; `None`: it is not there any more.
+    pub async fn read_entry(&self, entry: Position) -> Option<Vec<u8>> {
+        let mut op = {
+            let shard = self.shard.borrow();
+            if let Some(payload) = shard.landing().resident(entry) {
+                return Some(payload.to_vec());
+            }
+            shard.landing().read_op(entry)?
+        };
+        loop {
+            let bytes = self.disk.read(op).await?;
+            match self.shard.borrow().landing().check(entry, &bytes) {
+                Ok(payload) => return Some(payload.to_vec()),
+                Err(EntryError::Short { needed }) if needed > op.len => op.len = needed,
+                Err(_) => return None,
+            }
         }
     }
 

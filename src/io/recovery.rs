@@ -106,7 +106,9 @@ impl LogFiles {
             return Ok(false);
         };
         let buffer = self.recovery.take_buffer();
-        let bytes = self.read(read.segment, read.offset, read.len, buffer)?.unwrap_or_default();
+        let bytes = self
+            .read(read.segment, read.offset, read.len, buffer)?
+            .unwrap_or_default();
         self.recovery
             .handle_read(bytes, &mut |entry: ReplayedEntry<'_>| fold(&entry));
         Ok(true)

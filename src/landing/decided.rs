@@ -101,7 +101,11 @@ impl Decided {
         self.newest = Some(batch.position);
         self.count += batch.count;
         self.batches.push_back(batch);
-        while self.batches.front().is_some_and(|oldest| self.count - oldest.count >= count_max) {
+        while self
+            .batches
+            .front()
+            .is_some_and(|oldest| self.count - oldest.count >= count_max)
+        {
             self.pop();
         }
     }
@@ -144,12 +148,20 @@ impl<P: BlockPool, W> Landing<P, W> {
 
     /// Tells the log what must stay in it.
     fn move_floors(&mut self) {
-        let waiting = self.queue.oldest().map_or(Position(u64::MAX), |entry| entry.needs);
-        self.log.set_resume_floor(self.decided.resume_floor().min(waiting));
+        let waiting = self
+            .queue
+            .oldest()
+            .map_or(Position(u64::MAX), |entry| entry.needs);
+        self.log
+            .set_resume_floor(self.decided.resume_floor().min(waiting));
         let oldest = self.decided.batches.front().map(|batch| batch.position);
         let copied = self.decided.copying.map(|(original, _)| original);
         self.log.set_floor(match self.log.admits_something() {
-            true => oldest.into_iter().chain(copied).min().unwrap_or(Position(u64::MAX)),
+            true => oldest
+                .into_iter()
+                .chain(copied)
+                .min()
+                .unwrap_or(Position(u64::MAX)),
             false => Position(u64::MAX),
         });
     }
@@ -182,7 +194,10 @@ impl<P: BlockPool, W> Landing<P, W> {
             DecidedRecord::relink(&mut payload, self.decided.newest);
             self.decided.pop();
             self.append_decided(now, &payload, batch.count);
-            let original = self.decided.copying.map_or(batch.position, |(original, _)| original);
+            let original = self
+                .decided
+                .copying
+                .map_or(batch.position, |(original, _)| original);
             self.decided.copying = Some((original, self.tail));
         }
         self.move_floors();
@@ -191,7 +206,8 @@ impl<P: BlockPool, W> Landing<P, W> {
     fn append_decided(&mut self, now: Now, payload: &[u8], count: usize) {
         let end = self.append(now, DECIDED, payload);
         let position = Position(end.0 - entry_bytes(payload.len()) as u64);
-        self.decided.push(Batch { position, count }, self.options.decided_count_max);
+        self.decided
+            .push(Batch { position, count }, self.options.decided_count_max);
         self.write_prologue();
     }
 
@@ -222,7 +238,10 @@ impl<P: BlockPool, W> Landing<P, W> {
 fn with_names(options: &LandingOptions, records: &[VerdictRecord]) -> (Vec<String>, Vec<VerdictRecord>) {
     let mut names: Vec<String> = Vec::new();
     let renumber = |record: &VerdictRecord| {
-        let name = record.decision.policy.and_then(|number| options.policy_names.get(number.0 as usize));
+        let name = record
+            .decision
+            .policy
+            .and_then(|number| options.policy_names.get(number.0 as usize));
         let policy = name.map(|name| {
             let known = names.iter().position(|known| known == name);
             let number = known.unwrap_or_else(|| {

@@ -219,7 +219,11 @@ impl NamesRecord {
             policies: read_policies(&mut reader)?,
             cursors: cursors(&mut reader)?,
             // Segments of the first days end here.
-            decided: if reader.is_empty() { None } else { read_position(&mut reader)? },
+            decided: if reader.is_empty() {
+                None
+            } else {
+                read_position(&mut reader)?
+            },
         })
     }
 }
@@ -276,7 +280,9 @@ impl DecidedRecord {
         let covers = reader.u8()? & COVERS != 0;
         let policies = read_policies(&mut reader)?;
         let count = reader.u32()?;
-        let dropped = (0..count).map(|_| CompactDecision::from_bits(reader.u64()?)).collect::<Option<_>>()?;
+        let dropped = (0..count)
+            .map(|_| CompactDecision::from_bits(reader.u64()?))
+            .collect::<Option<_>>()?;
         let kept = VerdictRecord::read_all(reader.rest())?;
         let is_named = |record: &VerdictRecord| {
             let number = record.decision.policy;
@@ -440,7 +446,10 @@ mod tests {
         };
         assert_eq!(NamesRecord::read(&payload), Some(read.clone()));
         let old = payload.len() - 8;
-        let without = NamesRecord { decided: None, ..read };
+        let without = NamesRecord {
+            decided: None,
+            ..read
+        };
         assert_eq!(NamesRecord::read(&payload[..old]), Some(without));
         assert!((0..payload.len()).all(|len| len == old || NamesRecord::read(&payload[..len]).is_none()));
 

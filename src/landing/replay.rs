@@ -18,8 +18,8 @@
 
 use super::decided::{Batch, Uncovered};
 use super::record::{
-    self, COPIED, CURSORS, CopiedRecord, DECIDED, DecidedRecord, KEPT, KeptRecord, NamesRecord, SPANS, VERDICTS,
-    VerdictRecord,
+    self, COPIED, CURSORS, CopiedRecord, DECIDED, DecidedRecord, KEPT, KeptRecord, NamesRecord, SPANS,
+    VERDICTS, VerdictRecord,
 };
 use super::{KeptEntry, LandingOptions};
 use crate::base::ids::{LogId, Place, Position, SpanId, TraceId};
@@ -384,7 +384,9 @@ fn remember(record: DecidedRecord, hash_key: HashKey, names: &mut Vec<String>, t
         trace, mut decision, ..
     } in record.kept
     {
-        let name = decision.policy.map(|number| record.policies[number.0 as usize].clone());
+        let name = decision
+            .policy
+            .map(|number| record.policies[number.0 as usize].clone());
         decision.policy = name.map(|name| policy_number(names, name));
         let compact = CompactDecision::new(hash_key, &trace, &decision);
         table.remember_older(compact, Some((trace, decision)));
@@ -445,6 +447,7 @@ impl KeptReplay {
             self.whole.insert(end);
         }
         self.entries.push(KeptEntry {
+            trace: kept.trace,
             position: entry.position,
             end,
             framed_len: kept.framed.len() as u32,

@@ -120,8 +120,14 @@ impl DecidedCache {
 
     /// Takes back a decision that is older than all that were inserted, if there is room for it; `kept` names a
     /// kept trace whole. What is known stays.
-    pub fn insert_older(&mut self, CompactDecision(entry): CompactDecision, kept: Option<(TraceId, Decision)>) {
-        if self.find(entry >> DECISION_BITS << DECISION_BITS).is_none() && self.entries[1].len() < self.count_max {
+    pub fn insert_older(
+        &mut self,
+        CompactDecision(entry): CompactDecision,
+        kept: Option<(TraceId, Decision)>,
+    ) {
+        if self.find(entry >> DECISION_BITS << DECISION_BITS).is_none()
+            && self.entries[1].len() < self.count_max
+        {
             self.entries[1].insert_unique(bucket(entry), entry, |entry| bucket(*entry));
         }
         let Some((trace, decision)) = kept else { return };

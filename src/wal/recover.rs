@@ -163,9 +163,17 @@ enum Task {
     Infer(Inference),
     /// How far was the log synced?
     Survey { walk: Walk, empty_from: u64 },
-    Replay { walk: Walk, replayed_to: Position, begun: bool },
+    Replay {
+        walk: Walk,
+        replayed_to: Position,
+        begun: bool,
+    },
     /// The log has ended: how much was written behind its end?
-    Torn { walk: Walk, end: Position, last: Position },
+    Torn {
+        walk: Walk,
+        end: Position,
+        last: Position,
+    },
 }
 
 struct File {
@@ -275,7 +283,9 @@ impl Recovery {
                 self.spare = bytes;
                 return self.handle_inferred(scan, inferred);
             }
-            Task::Survey { walk, .. } | Task::Replay { walk, .. } | Task::Torn { walk, .. } => walk.load(bytes),
+            Task::Survey { walk, .. } | Task::Replay { walk, .. } | Task::Torn { walk, .. } => {
+                walk.load(bytes)
+            }
         }
         while let Some(again) = self.go_on(scan, each) {
             scan = again;
@@ -371,7 +381,11 @@ impl Recovery {
         // How far the log was synced: usually the newest file suffices.
         while self.next.is_none() {
             let unseen = |file: &&File| !file.surveyed;
-            let headless = self.files.iter().filter(unseen).find(|file| file.header.is_none());
+            let headless = self
+                .files
+                .iter()
+                .filter(unseen)
+                .find(|file| file.header.is_none());
             let newest = self.files.iter().rfind(unseen).filter(|_| !self.group_found);
             let Some(segment) = headless.or(newest).map(|file| file.segment) else {
                 self.set_limits();
@@ -435,7 +449,8 @@ impl Recovery {
                 file.surveyed = true;
                 if let Some(header) = header {
                     let seed = Seed::new(header.log_seed);
-                    let walk = Walk::new(seed, file.segment, base, header.end(), self.piece_bytes).of_headers();
+                    let walk =
+                        Walk::new(seed, file.segment, base, header.end(), self.piece_bytes).of_headers();
                     self.begin(scan.index, Task::Survey { walk, empty_from: 0 });
                 }
             }

@@ -182,8 +182,14 @@ impl<P: BlockPool> Log<P> {
         if self.resumes_next.is_some() {
             return;
         }
-        let first = self.segments.partition_point(|segment| segment.end <= self.resumes_at);
-        let needed = self.segments.iter().skip(first).find(|segment| segment.end > self.durable || segment.holds > 0);
+        let first = self
+            .segments
+            .partition_point(|segment| segment.end <= self.resumes_at);
+        let needed = self
+            .segments
+            .iter()
+            .skip(first)
+            .find(|segment| segment.end > self.durable || segment.holds > 0);
         let settled = needed.map_or(self.durable, |segment| segment.base.min(self.durable));
         let position = settled.min(self.resume_floor);
         if position > self.resumes_at {

@@ -80,10 +80,7 @@ impl Naive {
 
     /// As [`tailkeep::table::Table::fold_of_open_traces`] has it.
     pub fn open_traces(&self) -> Vec<(TraceId, Digest, Vec<Place>)> {
-        let open = self
-            .spans
-            .iter()
-            .filter(|(trace, _)| !self.is_decided(trace));
+        let open = self.spans.iter().filter(|(trace, _)| !self.is_decided(trace));
         open.map(|(trace, spans)| {
             let digest = spans
                 .iter()

@@ -24,8 +24,9 @@ use tailkeep::table::{Table, TableOptions};
 use tailkeep::wal::recover::{Extent, HEAD_BYTES, Recovered, Recovery, ReplayedEntry};
 use tailkeep::wal::{Log, LogOptions};
 
-use crate::disk::{Disk, Random};
+use crate::disk::{Crash, Disk, Faults};
 use crate::naive::Naive;
+use crate::random::Random;
 
 const LOG: LogId = LogId(0);
 const HASH_KEY: HashKey = HashKey([0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321]);
@@ -84,8 +85,8 @@ impl World {
         let mut world = World {
             policies: PolicySet::compile(&options).expect("a right policy"),
             core: None,
-            main: Disk::default(),
-            kept: Disk::default(),
+            main: Disk::new(seed),
+            kept: Disk::new(!seed),
             reads: VecDeque::new(),
             shipment: None,
             now: Now {
@@ -185,13 +186,13 @@ impl World {
         match random.below(5) {
             0 => self.complete_read(),
             1 => {
-                if let Some(op) = self.kept.complete(random.next()) {
-                    self.core().handle_op(now, WhichLog::Kept, op, Ok(()));
+                if let Some((op, result)) = self.kept.step() {
+                    self.core().handle_op(now, WhichLog::Kept, op, result);
                 }
             }
             _ => {
-                if let Some(op) = self.main.complete(random.next()) {
-                    self.core().handle_op(now, WhichLog::Main, op, Ok(()));
+                if let Some((op, result)) = self.main.step() {
+                    self.core().handle_op(now, WhichLog::Main, op, result);
                 }
             }
         }
@@ -269,6 +270,9 @@ impl World {
     fn turn(&mut self) {
         let now = self.now;
         while self.core().advance(now) {}
+        for disk in [&self.main, &self.kept] {
+            assert_eq!(disk.broken, None);
+        }
         while let Some(effect) = self.core().poll_effect(now) {
             match effect {
                 Effect::Reply(waiter, Ok(())) => self.acknowledged.extend(&self.requests[waiter as usize]),
@@ -310,12 +314,12 @@ impl World {
 
     pub fn settle_disks(&mut self) {
         let now = self.now;
-        while !(self.main.is_idle() && self.kept.is_idle() && self.reads.is_empty()) {
-            if let Some(op) = self.main.complete(0) {
-                self.core().handle_op(now, WhichLog::Main, op, Ok(()));
+        while self.main.under_way() + self.kept.under_way() + self.reads.len() > 0 {
+            if let Some((op, result)) = self.main.step() {
+                self.core().handle_op(now, WhichLog::Main, op, result);
             }
-            if let Some(op) = self.kept.complete(0) {
-                self.core().handle_op(now, WhichLog::Kept, op, Ok(()));
+            if let Some((op, result)) = self.kept.step() {
+                self.core().handle_op(now, WhichLog::Kept, op, result);
             }
             self.complete_read();
             self.turn();
@@ -362,13 +366,23 @@ impl World {
         }
         self.core = None;
         self.reads.clear();
-        self.main.power_cut(random);
-        self.kept.power_cut(random);
+        // Now and then only the process ends: what was written is with the disk.
+        let crash = match random.below(4) {
+            0 => Crash::Kill,
+            _ => Crash::PowerCut,
+        };
+        self.main.crash(crash);
+        self.kept.crash(crash);
     }
 
-    pub fn damage(&mut self, random: &mut Random) {
-        self.main.damage(random);
-        self.kept.damage(random);
+    pub fn damage(&mut self) {
+        self.main.rot();
+        self.kept.rot();
+    }
+
+    pub fn fail_disks(&mut self, faults: Faults) {
+        self.main.faults = faults;
+        self.kept.faults = faults;
     }
 
     /// What was sent before may have been hit.
@@ -404,7 +418,9 @@ impl World {
         let mut table = Table::new(options, now);
         // Like a start, only what is needed; the oracle reads all there is.
         let mut naive = Naive::new(HASH_KEY);
-        recover(&mut self.main, Extent::Whole, |entry| naive.entry(LOG, &self.policies, entry));
+        recover(&mut self.main, Extent::Whole, |entry| {
+            naive.entry(LOG, &self.policies, entry)
+        });
         let destinations = vec!["file".to_owned()];
         let mut replay = Replay::new(LOG, HASH_KEY, &self.policies, &mut table, destinations, now);
         let needed = Extent::Needed { tail_bytes: 1 << 20 };
@@ -415,7 +431,9 @@ impl World {
         });
         let mut replayed = replay.finish();
         let mut kept_replay = KeptReplay::new(&replayed);
-        let kept_found = recover(&mut self.kept, Extent::Whole, |entry| kept_replay.entry(entry, now));
+        let kept_found = recover(&mut self.kept, Extent::Whole, |entry| {
+            kept_replay.entry(entry, now)
+        });
         assert_eq!((replayed.malformed, kept_replay.malformed), (0, 0));
         let log_options = |interval| LogOptions {
             log: LOG,
@@ -443,7 +461,9 @@ impl World {
         while let Some(position) = replayed.decided.poll_older() {
             let payload = log.locate(position).and_then(|(segment, offset)| {
                 let bytes = self.main.read(segment, offset, 1 << 20)?;
-                log.check(position, &bytes).map(|entry| entry.payload.to_vec()).ok()
+                log.check(position, &bytes)
+                    .map(|entry| entry.payload.to_vec())
+                    .ok()
             });
             replayed.read_decided(position, payload.as_deref(), HASH_KEY, &mut table);
         }
@@ -457,7 +477,9 @@ impl World {
             sorted(naive.open_traces()),
             "W4"
         );
-        self.passed_over = first.zip(naive.first).map_or(0, |(first, oldest)| first.since(oldest));
+        self.passed_over = first
+            .zip(naive.first)
+            .map_or(0, |(first, oldest)| first.since(oldest));
 
         let kept_options = LogOptions {
             retain: Duration::ZERO,

@@ -2,8 +2,8 @@
 
 use crate::base::ids::TraceId;
 use crate::landing::record::{
-    self, COPIED, CURSORS, CopiedRecord, Cursors, DECIDED, DecidedRecord, KEPT, KeptRecord, NamesRecord, SPANS,
-    VERDICTS, VerdictRecord,
+    self, COPIED, CURSORS, CopiedRecord, Cursors, DECIDED, DecidedRecord, KEPT, KeptRecord, NamesRecord,
+    SPANS, VERDICTS, VerdictRecord,
 };
 use crate::otlp::cut::{CutSink, cut};
 use crate::otlp::join::{Annotation, Joiner};

@@ -1,10 +1,12 @@
 //! What became of one trace, and of the last ones.
 
+use super::spans::{self, Seen};
 use super::{Admin, Reply, time_text};
-use crate::base::ids::TraceId;
+use crate::base::ids::{Place, TraceId};
 use crate::base::time::WallTime;
 use crate::digest::Digest;
 use crate::io::core::Core;
+use crate::landing::fetch::WhichLog;
 use crate::policy::Outcome;
 use crate::route::Decision;
 use crate::table::{DecidedTrace, Trace};
@@ -12,42 +14,52 @@ use crate::verdict::Verdict;
 use http::StatusCode;
 use serde_json::{Value, json};
 
+/// Places of a pending trace that are looked at.
+const PLACES_MAX: usize = 64;
+
+/// What memory knows of one trace.
+struct Known {
+    trace: TraceId,
+    digest: Digest,
+    decision: Option<Decision>,
+    first_seen: WallTime,
+    last_seen: WallTime,
+    decided_at: Option<WallTime>,
+    late_spans: u32,
+    places: Vec<Place>,
+}
+
 impl Admin {
-    /// `GET /api/v1/traces/{id}`.
-    pub(super) fn explain(&self, id: &str) -> Reply {
-        let id = id.split('?').next().unwrap_or(id);
+    /// `GET /api/v1/traces/{id}`. With one node `?local=true` says the same.
+    pub(super) async fn explain(&self, id: &str, query: &str) -> Reply {
         let Some(trace) = TraceId::from_hex(id) else {
             return Reply::error(
                 StatusCode::BAD_REQUEST,
                 "a trace id is 32 hexadecimal digits, not all zero",
             );
         };
+        if !matches!(query, "" | "local=true" | "local=false") {
+            return Reply::error(StatusCode::BAD_REQUEST, "known is local=true");
+        }
         let Some(core) = self.core.borrow().clone() else {
             return Reply::error(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "replaying the log; ask again in a moment",
             );
         };
-        let shard = core.shard();
-        if let Some(open) = shard.table().open_trace(&trace) {
-            return Reply::json(StatusCode::OK, &self.pending(&core, open));
+        let known = {
+            let shard = core.shard();
+            let open = shard.table().open_trace(&trace).map(|open| pending(&core, open));
+            open.or_else(|| shard.table().recent().get(&trace).map(decided))
+        };
+        if let Some(known) = known {
+            let seen = spans::read(&core, trace, &known.places).await;
+            return Reply::json(StatusCode::OK, &self.describe(&core, &known, Some(&seen)));
         }
-        if let Some(decided) = shard.table().recent().get(&trace) {
-            return Reply::json(StatusCode::OK, &self.decided(&core, decided));
-        }
-        match shard.table().decided(&trace) {
+        let decision = core.shard().table().decided(&trace);
+        match decision {
             Some(decision) => Reply::json(StatusCode::OK, &self.remembered(&core, trace, decision)),
-            None => {
-                let usage = shard.landing().usage(crate::landing::fetch::WhichLog::Main);
-                let reach = match usage.oldest {
-                    Some(oldest) => format!("the log reaches back to {}", time_text(oldest)),
-                    None => "the log is empty".to_string(),
-                };
-                Reply::error(
-                    StatusCode::NOT_FOUND,
-                    &format!("nothing is known of this trace; {reach}"),
-                )
-            }
+            None => Reply::error(StatusCode::NOT_FOUND, &unknown(&core)),
         }
     }
 
@@ -87,59 +99,8 @@ impl Admin {
             .filter(|decided| verdict.is_none_or(|verdict| decided.decision.verdict == verdict))
             .filter(|decided| policy.is_none() || name(&decided.decision) == policy)
             .take(limit)
-            .map(|decided| self.decided(&core, decided));
+            .map(|found| self.describe(&core, &decided(found), None));
         Reply::json(StatusCode::OK, &json!({ "traces": traces.collect::<Vec<_>>() }))
-    }
-
-    fn pending(&self, core: &Core, trace: &Trace) -> Value {
-        let now = core.now();
-        let wall = |instant| {
-            WallTime(
-                now.wall
-                    .0
-                    .saturating_sub(now.instant.since(instant).as_nanos() as u64),
-            )
-        };
-        let seen = Seen {
-            first: wall(trace.opened_at()),
-            last: wall(trace.progress().last_span_at),
-            decided: None,
-            late_spans: 0,
-        };
-        let place_count = trace.places().count();
-        let resident = trace
-            .places()
-            .filter(|place| core.shard().landing().is_resident(*place))
-            .count();
-        let spans = u64::from(trace.digest().span_count);
-        let in_memory = if place_count == 0 {
-            0
-        } else {
-            spans * resident as u64 / place_count as u64
-        };
-        let mut value = self.describe(core, trace.id(), trace.digest(), None, seen, "table");
-        value["nodes"] = json!([{
-            "node": self.facts.node, "core": 0, "spans": spans, "in_memory": in_memory,
-            "on_disk": spans - in_memory, "exporters": {},
-        }]);
-        value
-    }
-
-    fn decided(&self, core: &Core, decided: &DecidedTrace) -> Value {
-        let seen = Seen {
-            first: decided.first_seen,
-            last: decided.last_seen,
-            decided: Some(decided.decided_at),
-            late_spans: decided.late_spans,
-        };
-        self.describe(
-            core,
-            decided.trace,
-            &decided.digest,
-            Some(decided.decision),
-            seen,
-            "table",
-        )
     }
 
     /// Of an old decision only the verdict is known, and what goes with it.
@@ -150,59 +111,132 @@ impl Admin {
             "certain": decision.verdict == Verdict::Keep, "source": "cache",
             "policy": policy_name(core, &decision), "reason": decision.reason.name(),
             "incomplete": decision.incomplete, "upgraded": false, "dry_run": null,
-            "threshold": threshold_text(&decision), "decided_by": self.facts.node,
+            "randomness": null, "threshold": threshold_text(&decision),
+            "spans": null, "log_records": null, "bytes": null, "late_spans": null, "services": [], "root": null,
+            "first_seen": null, "last_seen": null, "decided_at": null, "decided_by": self.facts.node,
+            "policies": [], "nodes": [],
         })
     }
 
-    fn describe(
-        &self,
-        core: &Core,
-        trace: TraceId,
-        digest: &Digest,
-        decision: Option<Decision>,
-        seen: Seen,
-        source: &str,
-    ) -> Value {
+    /// `seen` is what was read back of the spans, if anyone looked.
+    fn describe(&self, core: &Core, known: &Known, seen: Option<&Seen>) -> Value {
         let shard = core.shard();
-        let results = shard.policies().explain(trace, digest, decision.is_some());
-        let policies = results.into_iter().map(|policy| {
+        let (digest, decision) = (&known.digest, known.decision.as_ref());
+        let results = shard.policies().explain(known.trace, digest, decision.is_some());
+        let policies = results.into_iter().enumerate().map(|(number, policy)| {
             let result = match policy.result {
                 Outcome::Match => "match",
                 Outcome::NoMatch => "no_match",
                 Outcome::Unknown => "unknown",
             };
-            json!({ "name": policy.name, "result": result, "span_id": null, "detail": policy.detail })
+            let matched_by = seen
+                .and_then(|seen| seen.matched_by.get(number)?.clone())
+                .filter(|_| policy.result == Outcome::Match);
+            json!({ "name": policy.name, "result": result, "span_id": matched_by, "detail": policy.detail })
         });
-        let randomness = digest.randomness.value().unwrap_or_else(|| trace.randomness());
-        let root = match digest.has_root {
-            true => json!({ "duration_ms": digest.duration_ms() }),
-            false => Value::Null,
+        let policies: Vec<Value> = policies.collect();
+        let randomness = digest
+            .randomness
+            .value()
+            .unwrap_or_else(|| known.trace.randomness());
+        let was_read = seen.is_some_and(|seen| seen.spans > 0);
+        let source = if was_read && decision.is_some() {
+            "log"
+        } else {
+            "table"
         };
+        let root = match seen.and_then(|seen| seen.root.clone()) {
+            Some(root) => root,
+            None if digest.has_root => {
+                json!({ "service": null, "name": null, "span_id": null, "duration_ms": digest.duration_ms() })
+            }
+            None => Value::Null,
+        };
+        let services: Vec<&String> = seen.iter().flat_map(|seen| &seen.services).collect();
         json!({
-            "trace_id": trace.to_string(),
+            "trace_id": known.trace.to_string(),
             "verdict": decision.map_or(Verdict::Pending, |decision| decision.verdict).name(),
             "certain": true, "source": source,
-            "policy": decision.as_ref().and_then(|decision| policy_name(core, decision)),
+            "policy": decision.and_then(|decision| policy_name(core, decision)),
             "reason": decision.map(|decision| decision.reason.name()),
             "incomplete": decision.is_some_and(|decision| decision.incomplete),
             "upgraded": false, "dry_run": null, "randomness": format!("{randomness:014x}"),
-            "threshold": decision.as_ref().and_then(threshold_text),
+            "threshold": decision.and_then(threshold_text),
             "spans": digest.span_count, "log_records": 0, "bytes": digest.bytes,
-            "late_spans": seen.late_spans, "services": [], "root": root,
-            "first_seen": time_text(seen.first), "last_seen": time_text(seen.last),
-            "decided_at": seen.decided.map(time_text),
-            "decided_by": seen.decided.map(|_| self.facts.node.clone()),
-            "policies": policies.collect::<Vec<_>>(),
-            "nodes": [{ "node": self.facts.node, "core": 0, "spans": digest.span_count }],
+            "late_spans": known.late_spans, "services": services, "root": root,
+            "first_seen": time_text(known.first_seen), "last_seen": time_text(known.last_seen),
+            "decided_at": known.decided_at.map(time_text),
+            "decided_by": known.decided_at.map(|_| self.facts.node.clone()),
+            "policies": policies,
+            "nodes": [self.fragment(core, known, seen)],
+        })
+    }
+
+    /// What this node holds of the trace. In a list of traces nobody has looked where its spans are.
+    fn fragment(&self, core: &Core, known: &Known, seen: Option<&Seen>) -> Value {
+        let spans = u64::from(known.digest.span_count) + u64::from(known.late_spans);
+        let shard = core.shard();
+        let is_kept = known
+            .decision
+            .is_some_and(|decision| decision.verdict == Verdict::Keep);
+        let exporters = seen.filter(|_| is_kept).map(|_| {
+            let queued = shard.landing().queued_spans_of(known.trace);
+            queued.map(|(id, queued)| {
+                let accepted = spans.saturating_sub(queued);
+                (id.to_string(), json!({ "accepted": accepted, "queued": queued }))
+            })
+        });
+        let exporters: serde_json::Map<String, Value> = exporters.into_iter().flatten().collect();
+        json!({
+            "node": self.facts.node, "core": 0, "spans": spans,
+            "in_memory": seen.map(|seen| seen.in_memory), "on_disk": seen.map(|seen| seen.on_disk),
+            "exporters": exporters,
         })
     }
 }
 
-struct Seen {
-    first: WallTime,
-    last: WallTime,
-    decided: Option<WallTime>,
-    late_spans: u32,
+fn pending(core: &Core, trace: &Trace) -> Known {
+    let now = core.now();
+    let wall = |instant| {
+        let ago = now.instant.since(instant).as_nanos() as u64;
+        WallTime(now.wall.0.saturating_sub(ago))
+    };
+    Known {
+        trace: trace.id(),
+        digest: *trace.digest(),
+        decision: None,
+        first_seen: wall(trace.opened_at()),
+        last_seen: wall(trace.progress().last_span_at),
+        decided_at: None,
+        late_spans: 0,
+        places: trace.places().take(PLACES_MAX).collect(),
+    }
+}
+
+fn decided(decided: &DecidedTrace) -> Known {
+    Known {
+        trace: decided.trace,
+        digest: decided.digest,
+        decision: Some(decided.decision),
+        first_seen: decided.first_seen,
+        last_seen: decided.last_seen,
+        decided_at: Some(decided.decided_at),
+        late_spans: decided.late_spans,
+        places: decided.places.to_vec(),
+    }
+}
+
+fn unknown(core: &Core) -> String {
+    let shard = core.shard();
+    let memory = match shard.table().recent().reaches_back_to() {
+        Some(oldest) => format!("decisions in memory reach back to {}", time_text(oldest)),
+        None => "no decision is in memory".to_string(),
+    };
+    let log = match shard.landing().usage(WhichLog::Main).oldest {
+        Some(oldest) => format!("the log reaches back to {}", time_text(oldest)),
+        None => "the log is empty".to_string(),
+    };
+    format!("nothing is known of this trace; {memory}, {log}")
 }
 
 fn policy_name(core: &Core, decision: &Decision) -> Option<String> {

@@ -32,7 +32,10 @@ pub(super) enum Step<'a> {
 pub(super) enum Next<'a> {
     Step(Step<'a>),
     /// It needs `len` bytes of the segment's data from `start`, by [`Walk::load`].
-    Read { start: u64, len: u64 },
+    Read {
+        start: u64,
+        len: u64,
+    },
     End,
 }
 
@@ -261,7 +264,10 @@ pub(super) struct Inference {
 pub(super) enum Inferred {
     Base(Position),
     /// It needs `len` bytes of the file's data from `start`.
-    Read { start: u64, len: u64 },
+    Read {
+        start: u64,
+        len: u64,
+    },
     Nothing,
 }
 
@@ -284,7 +290,10 @@ impl Inference {
     pub fn load(&mut self, bytes: &[u8]) -> Inferred {
         let (start, len) = self.asked;
         let is_last = (bytes.len() as u64) < len;
-        while let Some(rest) = bytes.get((self.at - start) as usize..).filter(|rest| !rest.is_empty()) {
+        while let Some(rest) = bytes
+            .get((self.at - start) as usize..)
+            .filter(|rest| !rest.is_empty())
+        {
             match self.base_by(rest) {
                 Ok(Some(base)) => return Inferred::Base(base),
                 Err(needed) if !is_last && needed as u64 <= crate::wal::SEGMENT_SIZE_MAX => {
@@ -321,9 +330,8 @@ impl Inference {
             Err(_) => return Ok(None),
         }
         let base = position.0.checked_sub(self.at).map(Position);
-        let is_possible = |base: &Position| {
-            base.0.is_multiple_of(PAGE_BYTES as u64) && base.0 < crate::wal::POSITION_MAX
-        };
+        let is_possible =
+            |base: &Position| base.0.is_multiple_of(PAGE_BYTES as u64) && base.0 < crate::wal::POSITION_MAX;
         Ok(base.filter(|base| header.segment == self.segment && is_possible(base)))
     }
 }
