@@ -391,6 +391,19 @@ impl<P: BlockPool, W> Landing<P, W> {
         self.log.resident(entry).map(|entry| entry.payload)
     }
 
+    /// Keeps an entry in the log until [`Landing::release`]; false if it has left it.
+    pub fn try_hold(&mut self, entry: Position) -> bool {
+        let is_there = self.log.has(entry);
+        if is_there {
+            self.log.hold(entry, 1);
+        }
+        is_there
+    }
+
+    pub fn release(&mut self, entry: Position) {
+        self.log.release(entry, 1);
+    }
+
     /// How to read an entry of the log that is not in memory; `None`: it has left the log.
     pub fn read_op(&self, entry: Position) -> Option<ReadOp> {
         settle::read_op(&self.log, entry)

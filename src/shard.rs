@@ -194,6 +194,10 @@ impl<P: BlockPool, W> Shard<P, W> {
         &self.landing
     }
 
+    pub fn landing_mut(&mut self) -> &mut Landing<P, W> {
+        &mut self.landing
+    }
+
     pub fn stats(&self) -> &Stats {
         &self.stats
     }

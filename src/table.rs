@@ -85,10 +85,7 @@ impl Table {
                 options.decided_count_max,
             ),
             traces: Slab::default(),
-            // As for the cache: growing the index of a full table would stop the core for a moment.
-            index: HashTable::with_capacity(
-                (options.state_bytes_max as usize / TRACE_STATE_BYTES).min(INDEX_COUNT_MAX),
-            ),
+            index: HashTable::new(),
             wheel: Wheel::new(now.instant),
             due: Vec::new(),
             oldest: None,
@@ -471,6 +468,7 @@ impl Table {
     /// Ends the replay: every resumed trace gets one full `quiet`, late fragments follow their verdict.
     pub fn resume(&mut self, now: Now, stats: &mut Stats, out: &mut Vec<Settlement>) {
         let late = self.replaying.take().expect("a table resumes once");
+        self.make_room();
         let keys: Vec<Key> = self.traces.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.traces.get_mut(key).expect("just listed").resume(now);
@@ -491,6 +489,20 @@ impl Table {
                 places,
             });
         }
+    }
+
+    /// As for the cache: growing the index of a full table would stop the core for a moment. The traces that came
+    /// and went during replay would have touched much of this memory.
+    fn make_room(&mut self) {
+        let count = self.options.state_bytes_max as usize / TRACE_STATE_BYTES;
+        let mut index = HashTable::with_capacity(count.min(INDEX_COUNT_MAX).max(self.traces.len()));
+        let hash_key = self.options.hash_key;
+        let traces = &self.traces;
+        let hash = |key: &Key| hash_key.trace(&traces.get(*key).expect("indexed traces are open").id());
+        for (key, _) in traces.iter() {
+            index.insert_unique(hash(&key), key, hash);
+        }
+        self.index = index;
     }
 
     // ---- for people -------------------------------------------------------------------------------------

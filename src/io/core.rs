@@ -136,13 +136,15 @@ impl Core {
 
     /// The payload of an entry of the log, from memory or from disk; `None`: it is not there any more.
     pub async fn read_entry(&self, entry: Position) -> Option<Vec<u8>> {
-        let mut op = {
-            let shard = self.shard.borrow();
-            if let Some(payload) = shard.landing().resident(entry) {
-                return Some(payload.to_vec());
-            }
-            shard.landing().read_op(entry)?
-        };
+        if let Some(payload) = self.shard.borrow().landing().resident(entry) {
+            return Some(payload.to_vec());
+        }
+        // Its file must not be used again while it is read.
+        if !self.shard.borrow_mut().landing_mut().try_hold(entry) {
+            return None;
+        }
+        let _held = Held { core: self, entry };
+        let mut op = self.shard.borrow().landing().read_op(entry)?;
         loop {
             let bytes = self.disk.read(op).await?;
             match self.shard.borrow().landing().check(entry, &bytes) {
@@ -276,6 +278,18 @@ impl Core {
             shard.handle_timeout(now);
         }
         is_due(shard.poll_timeout())
+    }
+}
+
+/// An entry that stays in the log while somebody reads it.
+struct Held<'a> {
+    core: &'a Core,
+    entry: Position,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.core.shard.borrow_mut().landing_mut().release(self.entry);
     }
 }
 
