@@ -167,7 +167,8 @@ fn read_at(file: &File, offset: u64, len: usize, buffer: &mut Vec<u8>) -> io::Re
         // A file system that knows no holes.
         Err(_) => offset,
     };
-    let mut filled = usize::try_from(data_start.saturating_sub(offset)).map_or(len, |skipped| skipped.min(len));
+    let mut filled =
+        usize::try_from(data_start.saturating_sub(offset)).map_or(len, |skipped| skipped.min(len));
     while filled < len {
         match file.read_at(&mut buffer[filled..], offset + filled as u64) {
             Ok(0) => break,
