@@ -428,8 +428,32 @@ impl<P: BlockPool, W> Landing<P, W> {
         self.evicted_bytes
     }
 
-    pub fn is_resident(&self, place: Place) -> bool {
-        self.log.resident(place.entry()).is_some()
+    /// The payload of an entry of the log, if it is in memory.
+    pub fn resident(&self, entry: Position) -> Option<&[u8]> {
+        self.log.resident(entry).map(|entry| entry.payload)
+    }
+
+    /// Keeps an entry in the log until [`Landing::release`]; false if it has left it.
+    pub fn try_hold(&mut self, entry: Position) -> bool {
+        let is_there = self.log.has(entry);
+        if is_there {
+            self.log.hold(entry, 1);
+        }
+        is_there
+    }
+
+    pub fn release(&mut self, entry: Position) {
+        self.log.release(entry, 1);
+    }
+
+    /// How to read an entry of the log that is not in memory; `None`: it has left the log.
+    pub fn read_op(&self, entry: Position) -> Option<ReadOp> {
+        settle::read_op(&self.log, entry)
+    }
+
+    /// The payload in what was read so. [`crate::wal::EntryError::Short`] says how much to read instead.
+    pub fn check<'a>(&self, entry: Position, bytes: &'a [u8]) -> Result<&'a [u8], crate::wal::EntryError> {
+        self.log.check(entry, bytes).map(|entry| entry.payload)
     }
 
     pub fn policy_name(&self, number: crate::route::PolicyNumber) -> Option<&str> {

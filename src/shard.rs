@@ -192,11 +192,13 @@ impl<P: BlockPool, W> Shard<P, W> {
         op: OpId,
         result: Result<(), DiskError>,
     ) {
-        self.landing_mut(log).handle_op(now, which, op, result);
+        let number = self.number(log);
+        self.landings[number].handle_op(now, which, op, result);
     }
 
     pub fn handle_read(&mut self, log: LogId, op: ReadOp, bytes: Option<Vec<u8>>) {
-        self.landing_mut(log).handle_read(op, bytes);
+        let number = self.number(log);
+        self.landings[number].handle_read(op, bytes);
     }
 
     pub fn handle_shipped(
@@ -350,9 +352,13 @@ impl<P: BlockPool, W> Shard<P, W> {
         usize::from(log.0) / self.peers.len()
     }
 
-    fn landing_mut(&mut self, log: LogId) -> &mut Landing<P, W> {
-        let number = self.number(log);
-        &mut self.landings[number]
+    /// The landing core of one of the logs that this core keeps.
+    pub fn landing(&self, log: LogId) -> Option<&Landing<P, W>> {
+        self.landings.iter().find(|landing| landing.log() == log)
+    }
+
+    pub fn landing_mut(&mut self, log: LogId) -> Option<&mut Landing<P, W>> {
+        self.landings.iter_mut().find(|landing| landing.log() == log)
     }
 
     // ---- stopping and looking ---------------------------------------------------------------------------

@@ -86,7 +86,7 @@ impl Table {
                 options.decided_count_max,
             ),
             traces: Slab::default(),
-            // As for the cache: growing the index of a full table would stop the core for a moment.
+            // Growing the index of a full table would stop the core for a moment.
             index: HashTable::with_capacity(
                 (options.state_bytes_max as usize / TRACE_STATE_BYTES).min(INDEX_COUNT_MAX),
             ),

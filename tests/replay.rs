@@ -4,14 +4,17 @@
 //! made again from what its disks kept. A failing round prints its seed; `TAILKEEP_TEST_SEED` repeats it,
 //! `TAILKEEP_TEST_ROUNDS` asks for more.
 
-#[path = "replay/disk.rs"]
-mod disk; // a disk in memory that a power cut robs of what was not synced
+#[path = "support/disk.rs"]
+mod disk; // a disk in memory that forgets, tears, fails and lies
 #[path = "replay/naive.rs"]
 mod naive; // the fold as one would write it without a table
+#[path = "support/random.rs"]
+mod random; // numbers from one seed
 #[path = "replay/world.rs"]
 mod world; // a core, its disks, its destination, and what was sent
 
-use disk::Random;
+use disk::Faults;
+use random::Random;
 use world::World;
 
 const ROUNDS: u64 = 40;
@@ -75,6 +78,37 @@ fn a_copy_that_the_kept_log_lost_is_not_taken_for_delivered() {
     live_with_power_cuts(1_795_323_038_952_002_786);
 }
 
+/// Writes and syncs fail, segments find no space, operations stall; then the power goes.
+fn live_with_a_failing_disk(seed: u64) {
+    println!("TAILKEEP_TEST_SEED={seed}");
+    let mut random = Random(seed);
+    let mut world = World::new(seed);
+    for _ in 0..1 + random.below(3) {
+        world.fail_disks(Faults {
+            write_error: 10,
+            sync_error: 20,
+            no_space: 30,
+            stall: 20,
+            misdirect: 0,
+        });
+        random_life(&mut world, &mut random, STEPS);
+        world.power_cut(&mut random);
+        let found = world.restart();
+        assert_eq!(found.corrupt, 0, "a failure that was reported is not damage");
+    }
+    world.fail_disks(Faults::default());
+    random_life(&mut world, &mut random, STEPS / 2);
+    world.settle();
+    world.assert_due_is_out();
+    world.assert_nothing_invented();
+    world.assert_ledger();
+}
+
+#[test]
+fn a_failing_disk_loses_nothing_acknowledged() {
+    seeds().into_iter().for_each(live_with_a_failing_disk);
+}
+
 #[test]
 fn damage_loses_only_what_it_hits_and_the_fold_of_the_rest_holds() {
     for seed in seeds() {
@@ -84,7 +118,7 @@ fn damage_loses_only_what_it_hits_and_the_fold_of_the_rest_holds() {
         for _ in 0..1 + random.below(3) {
             random_life(&mut world, &mut random, STEPS);
             world.power_cut(&mut random);
-            world.damage(&mut random);
+            world.damage();
             world.restart();
             world.forget_what_is_due();
         }

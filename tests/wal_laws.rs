@@ -5,10 +5,12 @@
 
 #[path = "wal_laws/damage.rs"]
 mod damage;
-#[path = "wal_laws/disk.rs"]
+#[path = "support/disk.rs"]
 mod disk;
 #[path = "wal_laws/facts.rs"]
 mod facts;
+#[path = "support/random.rs"]
+mod random;
 #[path = "wal_laws/world.rs"]
 mod world;
 

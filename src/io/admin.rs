@@ -5,6 +5,7 @@
 //! from the first moment on, so that a long replay can be watched.
 
 mod explain; // one trace, and recent decisions
+mod spans; // what the spans of one trace tell
 mod metrics; // Prometheus text
 mod report; // what a core tells of itself
 mod page; // the page for people
@@ -174,7 +175,7 @@ impl Admin {
             "/api/v1/status" => Reply::json(StatusCode::OK, &self.status(&self.node_report().await)),
             "/api/v1/traces" => self.recent(query).await,
             _ => match path.strip_prefix("/api/v1/traces/") {
-                Some(id) => self.explain(id).await,
+                Some(id) => self.explain(id, query).await,
                 None => Reply::error(
                     StatusCode::NOT_FOUND,
                     "no such page; see /, /api/v1/status and /metrics",
@@ -257,10 +258,6 @@ impl Reply {
             headers: Vec::new(),
             body,
         }
-    }
-
-    fn stopping() -> Reply {
-        Reply::error(StatusCode::SERVICE_UNAVAILABLE, "this node is stopping")
     }
 
     fn error(status: StatusCode, message: &str) -> Reply {

@@ -18,14 +18,14 @@ use super::ingress::{
 };
 use super::mesh::{Mesh, Post};
 use super::seats::Seats;
-use crate::base::ids::{CoreId, LogId};
+use crate::base::ids::{CoreId, LogId, Place};
 use crate::base::time::{Instant, Now};
 use crate::export::Shipment;
 use crate::landing::fetch::{ReadOp, WhichLog};
 use crate::landing::{Effect, Request, Submission};
 use crate::shard::{self, Message, Shard};
 use crate::stats::{Refusal, Stats, Transport};
-use crate::wal::{DiskOp, OpId, Refused};
+use crate::wal::{DiskOp, EntryError, OpId, Refused};
 use futures_util::future::{Either, select};
 use glommio::TaskQueueHandle;
 use std::cell::{Cell, RefCell};
@@ -162,6 +162,29 @@ impl Core {
                 return false;
             }
             glommio::timer::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// The payload of an entry of a log that this core keeps, from memory or from disk; `None`: it is not there
+    /// any more.
+    pub async fn read_entry(&self, place: Place) -> Option<Vec<u8>> {
+        let (log, entry) = (place.log(), place.entry());
+        if let Some(payload) = self.shard.borrow().landing(log)?.resident(entry) {
+            return Some(payload.to_vec());
+        }
+        // Its file must not be used again while it is read.
+        if !self.shard.borrow_mut().landing_mut(log)?.try_hold(entry) {
+            return None;
+        }
+        let _held = Held { core: self, place };
+        let mut op = self.shard.borrow().landing(log)?.read_op(entry)?;
+        loop {
+            let bytes = self.disk.read(log, op).await?;
+            match self.shard.borrow().landing(log)?.check(entry, &bytes) {
+                Ok(payload) => return Some(payload.to_vec()),
+                Err(EntryError::Short { needed }) if needed > op.len => op.len = needed,
+                Err(_) => return None,
+            }
         }
     }
 
@@ -326,6 +349,20 @@ impl Core {
             shard.handle_timeout(now);
         }
         is_due(shard.poll_timeout())
+    }
+}
+
+/// An entry that stays in the log while somebody reads it.
+struct Held<'a> {
+    core: &'a Core,
+    place: Place,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(landing) = self.core.shard.borrow_mut().landing_mut(self.place.log()) {
+            landing.release(self.place.entry());
+        }
     }
 }
 

@@ -89,6 +89,24 @@ impl Mesh {
         answered.await.ok()
     }
 
+    /// Asks a core something that it has to wait for.
+    pub async fn ask_for<T: Send + 'static, F: Future<Output = T> + 'static>(
+        &self,
+        core: CoreId,
+        question: impl FnOnce(Rc<Admin>) -> F + Send + 'static,
+    ) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        let ask = move |admin: &Rc<Admin>| {
+            let finding = question(admin.clone());
+            glommio::spawn_local(async move {
+                let _ = answer.send(finding.await);
+            })
+            .detach();
+        };
+        self.post(core, Post::Ask(Box::new(ask)));
+        answered.await.ok()
+    }
+
     /// Has the core that writes a file append to it.
     pub async fn append(&self, writer: CoreId, destination: usize, lines: Vec<u8>) -> Result<(), String> {
         let (done, outcome) = oneshot::channel();

@@ -154,9 +154,21 @@ impl LogFiles {
     }
 }
 
+/// Reads what is there of `len` bytes. Preallocated space that was never written is zeros without asking the disk.
 fn read_at(file: &File, offset: u64, len: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
+    let rest = file.metadata()?.len().saturating_sub(offset);
+    let len = len.min(usize::try_from(rest).unwrap_or(usize::MAX));
+    buffer.clear();
     buffer.resize(len, 0);
-    let mut filled = 0;
+    let data_start = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
+        Ok(data_start) => data_start,
+        // No data from here on.
+        Err(rustix::io::Errno::NXIO) => return Ok(()),
+        // A file system that knows no holes.
+        Err(_) => offset,
+    };
+    let mut filled =
+        usize::try_from(data_start.saturating_sub(offset)).map_or(len, |skipped| skipped.min(len));
     while filled < len {
         match file.read_at(&mut buffer[filled..], offset + filled as u64) {
             Ok(0) => break,

@@ -14,8 +14,8 @@
 //! segment. So every verdict stands in a verdicts entry of a segment that a start folds, or in a decided entry; each
 //! of these names the one before, and the names entry of every segment names the newest. Before the log takes a
 //! segment back, the decided entries in it are appended again. As many decisions are carried along as the cache
-//! remembers at least; when the log refuses requests they are let go instead, for late spans are worth less than
-//! spans.
+//! remembers at least; on a full disk, where a file must be used again before anything can be written, they are let
+//! go instead: late spans are worth less than spans.
 //!
 //! Nothing is kept in memory of it but the verdicts since the last entry, and where the entries are.
 
@@ -85,6 +85,8 @@ pub(super) struct Decided {
     newest: Option<Position>,
     /// Copies that are not durable: where the oldest original is, and where the newest copy ends.
     copying: Option<(Position, Position)>,
+    /// The entry that is being read back; its segment is held meanwhile.
+    reading: Option<Position>,
 }
 
 impl Decided {
@@ -126,6 +128,8 @@ impl<P: BlockPool, W> Landing<P, W> {
         self.decided.newest = newest;
         self.decided.uncovered = uncovered;
         self.write_prologue();
+        // Before the log may let anything go.
+        self.move_floors();
     }
 
     /// The verdicts that were just appended and end at `end`.
@@ -156,13 +160,13 @@ impl<P: BlockPool, W> Landing<P, W> {
             .set_resume_floor(self.decided.resume_floor().min(waiting));
         let oldest = self.decided.batches.front().map(|batch| batch.position);
         let copied = self.decided.copying.map(|(original, _)| original);
-        self.log.set_floor(match self.log.admits_something() {
-            true => oldest
+        self.log.set_floor(match self.log.is_out_of_space() {
+            true => Position(u64::MAX),
+            false => oldest
                 .into_iter()
                 .chain(copied)
                 .min()
                 .unwrap_or(Position(u64::MAX)),
-            false => Position(u64::MAX),
         });
     }
 
@@ -178,6 +182,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             self.cover_verdicts(now);
         }
         let leaving = self.log.leaving(now);
+        self.end_reading();
         for _ in 0..COPIES_PER_TURN {
             let is_leaving = |batch: &&Batch| batch.position < leaving;
             let Some(batch) = self.decided.batches.front().filter(is_leaving).copied() else {
@@ -185,7 +190,13 @@ impl<P: BlockPool, W> Landing<P, W> {
             };
             let mut payload = match find_payload(&self.log, &mut self.fetcher, batch.position) {
                 Found::Here(payload) => payload.to_vec(),
-                Found::Waiting => break,
+                Found::Waiting => {
+                    if self.decided.reading.is_none() {
+                        self.log.hold(batch.position, 1);
+                        self.decided.reading = Some(batch.position);
+                    }
+                    break;
+                }
                 Found::Lost => {
                     self.decided.pop();
                     continue;
@@ -201,6 +212,19 @@ impl<P: BlockPool, W> Landing<P, W> {
             self.decided.copying = Some((original, self.tail));
         }
         self.move_floors();
+    }
+
+    /// Lets the segment go that was held while an entry of it was read.
+    fn end_reading(&mut self) {
+        if let Some(position) = self.decided.reading
+            && !matches!(
+                find_payload(&self.log, &mut self.fetcher, position),
+                Found::Waiting
+            )
+        {
+            self.log.release(position, 1);
+            self.decided.reading = None;
+        }
     }
 
     fn append_decided(&mut self, now: Now, payload: &[u8], count: usize) {

@@ -7,7 +7,7 @@ use super::fetch::{Fetched, READ_BYTES, ReadOp, WhichLog};
 use super::record::{self, CURSORS, KeptRecord};
 use super::{CURSOR_INTERVAL, Landing};
 use crate::base::block::BlockPool;
-use crate::base::ids::Position;
+use crate::base::ids::{Position, TraceId};
 use crate::base::time::{Instant, Now};
 use crate::export::lines::Lines;
 use crate::export::{Destination, Shipment};
@@ -21,6 +21,7 @@ const TURN_BYTES_MAX: usize = 64 << 10;
 /// A kept entry that some destination has not got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeptEntry {
+    pub trace: TraceId,
     pub position: Position,
     pub end: Position,
     pub framed_len: u32,
@@ -368,6 +369,19 @@ impl<P: BlockPool, W> Landing<P, W> {
             let destination = &delivery.destination;
             let waiting = self.queue.get(destination.next()).is_some();
             !destination.is_shipping() && (!waiting || destination.last_error().is_some())
+        })
+    }
+
+    /// Spans of a kept trace that each destination has not got yet; walks the queue.
+    pub fn queued_spans_of(&self, trace: TraceId) -> impl Iterator<Item = (&str, u64)> {
+        let uncopied = self.uncopied_spans_of(trace);
+        self.deliveries.iter().map(move |delivery| {
+            let destination = &delivery.destination;
+            let first = destination.next().saturating_sub(self.queue.first);
+            let waiting = self.queue.entries.iter().skip(first as usize);
+            let queued = waiting.filter(|entry| entry.trace == trace);
+            let queued: u64 = queued.map(|entry| u64::from(entry.span_count)).sum();
+            (destination.options.id.as_str(), queued + uncopied)
         })
     }
 

@@ -450,6 +450,7 @@ impl KeptReplay {
             self.whole.insert(end);
         }
         self.entries.push(KeptEntry {
+            trace: kept.trace,
             position: entry.position,
             end,
             framed_len: kept.framed.len() as u32,

@@ -229,6 +229,7 @@ impl<P: BlockPool, W> Landing<P, W> {
                 self.kept.hold(appended.position, 1);
                 self.copies.push_back((appended.end, place));
                 self.queue.push(KeptEntry {
+                    trace: job.trace,
                     position: appended.position,
                     end: appended.end,
                     framed_len: framed.len() as u32,
@@ -270,6 +271,13 @@ impl<P: BlockPool, W> Landing<P, W> {
         }
     }
 
+    /// Spans of a kept trace that are not in the kept log yet.
+    pub(super) fn uncopied_spans_of(&self, trace: TraceId) -> u64 {
+        let jobs = self.keeps.iter().filter(|job| job.trace == trace);
+        jobs.map(|job| u64::from(job.span_count.saturating_sub(job.copied_spans)))
+            .sum()
+    }
+
     /// Lets go of places whose copy is durable or has reached every destination.
     pub(super) fn let_copies_go(&mut self) {
         let safe = self.kept.durable().max(self.lowest_cursor());
@@ -288,7 +296,7 @@ pub(super) enum Found<'a> {
     Lost,
 }
 
-fn read_op<P: BlockPool>(log: &Log<P>, entry: Position) -> Option<ReadOp> {
+pub(super) fn read_op<P: BlockPool>(log: &Log<P>, entry: Position) -> Option<ReadOp> {
     let (segment, offset) = log.locate(entry)?;
     Some(ReadOp {
         log: WhichLog::Main,

@@ -121,15 +121,21 @@ impl DecidedCache {
         CompactDecision(entry): CompactDecision,
         kept: Option<(TraceId, Decision)>,
     ) {
+        let count_max = self.count_max;
+        let has_room = |generation: &&mut HashTable<u64>| generation.len() < count_max;
         if self.find(entry >> DECISION_BITS << DECISION_BITS).is_none()
-            && self.entries[1].len() < self.count_max
+            && let Some(generation) = self.entries.iter_mut().find(has_room)
         {
-            self.entries[1].insert_unique(bucket(entry), entry, |entry| bucket(*entry));
+            generation.insert_unique(bucket(entry), entry, |entry| bucket(*entry));
         }
         let Some((trace, decision)) = kept else { return };
         let (key, hash) = (self.hash_key, self.hash_key.trace(&trace));
-        if self.find_kept(hash, &trace).is_none() && self.kept[1].len() < self.kept_count_max {
-            self.kept[1].insert_unique(hash, Kept { trace, decision }, |kept| key.trace(&kept.trace));
+        let count_max = self.kept_count_max;
+        let has_room = |generation: &&mut HashTable<Kept>| generation.len() < count_max;
+        if self.find_kept(hash, &trace).is_none()
+            && let Some(generation) = self.kept.iter_mut().find(has_room)
+        {
+            generation.insert_unique(hash, Kept { trace, decision }, |kept| key.trace(&kept.trace));
         }
     }
 

@@ -80,6 +80,11 @@ impl Recent {
         self.ring.get_mut((number - self.first) as usize)
     }
 
+    /// When the oldest decision that is remembered here was taken.
+    pub fn reaches_back_to(&self) -> Option<WallTime> {
+        self.ring.front().map(|decided| decided.decided_at)
+    }
+
     /// The newest first.
     pub fn iter(&self) -> impl Iterator<Item = &DecidedTrace> {
         self.ring.iter().rev()

@@ -145,9 +145,14 @@ impl<P: BlockPool> Log<P> {
         self.resumes_at
     }
 
-    /// Whether requests are taken at all.
-    pub fn admits_something(&self) -> bool {
-        self.admit(0).is_ok()
+    /// Segments find no file, unless an old one is used again.
+    pub fn is_out_of_space(&self) -> bool {
+        self.no_space
+    }
+
+    /// Whether the entry at `position` is durable and has not left the log.
+    pub fn has(&self, position: Position) -> bool {
+        self.locate(position).is_some()
     }
 
     /// Whether both positions lie in one segment.
@@ -160,13 +165,15 @@ impl<P: BlockPool> Log<P> {
     /// be, or the oldest is nearly as old as may be. What is to outlive them is to be appended again now.
     pub fn leaving(&self, now: Now) -> Position {
         const AHEAD: Duration = Duration::from_secs(5);
+        // Admission counts on two segments that can go at once; twice that, and copies are in time.
+        const SEGMENTS: usize = 4;
         const SPARE_FILES: u64 = 3;
         let is_short = self.file_count() + SPARE_FILES > self.file_count_max();
         let goes = |segment: &&Segment| {
             let is_settled = segment.end <= self.durable && segment.holds == 0;
             is_settled && (is_short || segment.expires <= now.instant.plus(AHEAD))
         };
-        let leaving = self.segments.iter().take(2).take_while(goes).last();
+        let leaving = self.segments.iter().take(SEGMENTS).take_while(goes).last();
         leaving.map_or(Position(0), |segment| segment.end)
     }
 

@@ -51,15 +51,6 @@ const EXPLAINED: &str = r#"
  "first_seen":"","last_seen":"","decided_at":"","decided_by":"",
  "policies":[{"name":"","result":"match","span_id":null,"detail":""}],
  "nodes":[{"node":"","core":0,"spans":12,"in_memory":0,"on_disk":12,"exporters":{}}]}"#;
-/// Of these the table knows nothing: a digest has no names.
-const EXPLAINED_NOT_YET: [&str; 6] = [
-    ".root.service",
-    ".root.name",
-    ".root.span_id",
-    ".nodes.0.in_memory",
-    ".nodes.0.on_disk",
-    ".nodes.0.exporters",
-];
 
 /// Keys of `wanted` that `found` has not, with their paths.
 fn missing(wanted: &Value, found: &Value, path: &str) -> Vec<String> {
@@ -247,19 +238,27 @@ fn explain_knows_pending_kept_and_dropped_traces() {
         );
         assert_eq!(explained["reason"], "complete");
         assert_eq!(explained["trace_id"], hex(&trace));
-        let mut wanted = template(EXPLAINED);
-        if explained["root"].is_null() {
-            wanted["root"] = Value::Null;
-        }
-        let absent = missing(&wanted, &explained, "");
-        assert!(
-            absent
-                .iter()
-                .all(|path| EXPLAINED_NOT_YET.contains(&path.as_str())),
-            "{absent:?}"
+        assert_eq!(
+            missing(&template(EXPLAINED), &explained, ""),
+            Vec::<String>::new()
         );
+        assert_eq!(explained["source"], "log");
+        assert_eq!(explained["services"], serde_json::json!(["a"]));
+        assert_eq!(explained["root"]["service"], "a");
+        assert_eq!(explained["root"]["span_id"], hex(&span(trace, 0, 0).span_id));
+        assert_eq!(explained["nodes"][0]["spans"], explained["spans"]);
     }
     let (_, explained) = explain(&tailkeep, kept);
+    assert_eq!(
+        explained["policies"][0]["span_id"],
+        hex(&span(kept, 0, 0).span_id),
+        "the span with the error"
+    );
+    let node = &explained["nodes"][0];
+    let delivered = serde_json::json!({ "accepted": 2, "queued": 0 });
+    assert_eq!(node["exporters"]["file"], delivered, "{node}");
+    let held = node["in_memory"].as_u64().zip(node["on_disk"].as_u64());
+    assert_eq!(held.map(|(memory, disk)| memory + disk), Some(2), "{node}");
     assert_eq!(
         (&explained["spans"], &explained["policies"][0]["result"]),
         (&2.into(), &"match".into())
@@ -268,11 +267,13 @@ fn explain_knows_pending_kept_and_dropped_traces() {
     let (code, unknown) = explain(&tailkeep, trace_id(77));
     assert_eq!(code, 404);
     assert!(
-        unknown["error"]["message"]
-            .as_str()
-            .is_some_and(|text| text.contains("log")),
+        unknown["error"]["message"].as_str().is_some_and(
+            |text| text.contains("log reaches back to 2") && text.contains("memory reach back to 2")
+        ),
         "{unknown}"
     );
+    let local = |query: &str| tailkeep.ask(&format!("/api/v1/traces/{}?{query}", hex(&kept)));
+    assert_eq!((local("local=true").0, local("nonsense=1").0), (200, 400));
     for bad in [
         "xyz",
         "00000000000000000000000000000000",
@@ -301,7 +302,20 @@ fn explain_knows_pending_kept_and_dropped_traces() {
             (200, &verdict.into()),
             "{explained}"
         );
+        assert_eq!(
+            missing(&template(EXPLAINED), &explained, ""),
+            Vec::<String>::new()
+        );
+        assert_eq!(explained["root"]["service"], "a");
     }
+    let (_, recent) = tailkeep.ask("/api/v1/traces");
+    let known: Vec<&Value> = recent["traces"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|it| &it["trace_id"])
+        .collect();
+    assert!(known.contains(&&Value::from(hex(&kept))) && known.contains(&&Value::from(hex(&dropped))));
     Client::new(tailkeep.http).export(&request("a", vec![orphan(pending, 4, ERROR)]));
     let explained = wait_for("the pending trace", || {
         let (code, explained) = explain(&tailkeep, pending);

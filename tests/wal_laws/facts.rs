@@ -399,6 +399,26 @@ fn more_is_released_than_was_held() {
     world.log.release(appended.position, 2);
 }
 
+/// Bytes at the wrong place and bytes that changed are no entries; what they cost is never another entry.
+#[test]
+fn misdirected_writes_and_rot_invent_nothing() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, options());
+        opened(&mut world);
+        for round in 0..30 {
+            let odds = if round % 3 == 0 { 300 } else { 0 };
+            world.disk.faults.misdirect = odds;
+            world.append(&[500, 20_000]).expect("sound").expect("room");
+            world.settle().expect("the disk says yes");
+        }
+        world.disk.rot();
+        let durable = world.log.durable();
+        let (_, replayed) = recover(&world.disk).expect("recovers");
+        // None is owed; those that are there are those that were appended.
+        world.compare(&replayed, durable, Position(0)).expect("no others");
+    }
+}
+
 #[test]
 fn an_entry_for_no_segment_is_refused() {
     let mut world = World::new(1, options());

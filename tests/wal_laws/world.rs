@@ -9,7 +9,8 @@ use tailkeep::base::time::{Instant, Now, WallTime};
 use tailkeep::wal::recover::{Extent, HEAD_BYTES, Recovered, Recovery};
 use tailkeep::wal::{Appended, EntryFlags, EntryKind, Log, LogOptions, LogStart, Refused};
 
-use crate::disk::{Crash, Disk, Random};
+use crate::disk::{Crash, Disk};
+use crate::random::Random;
 
 pub const KIND: EntryKind = EntryKind(20);
 pub const PROLOGUE: &[u8] = b"names of policies";
@@ -164,6 +165,14 @@ impl World {
         self.check()
     }
 
+    /// Whatever the disk does next.
+    fn step(&mut self) -> Checked {
+        if let Some((id, result)) = self.disk.step() {
+            self.log.handle_op(self.now, id, result);
+        }
+        self.check()
+    }
+
     pub fn fail(&mut self, which: usize, no_space: bool) -> Checked {
         self.was_full |= no_space;
 
@@ -187,7 +196,7 @@ impl World {
         for _ in 0..10_000 {
             self.poll(usize::MAX)?;
             if self.disk.under_way() > 0 {
-                self.complete(0)?;
+                self.step()?;
                 continue;
             }
             match self.log.poll_timeout() {
@@ -277,13 +286,11 @@ impl World {
             .log
             .locate(*position)
             .ok_or(format!("{position} is nowhere"))?;
-        let file = self
+        let bytes = self
             .disk
-            .files
-            .get(&segment)
-            .ok_or(format!("{segment:?} is no file"))?
-            .bytes();
-        let found = self.log.check(*position, &file[offset as usize..]);
+            .read(segment, offset, entry.length + 64)
+            .ok_or(format!("{segment:?} is no file"))?;
+        let found = self.log.check(*position, &bytes);
         let found = found.map_err(|error| format!("{position} on disk: {error}"))?;
         ensure!(found.payload == expected, "{position} differs on disk");
         Ok(())
@@ -388,7 +395,23 @@ pub fn recover(disk: &Disk) -> Result<(Recovered, Replayed), String> {
 pub fn recover_files(
     files: &BTreeMap<tailkeep::wal::SegmentId, Vec<u8>>,
 ) -> Result<(Recovered, Replayed), String> {
-    let mut recovery = Recovery::new(options().log, Extent::Whole);
+    let whole = recover_in_pieces(files, 1 << 20)?;
+    // What is found does not depend on how much is read at a time.
+    for piece_bytes in [4096, 10_000, 256 << 10] {
+        let pieces = recover_in_pieces(files, piece_bytes)?;
+        ensure!(
+            pieces == whole,
+            "in pieces of {piece_bytes}: {pieces:?}, not {whole:?}"
+        );
+    }
+    Ok(whole)
+}
+
+fn recover_in_pieces(
+    files: &BTreeMap<tailkeep::wal::SegmentId, Vec<u8>>,
+    piece_bytes: u64,
+) -> Result<(Recovered, Replayed), String> {
+    let mut recovery = Recovery::new(options().log, Extent::Whole).in_pieces_of(piece_bytes);
     for (segment, file) in files {
         let head = &file[..file.len().min(HEAD_BYTES)];
         recovery

@@ -1,65 +1,122 @@
 //! What became of one trace, and of the last ones.
 
+use super::spans::{self, Seen};
 use super::{Admin, Reply, time_text};
-use crate::base::ids::TraceId;
+use crate::base::ids::{CoreId, Place, TraceId};
 use crate::base::time::WallTime;
 use crate::digest::Digest;
 use crate::io::core::Core;
+use crate::landing::fetch::WhichLog;
 use crate::policy::Outcome;
 use crate::route::{self, Decision};
 use crate::table::{DecidedTrace, Trace};
 use crate::verdict::Verdict;
 use http::StatusCode;
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Places of a pending trace that are looked at.
+const PLACES_MAX: usize = 64;
+
+/// What its owner knows of one trace.
+struct Known {
+    trace: TraceId,
+    digest: Digest,
+    decision: Option<Decision>,
+    first_seen: WallTime,
+    last_seen: WallTime,
+    decided_at: Option<WallTime>,
+    late_spans: u32,
+    places: Vec<Place>,
+}
+
+/// What the owner of a trace answers.
+enum Owned {
+    Known(Known),
+    /// An old decision, of which only the verdict is left.
+    Remembered(Decision),
+    /// With how far its memory and its log reach back.
+    Unknown(String),
+    Starting,
+}
 
 impl Admin {
-    /// `GET /api/v1/traces/{id}`: the owner knows.
-    pub(super) async fn explain(&self, id: &str) -> Reply {
-        let id = id.split('?').next().unwrap_or(id);
+    /// `GET /api/v1/traces/{id}`. With one node `?local=true` says the same.
+    ///
+    /// The owner is asked first, then every core in whose logs spans of the trace lie.
+    pub(super) async fn explain(&self, id: &str, query: &str) -> Reply {
         let Some(trace) = TraceId::from_hex(id) else {
             return Reply::error(
                 StatusCode::BAD_REQUEST,
                 "a trace id is 32 hexadecimal digits, not all zero",
             );
         };
+        if !matches!(query, "" | "local=true" | "local=false") {
+            return Reply::error(StatusCode::BAD_REQUEST, "known is local=true");
+        }
         let core_count = self.mesh.cores().count() as u16;
         let owner = route::owner(self.facts.hash_key.fingerprint(&trace), core_count);
-        let answer = self
-            .mesh
-            .ask(owner, move |admin| admin.explain_owned(trace))
-            .await;
-        answer.unwrap_or_else(Reply::stopping)
+        let answer = self.mesh.ask(owner, move |admin| admin.owned(trace)).await;
+        let (Some(answer), Some(core)) = (answer, self.core.borrow().clone()) else {
+            return Reply::error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "starting or stopping; ask again in a moment",
+            );
+        };
+        match answer {
+            Owned::Known(known) => {
+                let seen = self.look(&known, core_count).await;
+                Reply::json(StatusCode::OK, &self.describe(&core, owner, &known, &seen))
+            }
+            Owned::Remembered(decision) => {
+                Reply::json(StatusCode::OK, &self.remembered(&core, trace, decision))
+            }
+            Owned::Unknown(reach) => Reply::error(
+                StatusCode::NOT_FOUND,
+                &format!("nothing is known of this trace; {reach}"),
+            ),
+            Owned::Starting => Reply::error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "replaying the log; ask again in a moment",
+            ),
+        }
     }
 
     /// A trace that this core owns.
-    fn explain_owned(&self, trace: TraceId) -> Reply {
+    fn owned(&self, trace: TraceId) -> Owned {
         let Some(core) = self.core.borrow().clone() else {
-            return Reply::error(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "replaying the log; ask again in a moment",
-            );
+            return Owned::Starting;
         };
         let shard = core.shard();
         if let Some(open) = shard.table().open_trace(&trace) {
-            return Reply::json(StatusCode::OK, &self.pending(&core, open));
+            return Owned::Known(pending(&core, open));
         }
-        if let Some(decided) = shard.table().recent().get(&trace) {
-            return Reply::json(StatusCode::OK, &self.decided(&core, decided));
+        if let Some(found) = shard.table().recent().get(&trace) {
+            return Owned::Known(decided(found));
         }
         match shard.table().decided(&trace) {
-            Some(decision) => Reply::json(StatusCode::OK, &self.remembered(&core, trace, decision)),
-            None => {
-                let usage = shard.landings()[0].usage(crate::landing::fetch::WhichLog::Main);
-                let reach = match usage.oldest {
-                    Some(oldest) => format!("the log reaches back to {}", time_text(oldest)),
-                    None => "the log is empty".to_string(),
-                };
-                Reply::error(
-                    StatusCode::NOT_FOUND,
-                    &format!("nothing is known of this trace; {reach}"),
-                )
-            }
+            Some(decision) => Owned::Remembered(decision),
+            None => Owned::Unknown(reach(&core)),
         }
+    }
+
+    /// Has every core read what it has of the trace.
+    async fn look(&self, known: &Known, core_count: u16) -> Vec<(CoreId, Seen)> {
+        let mut by_keeper: BTreeMap<CoreId, Vec<Place>> = BTreeMap::new();
+        for place in &known.places {
+            let keeper = route::keeper(place.log(), core_count);
+            by_keeper.entry(keeper).or_default().push(*place);
+        }
+        let trace = known.trace;
+        let asked = by_keeper.into_iter().map(|(keeper, places)| async move {
+            let look = self.mesh.ask_for(keeper, move |admin| async move {
+                let core = admin.core.borrow().clone()?;
+                Some(spans::read(&core, trace, &places).await)
+            });
+            look.await.flatten().map(|seen| (keeper, seen))
+        });
+        let answers = futures_util::future::join_all(asked).await;
+        answers.into_iter().flatten().collect()
     }
 
     /// `GET /api/v1/traces`: of all cores, newest first.
@@ -115,64 +172,11 @@ impl Admin {
             .filter(|decided| verdict.is_none_or(|verdict| decided.decision.verdict == verdict))
             .filter(|decided| policy.is_none() || name(&decided.decision).as_deref() == policy)
             .take(limit)
-            .map(|decided| (decided.decided_at, self.decided(&core, decided)));
+            .map(|found| {
+                let value = self.describe(&core, self.mesh.core(), &decided(found), &[]);
+                (found.decided_at, value)
+            });
         traces.collect()
-    }
-
-    fn pending(&self, core: &Core, trace: &Trace) -> Value {
-        let now = core.now();
-        let wall = |instant| {
-            WallTime(
-                now.wall
-                    .0
-                    .saturating_sub(now.instant.since(instant).as_nanos() as u64),
-            )
-        };
-        let seen = Seen {
-            first: wall(trace.opened_at()),
-            last: wall(trace.progress().last_span_at),
-            decided: None,
-            late_spans: 0,
-        };
-        let place_count = trace.places().count();
-        let resident = trace
-            .places()
-            .filter(|place| {
-                core.shard()
-                    .landings()
-                    .iter()
-                    .any(|landing| landing.log() == place.log() && landing.is_resident(*place))
-            })
-            .count();
-        let spans = u64::from(trace.digest().span_count);
-        let in_memory = if place_count == 0 {
-            0
-        } else {
-            spans * resident as u64 / place_count as u64
-        };
-        let mut value = self.describe(core, trace.id(), trace.digest(), None, seen, "table");
-        value["nodes"] = json!([{
-            "node": self.facts.node, "core": 0, "spans": spans, "in_memory": in_memory,
-            "on_disk": spans - in_memory, "exporters": {},
-        }]);
-        value
-    }
-
-    fn decided(&self, core: &Core, decided: &DecidedTrace) -> Value {
-        let seen = Seen {
-            first: decided.first_seen,
-            last: decided.last_seen,
-            decided: Some(decided.decided_at),
-            late_spans: decided.late_spans,
-        };
-        self.describe(
-            core,
-            decided.trace,
-            &decided.digest,
-            Some(decided.decision),
-            seen,
-            "table",
-        )
     }
 
     /// Of an old decision only the verdict is known, and what goes with it.
@@ -183,59 +187,140 @@ impl Admin {
             "certain": decision.verdict == Verdict::Keep, "source": "cache",
             "policy": policy_name(core, &decision), "reason": decision.reason.name(),
             "incomplete": decision.incomplete, "upgraded": false, "dry_run": null,
-            "threshold": threshold_text(&decision), "decided_by": self.facts.node,
+            "randomness": null, "threshold": threshold_text(&decision),
+            "spans": null, "log_records": null, "bytes": null, "late_spans": null, "services": [], "root": null,
+            "first_seen": null, "last_seen": null, "decided_at": null, "decided_by": self.facts.node,
+            "policies": [], "nodes": [],
         })
     }
 
-    fn describe(
-        &self,
-        core: &Core,
-        trace: TraceId,
-        digest: &Digest,
-        decision: Option<Decision>,
-        seen: Seen,
-        source: &str,
-    ) -> Value {
+    /// `seen` is what was read back of the spans, by core; empty if nobody looked.
+    fn describe(&self, core: &Core, owner: CoreId, known: &Known, seen: &[(CoreId, Seen)]) -> Value {
         let shard = core.shard();
-        let results = shard.policies().explain(trace, digest, decision.is_some());
-        let policies = results.into_iter().map(|policy| {
+        let (digest, decision) = (&known.digest, known.decision.as_ref());
+        let results = shard.policies().explain(known.trace, digest, decision.is_some());
+        let policies = results.into_iter().enumerate().map(|(number, policy)| {
             let result = match policy.result {
                 Outcome::Match => "match",
                 Outcome::NoMatch => "no_match",
                 Outcome::Unknown => "unknown",
             };
-            json!({ "name": policy.name, "result": result, "span_id": null, "detail": policy.detail })
+            let matched_by = seen
+                .iter()
+                .find_map(|(_, seen)| seen.matched_by.get(number)?.clone())
+                .filter(|_| policy.result == Outcome::Match);
+            json!({ "name": policy.name, "result": result, "span_id": matched_by, "detail": policy.detail })
         });
-        let randomness = digest.randomness.value().unwrap_or_else(|| trace.randomness());
-        let root = match digest.has_root {
-            true => json!({ "duration_ms": digest.duration_ms() }),
-            false => Value::Null,
+        let policies: Vec<Value> = policies.collect();
+        let randomness = digest
+            .randomness
+            .value()
+            .unwrap_or_else(|| known.trace.randomness());
+        let was_read = seen.iter().any(|(_, seen)| seen.spans > 0);
+        let source = if was_read && decision.is_some() {
+            "log"
+        } else {
+            "table"
         };
+        let root = match seen.iter().find_map(|(_, seen)| seen.root.clone()) {
+            Some(root) => root,
+            None if digest.has_root => {
+                json!({ "service": null, "name": null, "span_id": null, "duration_ms": digest.duration_ms() })
+            }
+            None => Value::Null,
+        };
+        let services: BTreeSet<&String> = seen.iter().flat_map(|(_, seen)| &seen.services).collect();
         json!({
-            "trace_id": trace.to_string(),
+            "trace_id": known.trace.to_string(),
             "verdict": decision.map_or(Verdict::Pending, |decision| decision.verdict).name(),
             "certain": true, "source": source,
-            "policy": decision.as_ref().and_then(|decision| policy_name(core, decision)),
+            "policy": decision.and_then(|decision| policy_name(core, decision)),
             "reason": decision.map(|decision| decision.reason.name()),
             "incomplete": decision.is_some_and(|decision| decision.incomplete),
             "upgraded": false, "dry_run": null, "randomness": format!("{randomness:014x}"),
-            "threshold": decision.as_ref().and_then(threshold_text),
+            "threshold": decision.and_then(threshold_text),
             "spans": digest.span_count, "log_records": 0, "bytes": digest.bytes,
-            "late_spans": seen.late_spans, "services": [], "root": root,
-            "first_seen": time_text(seen.first), "last_seen": time_text(seen.last),
-            "decided_at": seen.decided.map(time_text),
-            "decided_by": seen.decided.map(|_| self.facts.node.clone()),
-            "policies": policies.collect::<Vec<_>>(),
-            "nodes": [{ "node": self.facts.node, "core": 0, "spans": digest.span_count }],
+            "late_spans": known.late_spans, "services": services, "root": root,
+            "first_seen": time_text(known.first_seen), "last_seen": time_text(known.last_seen),
+            "decided_at": known.decided_at.map(time_text),
+            "decided_by": known.decided_at.map(|_| self.facts.node.clone()),
+            "policies": policies,
+            "nodes": self.fragments(owner, known, seen),
         })
+    }
+
+    /// What each core holds of the trace. In a list of traces nobody has looked where its spans are.
+    fn fragments(&self, owner: CoreId, known: &Known, seen: &[(CoreId, Seen)]) -> Vec<Value> {
+        let all = u64::from(known.digest.span_count) + u64::from(known.late_spans);
+        let node = &self.facts.node;
+        if seen.is_empty() {
+            let unseen = json!({
+                "node": node, "core": owner.0, "spans": all, "in_memory": null, "on_disk": null, "exporters": {},
+            });
+            return vec![unseen];
+        }
+        let is_kept = known
+            .decision
+            .is_some_and(|decision| decision.verdict == Verdict::Keep);
+        let fragments = seen.iter().map(|(core, part)| {
+            // Not all places are looked at; with one core the rest is its own.
+            let spans = if seen.len() == 1 { all } else { part.spans };
+            let queued = part.queued.iter().filter(|_| is_kept).map(|(id, queued)| {
+                let accepted = spans.saturating_sub(*queued);
+                (id.clone(), json!({ "accepted": accepted, "queued": queued }))
+            });
+            let exporters: serde_json::Map<String, Value> = queued.collect();
+            json!({
+                "node": node, "core": core.0, "spans": spans, "in_memory": part.in_memory,
+                "on_disk": part.on_disk, "exporters": exporters,
+            })
+        });
+        fragments.collect()
     }
 }
 
-struct Seen {
-    first: WallTime,
-    last: WallTime,
-    decided: Option<WallTime>,
-    late_spans: u32,
+fn pending(core: &Core, trace: &Trace) -> Known {
+    let now = core.now();
+    let wall = |instant| {
+        let ago = now.instant.since(instant).as_nanos() as u64;
+        WallTime(now.wall.0.saturating_sub(ago))
+    };
+    Known {
+        trace: trace.id(),
+        digest: *trace.digest(),
+        decision: None,
+        first_seen: wall(trace.opened_at()),
+        last_seen: wall(trace.progress().last_span_at),
+        decided_at: None,
+        late_spans: 0,
+        places: trace.places().take(PLACES_MAX).collect(),
+    }
+}
+
+fn decided(decided: &DecidedTrace) -> Known {
+    Known {
+        trace: decided.trace,
+        digest: decided.digest,
+        decision: Some(decided.decision),
+        first_seen: decided.first_seen,
+        last_seen: decided.last_seen,
+        decided_at: Some(decided.decided_at),
+        late_spans: decided.late_spans,
+        places: decided.places.to_vec(),
+    }
+}
+
+fn reach(core: &Core) -> String {
+    let shard = core.shard();
+    let memory = match shard.table().recent().reaches_back_to() {
+        Some(oldest) => format!("decisions in memory reach back to {}", time_text(oldest)),
+        None => "no decision is in memory".to_string(),
+    };
+    let log = match shard.landings()[0].usage(WhichLog::Main).oldest {
+        Some(oldest) => format!("the log reaches back to {}", time_text(oldest)),
+        None => "the log is empty".to_string(),
+    };
+    format!("{memory}, {log}")
 }
 
 fn policy_name(core: &Core, decision: &Decision) -> Option<String> {

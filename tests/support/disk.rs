@@ -1,8 +1,17 @@
-//! A disk in memory that forgets, tears and fails like one.
+//! A disk in memory that forgets, tears, fails and lies like one: the disk of every simulated log.
+//!
+//! ```text
+//!  submit ─→ under way ─→ carried out ─→ volatile ──sync──→ durable
+//!               │            │              └─ a power cut keeps any sectors
+//!               ├─ stalls    ├─ at another place (misdirected)
+//!               └─ fails, in part (EIO, short, no space)          rot changes what is durable
+//! ```
 //!
 //! A file is what survived the last sync plus writes that did not, in 512-byte sectors. A power cut keeps
 //! any of those sectors; a kill keeps every write that was reported and any sectors of the others. A
-//! failed sync loses some sectors for ever and would say yes the next time.
+//! failed sync loses some sectors for ever and would say yes the next time. Operations are carried out in any
+//! order: by number ([`Disk::complete`], [`Disk::fail`]), or as the seed has it ([`Disk::step`]) with the odds of
+//! [`Faults`].
 //!
 //! The disk also holds the log to its promises: nothing is written twice, nothing is synced after a
 //! failure, one sync at a time, no operation on a file that another one is opening or removing.
@@ -12,29 +21,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use tailkeep::base::block::VecPool;
 use tailkeep::wal::{DiskError, DiskOp, OpId, SegmentHeader, SegmentId};
 
+use crate::random::Random;
+
 pub const SECTOR: usize = 512;
-
-/// Pseudo-random numbers from one seed (splitmix64).
-#[derive(Clone)]
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    pub fn coin(&mut self) -> bool {
-        self.next() & 1 == 1
-    }
-}
+const PAGE: usize = 4096;
 
 #[derive(Clone, Default)]
 pub struct File {
@@ -63,14 +53,41 @@ pub enum Crash {
     PowerCut,
 }
 
+/// Odds of what goes wrong with one operation, in thousandths. None by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// A write fails, in part or after a part (a short write).
+    pub write_error: u32,
+    pub sync_error: u32,
+    /// A segment finds no space.
+    pub no_space: u32,
+    /// An operation makes others wait for it, up to [`STALL_STEPS_MAX`] steps.
+    pub stall: u32,
+    /// A write says yes and lands on another page of its file.
+    pub misdirect: u32,
+}
+
+/// Steps that an operation stalls at most.
+pub const STALL_STEPS_MAX: u64 = 50;
+
+struct UnderWay {
+    id: OpId,
+    op: DiskOp<VecPool>,
+    asked: u64,
+    /// Not before this step.
+    not_before: u64,
+}
+
 pub struct Disk {
     pub files: BTreeMap<SegmentId, File>,
-    under_way: Vec<(OpId, DiskOp<VecPool>, u64)>,
+    under_way: Vec<UnderWay>,
     clock: u64,
+    steps: u64,
     pub random: Random,
+    pub faults: Faults,
     /// Says yes to a sync and does nothing.
     pub lies: bool,
-    /// Bytes written by operations that were reported, for the test of "nothing twice".
+    /// The first promise that the log did not keep.
     pub broken: Option<String>,
 }
 
@@ -80,7 +97,9 @@ impl Disk {
             files: BTreeMap::new(),
             under_way: Vec::new(),
             clock: 0,
+            steps: 0,
             random: Random(seed),
+            faults: Faults::default(),
             lies: false,
             broken: None,
         }
@@ -95,11 +114,40 @@ impl Disk {
         if let Err(broken) = self.admit(&op) {
             self.broken.get_or_insert(broken);
         }
-        self.under_way.push((id, op, self.clock));
+        let stall = match self.random.per_mille(self.faults.stall) {
+            true => self.random.below(STALL_STEPS_MAX),
+            false => 0,
+        };
+        self.under_way.push(UnderWay {
+            id,
+            op,
+            asked: self.clock,
+            not_before: self.steps + stall,
+        });
+    }
+
+    /// Carries out some operation under way as the seed and the faults have it. `None`: none is, or all stall.
+    pub fn step(&mut self) -> Option<(OpId, Result<(), DiskError>)> {
+        self.steps += 1;
+        let ready: Vec<usize> = (0..self.under_way.len())
+            .filter(|index| self.under_way[*index].not_before <= self.steps)
+            .collect();
+        let index = *ready.get(self.random.index(ready.len().max(1)))?;
+        let (odds, no_space) = match &self.under_way[index].op {
+            DiskOp::OpenSegment { .. } => (self.faults.no_space, true),
+            DiskOp::Write { .. } => (self.faults.write_error, false),
+            DiskOp::Sync { .. } => (self.faults.sync_error, false),
+            DiskOp::Remove { .. } => (0, false),
+        };
+        if self.random.per_mille(odds) {
+            let (id, error) = self.fail(index, no_space);
+            return Some((id, Err(error)));
+        }
+        Some((self.complete(index), Ok(())))
     }
 
     fn admit(&mut self, op: &DiskOp<VecPool>) -> Result<(), String> {
-        let others = || self.under_way.iter().map(|(_, op, _)| op);
+        let others = || self.under_way.iter().map(|under_way| &under_way.op);
         match op {
             DiskOp::OpenSegment {
                 segment,
@@ -179,7 +227,7 @@ impl Disk {
 
     /// Carries out the `index`-th operation under way.
     pub fn complete(&mut self, index: usize) -> OpId {
-        let (id, op, asked) = self.under_way.remove(index);
+        let UnderWay { id, op, asked, .. } = self.under_way.remove(index);
         self.clock += 1;
         match op {
             DiskOp::OpenSegment {
@@ -210,9 +258,14 @@ impl Disk {
                 data,
                 from,
             } => {
+                let data = data.as_ref()[from..].to_vec();
+                let mut offset = offset as usize;
                 let file = self.files.get_mut(&segment).expect("admitted");
-                file.volatile
-                    .push((self.clock, offset as usize, data.as_ref()[from..].to_vec()));
+                if self.random.per_mille(self.faults.misdirect) {
+                    let pages = (file.durable.len() - data.len()) / PAGE;
+                    offset = self.random.index(pages + 1) * PAGE;
+                }
+                file.volatile.push((self.clock, offset, data));
             }
             DiskOp::Sync { segment } => {
                 let lies = self.lies;
@@ -235,8 +288,8 @@ impl Disk {
 
     /// Fails the `index`-th operation under way.
     pub fn fail(&mut self, index: usize, no_space: bool) -> (OpId, DiskError) {
-        let (id, op, _) = self.under_way.remove(index);
-        let mut error = match self.random.below(2) {
+        let UnderWay { id, op, .. } = self.under_way.remove(index);
+        let mut error = match self.random.index(2) {
             0 => DiskError::Io(5),
             _ => DiskError::Cancelled,
         };
@@ -278,7 +331,7 @@ impl Disk {
 
     /// Ends the process, or the power. What was under way happened in part.
     pub fn crash(&mut self, crash: Crash) {
-        for (_, op, _) in std::mem::take(&mut self.under_way) {
+        for UnderWay { op, .. } in std::mem::take(&mut self.under_way) {
             match op {
                 DiskOp::OpenSegment {
                     segment,
@@ -332,6 +385,30 @@ impl Disk {
         file.volatile.clear();
     }
 
+    pub fn read(&self, segment: SegmentId, offset: u64, len: usize) -> Option<Vec<u8>> {
+        let bytes = self.files.get(&segment)?.bytes();
+        let start = (offset as usize).min(bytes.len());
+        Some(bytes[start..(start + len).min(bytes.len())].to_vec())
+    }
+
+    /// Changes some bytes where something is written, in about half of the files.
+    pub fn rot(&mut self) {
+        let random = &mut self.random;
+        for file in self.files.values_mut() {
+            if random.coin() {
+                continue;
+            }
+            let written = file.durable.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
+            for _ in 0..1 + random.index(3) {
+                let at = random.index(written);
+                let end = (at + 1 + random.index(64)).min(file.durable.len());
+                for byte in file.durable.get_mut(at..end).unwrap_or_default() {
+                    *byte ^= random.next() as u8 | 1;
+                }
+            }
+        }
+    }
+
     fn crash_while_opening(
         &mut self,
         segment: SegmentId,
@@ -339,13 +416,13 @@ impl Disk {
         reuse: Option<SegmentId>,
         header: &[u8],
     ) {
-        let how = self.random.below(4);
+        let how = self.random.index(4);
         if how == 0 {
             return;
         }
         let mut bytes = match reuse {
             Some(reuse) => self.files.remove(&reuse).expect("admitted").bytes(),
-            None => vec![0; self.random.below(size + 4096)],
+            None => vec![0; self.random.index(size + PAGE)],
         };
         match how {
             1 => {}
@@ -373,8 +450,8 @@ impl Disk {
 
     fn some_sectors(&mut self, offset: usize, data: &[u8]) -> Vec<(u64, usize, Vec<u8>)> {
         // All, none, a first part, or any: real disks do each of them.
-        let how = self.random.below(4);
-        let cut = self.random.below(data.len() / SECTOR + 1);
+        let how = self.random.index(4);
+        let cut = self.random.index(data.len() / SECTOR + 1);
         let mut kept = Vec::new();
         for (index, sector) in data.chunks(SECTOR).enumerate() {
             let keep = match how {
