@@ -1,7 +1,13 @@
-//! `tailkeep demo` and `tailkeep cat` from outside: the executable, its exit codes, what it prints and leaves.
+//! The commands from outside: the executable, its exit codes, what it prints and leaves.
 
+#[path = "commands/doctor.rs"]
+mod doctor;
+#[path = "commands/page.rs"]
+mod page;
 #[path = "commands/server.rs"]
 mod server;
+#[path = "commands/watching.rs"]
+mod watching;
 
 use std::fs;
 use std::path::Path;
@@ -78,6 +84,49 @@ fn a_demo_shows_counts_and_a_kept_trace_and_leaves_only_its_output() {
         left_in(directory.path()),
         (vec!["tailkeep-demo.jsonl".to_owned()], 0)
     );
+}
+
+#[test]
+fn a_demo_that_crashes_loses_nothing_and_says_so() {
+    let directory = directory();
+    let done = run(Command::new(binary())
+        .current_dir(&directory)
+        .args(["demo", "--crash", "--for", "4s"]));
+    assert_eq!(done.code, 0, "{}\n{}", done.stdout, done.stderr);
+    let (_, counted) = done.stdout.split_once("SIGKILL: ").expect("it tells of the kill");
+    assert!(counted.contains("Ready again after "), "{counted}");
+    let (_, balance) = counted.split_once("traces\nacknowledged").expect("a balance");
+    let balance = format!("acknowledged{balance}");
+    let due = number_of(&balance, "to be kept");
+    assert!(due > 0 && due < number_of(&balance, "acknowledged"), "{balance}");
+    assert_eq!(number_of(&balance, "in the output"), due);
+    assert_eq!(number_of(&balance, "lost"), 0);
+    assert_eq!(
+        left_in(directory.path()),
+        (vec!["tailkeep-demo.jsonl".to_owned()], 0)
+    );
+}
+
+#[test]
+fn off_a_terminal_a_demo_prints_plain_lines() {
+    let directory = directory();
+    let done = run(Command::new(binary())
+        .current_dir(&directory)
+        .env("TERM", "xterm")
+        .args(["demo", "--for", "2s"]));
+    assert_eq!(done.code, 0, "{}\n{}", done.stdout, done.stderr);
+    assert!(!done.stdout.contains('\u{1b}'), "no escapes");
+    for word in [
+        "errors",
+        "slow",
+        "baseline",
+        "log",
+        "memory",
+        "is deployed",
+        "What to do next",
+    ] {
+        assert!(done.stdout.contains(word), "{word} in\n{}", done.stdout);
+    }
 }
 
 #[test]
@@ -282,7 +331,7 @@ fn mistakes_are_told_with_their_exit_code() {
         ),
         (&["demo", "--for", "soon"], 2, "--for: expected a duration"),
         (&["demo", "--for", "0s"], 2, "--for: expected a duration"),
-        (&["demo", "--crash"], 2, "not yet"),
+        (&["demo", "--crash", "--for", "1h"], 2, "a duration up to 10m"),
         (&["demo", "--forever"], 2, "--forever"),
     ];
     for (arguments, code, message) in cases {

@@ -112,13 +112,19 @@ impl AdminPort {
             .get(path)
             .map_err(|error| Failure::Environment(no_answer(address, &error)))?;
         let text = String::from_utf8_lossy(&reply.body).into_owned();
-        let Ok(value) = serde_json::from_slice::<Value>(&reply.body) else {
+        let value = serde_json::from_slice::<Value>(&reply.body).unwrap_or_default();
+        // Ours are documents, or complaints of the contract's form.
+        let is_ours = match reply.status {
+            200 => value.is_object(),
+            _ => value["error"]["message"].is_string(),
+        };
+        if !is_ours {
             return Err(Failure::Environment(format!(
-                "{address}: answered {} and no JSON\n  help: this is no admin port of a tailkeep; \
+                "{address}: answered {}, and not as tailkeep does\n  help: this is no admin port of a tailkeep; \
                  its admin.endpoint is another one",
                 reply.status
             )));
-        };
+        }
         let answer = Answer {
             status: reply.status,
             text,
@@ -152,10 +158,7 @@ impl AdminPort {
 impl Answer {
     /// Its `error.message`.
     fn complaint(&self) -> String {
-        match self.value["error"]["message"].as_str() {
-            Some(message) => plain(message),
-            None => format!("answered {}", self.status),
-        }
+        plain(self.value["error"]["message"].as_str().unwrap_or_default())
     }
 }
 

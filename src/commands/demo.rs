@@ -208,10 +208,16 @@ impl Demo<'_> {
         if let Some(at_ns) = self.deployed_at_ns {
             print_result(&report::deploy(&output.shifts("slow", at_ns)))?;
         }
+        let balance = self.crashes.then(|| self.ledger.balance(&output.exported));
+        if let Some(balance) = &balance {
+            print_result(&report::balance(balance, &output.exported))?;
+        }
         print_result(&kept_trace(&output, &mut admin, path))?;
-        match self.crashes {
-            true => self.settle_accounts(&output),
-            false => Ok(()),
+        match balance.map_or(0, |balance| balance.lost.spans) {
+            0 => Ok(()),
+            lost => Err(Failure::Environment(format!(
+                "{lost} acknowledged spans are not in the output"
+            ))),
         }
     }
 
@@ -323,18 +329,6 @@ impl Demo<'_> {
                 return Ok(account);
             }
             pause(TICK);
-        }
-    }
-
-    /// What the crash cost. A loss is a failure.
-    fn settle_accounts(&self, output: &Output) -> Result<(), Failure> {
-        let balance = self.ledger.balance(&output.exported);
-        print_result(&report::balance(&balance, &output.exported))?;
-        match balance.lost.spans {
-            0 => Ok(()),
-            lost => Err(Failure::Environment(format!(
-                "{lost} acknowledged spans are not in the output"
-            ))),
         }
     }
 }

@@ -191,7 +191,7 @@ impl Admin {
                 // A foreign page whose name was made to resolve to us would read what is for this host only.
                 true => Err(Reply::error(
                     StatusCode::FORBIDDEN,
-                    "under a name that is not localhost this needs admin.token_file",
+                    "under a public name this needs admin.token_file; ask localhost or an address",
                 )),
                 false => Err(Reply::error(
                     StatusCode::FORBIDDEN,
@@ -216,7 +216,7 @@ impl Admin {
     }
 }
 
-/// Whether the client says an address or `localhost`, or does not say how it calls us.
+/// Whether the client says an address or a name that nobody outside can own, or does not say how it calls us.
 fn is_local_name(request: &Request<Incoming>) -> bool {
     let named = request.headers().get(header::HOST);
     let Some(Ok(authority)) = named.map(|host| host.as_bytes().try_into()) else {
@@ -228,7 +228,8 @@ fn is_local_name(request: &Request<Incoming>) -> bool {
 fn is_local_authority(authority: &http::uri::Authority) -> bool {
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     host.parse::<std::net::IpAddr>().is_ok()
-        || host.eq_ignore_ascii_case("localhost")
+        // Whoever owns a public name owns one with a dot in it.
+        || !host.contains('.')
         || host.to_ascii_lowercase().ends_with(".localhost")
 }
 

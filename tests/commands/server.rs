@@ -59,11 +59,17 @@ pub fn run(command: &mut Command) -> Done {
 pub struct Server {
     directory: TempDir,
     child: Child,
-    http: String,
+    pub http: String,
+    pub admin: String,
 }
 
 impl Server {
     pub fn start() -> Server {
+        Server::start_with(&[])
+    }
+
+    /// With `--set` for each of `settings`; `DIR` in one is the server's directory.
+    pub fn start_with(settings: &[&str]) -> Server {
         let directory = directory();
         let path = |name: &str| directory.path().join(name);
         let config = format!(
@@ -86,20 +92,27 @@ exporters: {{ file: {{ path: {output:?}, flush_interval: 50ms }} }}
         let stderr = File::create(path("stderr")).expect("a file");
         let mut command = Command::new(binary());
         command.arg("run").arg("--config").arg(path("config.yaml"));
+        let place = directory.path().to_str().expect("UTF-8");
+        for setting in settings {
+            command.arg("--set").arg(setting.replace("DIR", place));
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let child = command.spawn().expect("it starts");
         let mut server = Server {
             directory,
             child,
             http: String::new(),
+            admin: String::new(),
         };
         wait_until("the server is ready", || {
             let said = fs::read_to_string(server.path("stderr")).expect("a file");
             let ready = said
                 .split_inclusive('\n')
                 .find(|line| line.starts_with("tailkeep ready ") && line.ends_with('\n'));
-            let http = ready.and_then(|line| line.split(' ').find_map(|word| word.strip_prefix("http=")));
+            let word = |key| ready.and_then(|line| line.split(' ').find_map(|word| word.strip_prefix(key)));
+            let http = word("http=");
             server.http = http.unwrap_or_default().to_owned();
+            server.admin = word("admin=").unwrap_or_default().to_owned();
             let ended = server.child.try_wait().expect("a child");
             assert!(ended.is_none() || http.is_some(), "it ended:\n{said}");
             http.is_some()
@@ -107,7 +120,7 @@ exporters: {{ file: {{ path: {output:?}, flush_interval: 50ms }} }}
         server
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -141,6 +154,26 @@ exporters: {{ file: {{ path: {output:?}, flush_interval: 50ms }} }}
 
     pub fn exported_lines(&self) -> usize {
         fs::read_to_string(self.path("kept.jsonl")).map_or(0, |text| text.lines().count())
+    }
+
+    /// `tailkeep COMMAND …` about this server.
+    pub fn ask(&self, command: &str, arguments: &[&str]) -> Done {
+        run(Command::new(binary())
+            .arg(command)
+            .args(["--endpoint", &self.admin])
+            .args(arguments))
+    }
+
+    /// A request to the admin port: status, headers in lower case, body.
+    pub fn get(&self, path: &str, headers: &str) -> (u16, String, String) {
+        let mut stream = TcpStream::connect(&self.admin).expect("it listens");
+        let head = format!("GET {path} HTTP/1.1\r\nConnection: close\r\n{headers}\r\n");
+        stream.write_all(head.as_bytes()).expect("it reads");
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).expect("it answers");
+        let (head, body) = reply.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        (status.expect("a status"), head.to_lowercase(), body.to_owned())
     }
 
     pub fn cat(&self, arguments: &[&str]) -> Done {

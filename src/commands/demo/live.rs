@@ -9,8 +9,9 @@ use crate::commands::{Failure, print_result};
 
 /// Between two drawings on a terminal.
 const REDRAW: Duration = Duration::from_millis(500);
-/// Lines at most where nothing can be redrawn.
-const LINES_MAX: u32 = 20;
+/// Lines where nothing can be redrawn, unless they would be further apart than people wait.
+const LINES: u32 = 20;
+const LINE_INTERVAL_MAX: Duration = Duration::from_secs(10);
 /// A reading of rates reaches back this far, so that they do not jump with every batch.
 const RATE_TIME: Duration = Duration::from_secs(3);
 
@@ -42,7 +43,7 @@ impl Live {
         let on_terminal = io::stdout().is_terminal() && !dumb;
         let interval = match on_terminal {
             true => REDRAW,
-            false => (duration / LINES_MAX).max(Duration::from_secs(1)),
+            false => (duration / LINES).clamp(Duration::from_secs(1), LINE_INTERVAL_MAX),
         };
         Live {
             duration,

@@ -98,6 +98,11 @@ fn holder(address: SocketAddr) -> Option<String> {
         .find_map(|table| listening_inode(&table, address.port()))?;
     let socket = format!("socket:[{inode}]");
     for process in fs::read_dir("/proc").ok()?.flatten() {
+        // `self` is there too.
+        let id = process.file_name().to_string_lossy().parse::<u32>();
+        let Ok(id) = id else {
+            continue;
+        };
         let Ok(files) = fs::read_dir(process.path().join("fd")) else {
             continue;
         };
@@ -105,12 +110,7 @@ fn holder(address: SocketAddr) -> Option<String> {
             |file: fs::DirEntry| fs::read_link(file.path()).is_ok_and(|link| link.as_os_str() == &*socket);
         if files.flatten().any(holds) {
             let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            let id = process.file_name();
-            return Some(format!(
-                "{} (process {})",
-                show::plain(name.trim()),
-                id.to_string_lossy()
-            ));
+            return Some(format!("{} (process {})", show::plain(name.trim()), id));
         }
     }
     None
