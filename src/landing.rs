@@ -18,6 +18,7 @@
 //! [`Landing::advance`] until it returns `false`, then [`Landing::poll_effect`] until `None`.
 
 pub mod fetch; // entries read back
+pub mod queue; // kept entries and whose they are
 pub mod record; // what is written besides spans
 pub mod replay; // a log folded again after a start
 
@@ -27,7 +28,8 @@ mod settle;
 mod write;
 
 pub use collect::Rejected;
-pub use deliver::{DestinationReport, KeptEntry};
+pub use deliver::DestinationReport;
+pub use queue::{DESTINATION_COUNT_MAX, KeptEntry};
 
 use crate::base::block::BlockPool;
 use crate::base::ids::{LogId, Place, Position};
@@ -67,8 +69,8 @@ pub struct LandingOptions {
     pub block_bytes_max: u64,
     /// Bytes that may wait for their sync.
     pub unsynced_bytes_max: u64,
-    /// Names of policies: first those of the configuration, in order, then older ones that verdicts in the
-    /// log still name.
+    /// Names of policies: first those of the configuration, in order, then older ones that entries of the logs
+    /// still name. The shard fills them in from the replay.
     pub policy_names: Vec<String>,
 }
 
@@ -94,6 +96,8 @@ pub enum Submission {
     LogRefused(Refused),
     /// Too much waits for its sync; nothing was written.
     InFlight,
+    /// The queue of this destination is full, and it pushes back; nothing was written.
+    PushedBack { exporter: String },
 }
 
 /// The answer to a waiter: durable, or the disk failed twice.
@@ -128,11 +132,13 @@ pub struct Landing<P: BlockPool, W> {
     /// Records of copies for the next copied entry.
     copied: Vec<u8>,
     fetcher: Fetcher,
-    queue: deliver::Queue,
+    queue: queue::Queue,
     deliveries: Vec<Delivery>,
     cursors_logged_at: Instant,
     cursors_changed: bool,
     stopping: bool,
+    /// When destinations are waited for no more.
+    parting: Option<Instant>,
     bump: Bump,
     by_trace: HashTable<u32>,
     framed: Vec<u8>,
@@ -163,11 +169,12 @@ impl<P: BlockPool, W> Landing<P, W> {
             copies: VecDeque::new(),
             copied: Vec::new(),
             fetcher: Fetcher::default(),
-            queue: deliver::Queue::default(),
+            queue: queue::Queue::default(),
             deliveries: destinations.into_iter().map(Delivery::new).collect(),
             cursors_logged_at: now.instant,
             cursors_changed: false,
             stopping: false,
+            parting: None,
             bump: Bump::new(),
             by_trace: HashTable::new(),
             framed: Vec::new(),
@@ -178,6 +185,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             .into_iter()
             .for_each(|entry| landing.enqueue_replayed(entry));
         landing.write_prologue();
+        landing.write_kept_prologue();
         landing
     }
 
@@ -203,6 +211,10 @@ impl<P: BlockPool, W> Landing<P, W> {
         }
         if let Err(refused) = self.log.admit(body.len() as u64) {
             return (Submission::LogRefused(refused), Some(waiter));
+        }
+        if let Some(exporter) = self.pushed_back_by() {
+            let exporter = exporter.to_owned();
+            return (Submission::PushedBack { exporter }, Some(waiter));
         }
         let Landing {
             bump,
@@ -347,21 +359,23 @@ impl<P: BlockPool, W> Landing<P, W> {
 
     // ---- stopping and looking ---------------------------------------------------------------------------
 
-    /// From now on destinations are handed what there is without waiting, and the logs are closed up.
-    pub fn stop(&mut self) {
+    /// From now on destinations are handed what there is without waiting, for as long as `patience`, and the
+    /// logs are closed up.
+    pub fn stop(&mut self, now: Now, patience: Duration) {
         self.stopping = true;
+        self.parting = Some(now.instant.plus(patience));
     }
 
-    /// Nothing waits for the disk, for a reply or for a destination. Destinations that fail are not waited
-    /// for: what they lack is in the kept log.
-    pub fn is_settled(&self) -> bool {
+    /// Nothing waits for the disk, for a reply or for a destination. Destinations that fail, or take longer than
+    /// the patience of `stop`, are not waited for: what they lack is in the logs.
+    pub fn is_settled(&self, now: Now) -> bool {
+        let parted = self.parting.is_some_and(|parting| now.instant >= parting);
+        let delivered = self.keeps.is_empty() && self.copies.is_empty() && self.deliveries_are_settled();
         self.waiters.is_empty()
             && self.replies.is_empty()
             && self.log.durable() >= self.tail
-            && self.keeps.is_empty()
-            && self.copies.is_empty()
             && !self.cursors_changed
-            && self.deliveries_are_settled()
+            && (parted || delivered)
     }
 
     pub fn usage(&self, which: WhichLog) -> Usage {
@@ -391,8 +405,9 @@ impl<P: BlockPool, W> Landing<P, W> {
             .map(String::as_str)
     }
 
-    /// Replies, unsynced bytes, and entries read back.
+    /// Unsynced bytes, entries read back, and shipments.
     pub fn in_flight_bytes(&self) -> u64 {
-        self.tail.since(self.log.durable().min(self.tail)) + self.fetcher.memory_bytes()
+        let unsynced = self.tail.since(self.log.durable().min(self.tail));
+        unsynced + self.fetcher.memory_bytes() + self.shipment_bytes()
     }
 }

@@ -15,7 +15,8 @@
 use crate::base::block::BlockPool;
 use crate::base::ids::Position;
 use crate::base::time::{Instant, Now};
-use crate::export::Destination;
+use crate::export::retry::{Arrival, Failure};
+use crate::export::{Destination, Notice};
 use crate::landing::fetch::{ReadOp, WhichLog};
 use crate::landing::replay::{KeptReplay, Replayed};
 use crate::landing::{Effect, Landing, LandingOptions, Request, Submission};
@@ -24,6 +25,7 @@ use crate::route::{ItemBatch, Settlement};
 use crate::stats::{Refusal, Stats};
 use crate::table::Table;
 use crate::wal::{DiskError, Log, OpId};
+use std::time::Duration;
 
 /// What a shard is made of once its logs have been replayed.
 pub struct ShardParts<P: BlockPool> {
@@ -61,15 +63,16 @@ impl<P: BlockPool, W> Shard<P, W> {
             mut replayed,
             kept_replay,
             destinations,
-            landing,
+            mut landing,
         } = parts;
-        landing.assert_names(&policies);
         let lowest_cursor = destinations
             .iter()
             .map(Destination::cursor)
             .min()
             .unwrap_or_default();
         let (keeps, kept_entries) = kept_replay.reconcile(&mut replayed, lowest_cursor);
+        landing.policy_names = replayed.policy_names;
+        landing.assert_names(&policies);
         let mut stats = Stats::new(policies.policies().len());
         let mut settlements = Vec::new();
         let mut landing = Landing::new(landing, log, kept, destinations, kept_entries, now);
@@ -118,6 +121,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             Submission::Invalid(_) => {}
             Submission::LogRefused(_) => refused[Refusal::Log as usize] += 1,
             Submission::InFlight => refused[Refusal::InFlight as usize] += 1,
+            Submission::PushedBack { .. } => refused[Refusal::ExporterQueue as usize] += 1,
         }
         for batch in batches {
             table.absorb(now, batch, policies, stats, settlements);
@@ -135,15 +139,17 @@ impl<P: BlockPool, W> Shard<P, W> {
         self.landing.handle_read(op, bytes);
     }
 
+    /// The notice is to be logged.
     pub fn handle_shipped(
         &mut self,
         now: Now,
         destination: usize,
         through: Position,
-        result: Result<(), String>,
-    ) {
+        result: Result<Arrival, Failure>,
+        random: u64,
+    ) -> Option<Notice> {
         self.landing
-            .handle_shipped(now, destination, through, result, &mut self.stats);
+            .handle_shipped(now, destination, through, result, random)
     }
 
     pub fn handle_timeout(&mut self, now: Now) {
@@ -176,13 +182,14 @@ impl<P: BlockPool, W> Shard<P, W> {
             .min()
     }
 
-    /// No new requests will come: destinations are handed what there is, cursors are logged.
-    pub fn stop(&mut self) {
-        self.landing.stop();
+    /// No new requests will come: destinations are handed what there is and waited for as long as `patience`,
+    /// cursors are logged.
+    pub fn stop(&mut self, now: Now, patience: Duration) {
+        self.landing.stop(now, patience);
     }
 
-    pub fn is_settled(&self) -> bool {
-        self.landing.is_settled()
+    pub fn is_settled(&self, now: Now) -> bool {
+        self.landing.is_settled(now)
     }
 
     pub fn policies(&self) -> &PolicySet {

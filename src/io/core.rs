@@ -10,10 +10,12 @@
 //! left. There is one timer task per core, and one task per operation on its way to the disk.
 
 use super::clock::Clock;
+use super::datadir;
 use super::disk::{Disk, DmaPool};
-use super::egress::FileSink;
+use super::egress::Sink;
 use super::ingress::{self, Durable, Partial, Replied, Submitted, Ticket, TraceService, Unavailable};
 use crate::base::time::{Instant, Now};
+use crate::export::{Notice, Shipment};
 use crate::landing::fetch::{ReadOp, WhichLog};
 use crate::landing::{Effect, Request, Submission};
 use crate::shard::Shard;
@@ -35,14 +37,20 @@ const SLEEP_MIN: Duration = Duration::from_micros(200);
 /// What a client is told to wait when its request found no room in memory.
 const IN_FLIGHT_RETRY: Duration = Duration::from_secs(1);
 const DISK_LOW_RETRY: Duration = Duration::from_secs(5);
+const PUSHED_BACK_RETRY: Duration = Duration::from_secs(5);
+/// How long destinations are handed what there is after SIGTERM.
+const DELIVERY_PATIENCE: Duration = Duration::from_secs(8);
 
 /// The shard of one core and what it needs of the outside.
 pub struct Core {
     shard: RefCell<Shard<DmaPool, Ticket>>,
     clock: Rc<Clock>,
     disk: Disk,
-    sinks: Vec<FileSink>,
+    sinks: Vec<Sink>,
     queue: TaskQueueHandle,
+    export_queue: TaskQueueHandle,
+    /// State of a xorshift, for the jitter of retries; never 0.
+    random: Cell<u64>,
     span_bytes_max: usize,
     serving: Cell<bool>,
     disk_low: Cell<bool>,
@@ -59,8 +67,9 @@ impl Core {
         shard: Shard<DmaPool, Ticket>,
         clock: Rc<Clock>,
         disk: Disk,
-        sinks: Vec<FileSink>,
+        sinks: Vec<Sink>,
         queue: TaskQueueHandle,
+        export_queue: TaskQueueHandle,
         span_bytes_max: usize,
     ) -> Rc<Core> {
         Rc::new(Core {
@@ -69,6 +78,8 @@ impl Core {
             disk,
             sinks,
             queue,
+            export_queue,
+            random: Cell::new(datadir::random_u64()),
             span_bytes_max,
             serving: Cell::new(true),
             disk_low: Cell::new(false),
@@ -87,7 +98,7 @@ impl Core {
         self.clock.now()
     }
 
-    pub fn sinks(&self) -> &[FileSink] {
+    pub fn sinks(&self) -> &[Sink] {
         &self.sinks
     }
 
@@ -118,12 +129,13 @@ impl Core {
 
     /// Everything handed out is finished, or `patience` runs out.
     pub async fn stop(self: &Rc<Core>, patience: Duration) -> bool {
-        self.shard.borrow_mut().stop();
-        let until = self.clock.now().instant.plus(patience);
+        let now = self.clock.now();
+        self.shard.borrow_mut().stop(now, DELIVERY_PATIENCE.min(patience));
+        let until = now.instant.plus(patience);
         loop {
             let now = self.clock.now();
             self.turn(now);
-            if self.shard.borrow().is_settled() {
+            if self.shard.borrow().is_settled(now) {
                 return true;
             }
             if now.instant >= until {
@@ -162,20 +174,7 @@ impl Core {
                 Some(Effect::Reply(ticket, answer)) => ticket.answer(answer.map_err(|_| Unavailable)),
                 Some(Effect::Disk(log, id, op)) => self.spawn_op(log, id, op),
                 Some(Effect::Read(read)) => self.spawn_read(read),
-                Some(Effect::Ship(destination, shipment)) => {
-                    let core = self.clone();
-                    self.spawn(async move {
-                        let result = core.sinks[destination].append(shipment.bytes).await;
-                        if let Err(error) = &result {
-                            tracing::error!(error, "cannot export; the traces stay in the kept log");
-                        }
-                        let now = core.clock.now();
-                        core.shard
-                            .borrow_mut()
-                            .handle_shipped(now, destination, shipment.through, result);
-                        core.turn(now);
-                    });
-                }
+                Some(Effect::Ship(destination, shipment)) => self.spawn_shipment(destination, shipment),
             }
         }
         if more && !self.continuing.replace(true) {
@@ -225,6 +224,34 @@ impl Core {
         });
     }
 
+    fn spawn_shipment(self: &Rc<Core>, destination: usize, shipment: Shipment) {
+        let core = self.clone();
+        let ship = async move {
+            let through = shipment.through;
+            let result = core.sinks[destination].ship(shipment).await;
+            let (now, random) = (core.clock.now(), core.random());
+            let mut shard = core.shard.borrow_mut();
+            if let Some(notice) = shard.handle_shipped(now, destination, through, result, random) {
+                let exporter = shard.landing().destinations().nth(destination);
+                log_notice(exporter.map_or("", |exporter| exporter.id), notice);
+            }
+            drop(shard);
+            core.turn(now);
+        };
+        glommio::spawn_local_into(ship, self.export_queue)
+            .expect("the queue exists")
+            .detach();
+    }
+
+    fn random(&self) -> u64 {
+        let mut random = self.random.get().max(1);
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        self.random.set(random);
+        random
+    }
+
     async fn keep_time(self: Rc<Core>) {
         loop {
             let now = self.clock.now();
@@ -256,6 +283,36 @@ impl Core {
             shard.handle_timeout(now);
         }
         is_due(shard.poll_timeout())
+    }
+}
+
+fn log_notice(exporter: &str, notice: Notice) {
+    match notice {
+        Notice::Failing { error } => {
+            tracing::warn!(
+                exporter,
+                error,
+                "cannot export; the traces stay in the kept log, retrying"
+            );
+        }
+        Notice::Dropped { spans, error, help } => {
+            tracing::error!(
+                exporter,
+                spans,
+                error,
+                help,
+                "the destination refused traces for good"
+            );
+        }
+        Notice::Rejected { spans, message } => {
+            tracing::warn!(
+                exporter,
+                spans,
+                message,
+                "the destination rejected a part of a request"
+            );
+        }
+        Notice::Recovered => tracing::info!(exporter, "exporting again"),
     }
 }
 
@@ -320,6 +377,10 @@ impl TraceService for Service {
                         message: refused.to_string(),
                     }
                 }
+            },
+            Submission::PushedBack { exporter } => Submitted::Refused {
+                retry_after: PUSHED_BACK_RETRY,
+                message: format!("the queue of exporter {exporter} is full"),
             },
             Submission::InFlight => Submitted::Refused {
                 retry_after: IN_FLIGHT_RETRY,

@@ -9,13 +9,13 @@ use super::clock::Clock;
 use super::core::{Core, Service};
 use super::datadir::{self, DataDir, DataDirError};
 use super::disk::{Disk, DmaPool};
-use super::egress::{FileOptions, FileSink};
+use super::egress::{ExporterOptions, Sink, SinkOptions};
 use super::ingress::{self, Ingress, TraceService, Transport, listener};
 use super::recovery::{self, RecoveryError};
 use crate::base::ids::{LogId, Position};
 use crate::completion::CompletionOptions;
 use crate::config::options::Durability;
-use crate::export::{Destination, DestinationOptions};
+use crate::export::Destination;
 use crate::landing::LandingOptions;
 use crate::landing::fetch::WhichLog;
 use crate::landing::replay::{KeptReplay, Replay};
@@ -47,8 +47,6 @@ const IO_MEMORY_MAX: u64 = 64 << 20;
 const KEPT_GROUP_INTERVAL: Duration = Duration::from_millis(50);
 /// Bytes that a span's entry has beside the span, its resource and its scope, amply.
 const ENTRY_OVERHEAD: u64 = 64 << 10;
-/// A shipment to a file.
-const FILE_BATCH_BYTES: usize = 1 << 20;
 
 /// Everything a node needs to know, worked out from a configuration by `commands/run`.
 pub struct NodeOptions {
@@ -64,7 +62,7 @@ pub struct NodeOptions {
     pub completion: CompletionOptions,
     pub annotate: bool,
     pub memory_limit_bytes: u64,
-    pub files: Vec<FileDestination>,
+    pub exporters: Vec<ExporterOptions>,
     pub grpc: Vec<SocketAddr>,
     pub http: Vec<SocketAddr>,
     pub admin: Vec<SocketAddr>,
@@ -74,13 +72,6 @@ pub struct NodeOptions {
     pub config_hash: String,
     pub version: &'static str,
     pub commit: &'static str,
-}
-
-#[derive(Clone, Debug)]
-pub struct FileDestination {
-    pub id: String,
-    pub flush_interval: Duration,
-    pub file: FileOptions,
 }
 
 /// Why a node did not start, or did not end well. Everything acknowledged is in its log.
@@ -211,7 +202,7 @@ async fn serve(
     let clock = Rc::new(Clock::new());
     let facts = facts(&options, &data_dir, &listeners, &clock);
     let admin = Admin::start(facts.clone(), clock.clone(), listeners.admin);
-    let sinks = open_sinks(&options)?;
+    let sinks = open_sinks(&options, &clock)?;
     let (parts, last_replay) = replay(&options, &data_dir, &clock).await?;
     let traces_resumed = parts.table.len() as u64;
     let span_bytes_max = parts.landing.span_bytes_max;
@@ -224,8 +215,9 @@ async fn serve(
     let soon = Latency::Matters(Duration::from_millis(1));
     let ingest = queue("ingest", 1000, soon);
     let log = queue("log", 1000, soon);
+    let export = queue("export", 500, soon);
     let shard = Shard::new(parts, clock.now());
-    let core = Core::new(shard, clock.clone(), disk, sinks, log, span_bytes_max);
+    let core = Core::new(shard, clock.clone(), disk, sinks, log, export, span_bytes_max);
     core.start();
     let service: Rc<dyn TraceService> = Rc::new(Service(core.clone()));
     let ingress = Ingress::start(options.ingress.clone(), service, clock.clone(), ingest);
@@ -286,7 +278,7 @@ async fn watch(options: &NodeOptions, core: &Rc<Core>, signals: &Signals) {
         glommio::timer::sleep(HOUSEKEEPING).await;
         if signals.reopen.swap(false, Ordering::Relaxed) {
             tracing::info!("SIGHUP: reopening output files");
-            core.sinks().iter().for_each(FileSink::reopen);
+            core.sinks().iter().for_each(Sink::reopen);
         }
         if rounds.is_multiple_of(10) {
             let free =
@@ -332,16 +324,19 @@ fn facts(options: &NodeOptions, data_dir: &DataDir, listeners: &Listeners, clock
     }
 }
 
-fn open_sinks(options: &NodeOptions) -> Result<Vec<FileSink>, NodeError> {
-    let open = |destination: &FileDestination| {
-        let error = |error| NodeError::File {
-            id: destination.id.clone(),
-            path: destination.file.path.clone(),
+fn open_sinks(options: &NodeOptions, clock: &Rc<Clock>) -> Result<Vec<Sink>, NodeError> {
+    let open = |exporter: &ExporterOptions| {
+        let sink = Sink::new(&exporter.sink, clock.clone(), datadir::random_u64());
+        sink.map_err(|error| NodeError::File {
+            id: exporter.destination.id.clone(),
+            path: match &exporter.sink {
+                SinkOptions::File(file) => file.path.clone(),
+                SinkOptions::Otlp(_) => PathBuf::new(),
+            },
             error,
-        };
-        FileSink::new(destination.file.clone()).map_err(error)
+        })
     };
-    options.files.iter().map(open).collect()
+    options.exporters.iter().map(open).collect()
 }
 
 /// Folds both logs and makes the parts of a shard of them.
@@ -426,14 +421,10 @@ async fn replay(
         ..seeded(log_options(KEPT_GROUP_INTERVAL), kept_found.log_seed)
     };
     let kept = Log::new(kept_options, DmaPool::default(), kept_start, now);
-    let destinations = options.files.iter().map(|file| {
-        let options = DestinationOptions {
-            id: file.id.clone(),
-            flush_interval: file.flush_interval,
-            batch_bytes: FILE_BATCH_BYTES,
-        };
+    let destinations = options.exporters.iter().map(|exporter| {
+        let options = exporter.destination.clone();
         // A new destination starts at the tail.
-        let cursor = replayed.cursors.get(&file.id).copied().unwrap_or(kept_tail);
+        let cursor = replayed.cursors.get(&options.id).copied().unwrap_or(kept_tail);
         Destination::new(options, cursor)
     });
     let landing = LandingOptions {
@@ -445,7 +436,7 @@ async fn replay(
         span_bytes_max: (options.segment_bytes - ENTRY_OVERHEAD) as usize,
         block_bytes_max: options.memory_limit_bytes / 100 * 45,
         unsynced_bytes_max: options.memory_limit_bytes / 100 * 10,
-        policy_names: replayed.policy_names.clone(),
+        policy_names: Vec::new(),
     };
     let last_replay = LastReplay {
         seconds: now.instant.since(began.instant).as_secs_f64(),

@@ -11,6 +11,7 @@
 //! whose copy neither reached every destination nor stands in the kept log. Those are copied again; a span may
 //! so be exported twice, never not at all.
 
+use super::queue::Readers;
 use super::record::{self, COPIED, CURSORS, CopiedRecord, KEPT, KeptRecord, SPANS, VERDICTS, VerdictRecord};
 use super::{KeptEntry, LandingOptions};
 use crate::base::ids::{LogId, Place, Position, SpanId, TraceId};
@@ -179,7 +180,10 @@ impl<'a> Replay<'a> {
     fn verdicts(&mut self, payload: &[u8]) -> Option<()> {
         for mut record in VerdictRecord::read_all(payload)? {
             record.decision.policy = match record.decision.policy {
-                Some(number) => Some(self.policy_number(self.segment_names.get(number.0 as usize)?.clone())),
+                Some(number) => {
+                    let name = self.segment_names.get(number.0 as usize)?.clone();
+                    Some(number_in(&mut self.policy_names, name))
+                }
                 None => None,
             };
             let (places, span_count) = self.table.replay_settlement(record.trace, record.decision);
@@ -208,15 +212,6 @@ impl<'a> Replay<'a> {
             }
         }
         Some(())
-    }
-
-    fn policy_number(&mut self, name: String) -> PolicyNumber {
-        let known = self.policy_names.iter().position(|known| *known == name);
-        let number = known.unwrap_or_else(|| {
-            self.policy_names.push(name);
-            self.policy_names.len() - 1
-        });
-        PolicyNumber(number as u16)
     }
 
     fn copied(&mut self, payload: &[u8]) -> Option<()> {
@@ -249,15 +244,32 @@ impl<'a> Replay<'a> {
     }
 }
 
+/// The number of `name` in `names`, to which it is added if need be.
+fn number_in(names: &mut Vec<String>, name: String) -> PolicyNumber {
+    let known = names.iter().position(|known| *known == name);
+    let number = known.unwrap_or_else(|| {
+        names.push(name);
+        names.len() - 1
+    });
+    PolicyNumber(number as u16)
+}
+
 /// The fold of the kept log: its entries, and whose they are.
 #[derive(Debug, Default)]
 pub struct KeptReplay {
     entries: Vec<(TraceId, KeptEntry)>,
+    /// Every name that a policy number of this log has had; entries count in it until they are reconciled.
+    names: Vec<String>,
+    /// Where in `names` those of the segment that is being replayed begin.
+    segment_names: usize,
     pub malformed: u64,
 }
 
 impl KeptReplay {
     pub fn entry(&mut self, entry: &ReplayedEntry<'_>, now: Now) {
+        if entry.kind == EntryKind::NAMES {
+            self.names(entry.payload);
+        }
         if entry.kind != KEPT {
             return;
         }
@@ -273,9 +285,28 @@ impl KeptReplay {
             end: end.align_up(Place::ENTRY_ALIGN),
             framed_len: kept.framed.len() as u32,
             span_count: kept.span_count,
+            policy: kept.policy.and_then(|number| self.number_of(number)),
+            readers: Readers::default(),
             kept_at: now.instant,
         };
         self.entries.push((kept.trace, kept_entry));
+    }
+
+    fn names(&mut self, payload: &[u8]) {
+        let Some((names, _)) = record::read_names(payload) else {
+            self.malformed += 1;
+            return;
+        };
+        // Segments of one process have the same names; only a change is remembered.
+        if self.names[self.segment_names..] != names[..] {
+            self.segment_names = self.names.len();
+            self.names.extend(names);
+        }
+    }
+
+    fn number_of(&self, number: PolicyNumber) -> Option<PolicyNumber> {
+        let at = self.segment_names + usize::from(number.0);
+        (at < self.names.len()).then(|| u16::try_from(at).ok().map(PolicyNumber))?
     }
 
     /// Whether the copy `from..to` of a fragment of `trace` stands in the kept log whole.
@@ -306,7 +337,15 @@ impl KeptReplay {
             from != to && to > lowest_cursor && !self.holds(settlement.trace, from, to)
         });
         let again = again.map(|(settlement, _)| settlement).collect();
-        let waiting = self.entries.into_iter().map(|(_, entry)| entry);
+        let numbers: Vec<PolicyNumber> = self
+            .names
+            .into_iter()
+            .map(|name| number_in(&mut replayed.policy_names, name))
+            .collect();
+        let waiting = self.entries.into_iter().map(|(_, entry)| KeptEntry {
+            policy: entry.policy.map(|number| numbers[usize::from(number.0)]),
+            ..entry
+        });
         (again, waiting.filter(|entry| entry.end > lowest_cursor).collect())
     }
 }

@@ -11,7 +11,9 @@ use tailkeep::base::block::{PAGE_BYTES, VecPool};
 use tailkeep::base::ids::{LogId, Position, TraceId};
 use tailkeep::base::time::{Instant, Now, WallTime};
 use tailkeep::completion::CompletionOptions;
-use tailkeep::export::{Destination, DestinationOptions, Shipment};
+use tailkeep::export::batch::Format;
+use tailkeep::export::retry::{Arrival, Cause, Failure, RetryOptions};
+use tailkeep::export::{Destination, DestinationOptions, OnFull, Shipment, Wants};
 use tailkeep::landing::fetch::{ReadOp, WhichLog};
 use tailkeep::landing::replay::{KeptReplay, Replay};
 use tailkeep::landing::{Effect, LandingOptions, Request};
@@ -214,11 +216,11 @@ impl World {
             self.write(&shipment);
         }
         let result = if arrives {
-            Ok(())
+            Ok(Arrival::default())
         } else {
-            Err("the destination is away".to_owned())
+            Err(Failure::new(Cause::Io, "the destination is away"))
         };
-        self.core().handle_shipped(now, 0, shipment.through, result);
+        self.core().handle_shipped(now, 0, shipment.through, result, 0);
         self.turn();
     }
 
@@ -286,9 +288,10 @@ impl World {
         for _ in 0..20_000 {
             self.settle_disks();
             self.ship(true);
+            let now = self.now;
             let core = self.core();
             if core.table().is_empty()
-                && core.is_settled()
+                && core.is_settled(now)
                 && core.landing().destinations().all(|it| it.queued_spans == 0)
             {
                 return;
@@ -433,6 +436,11 @@ impl World {
             id: "file".to_owned(),
             flush_interval: Duration::from_millis(30),
             batch_bytes: 64 << 10,
+            format: Format::Lines,
+            wants: Wants::Everything,
+            retry: RetryOptions::FILE,
+            queue_bytes_max: u64::MAX,
+            on_full: OnFull::LoseNew,
         };
         let cursor = replayed.cursors.get("file").copied().unwrap_or(kept_tail);
         let landing = LandingOptions {
@@ -445,7 +453,7 @@ impl World {
             // Little, so that spans leave memory and are read back.
             block_bytes_max: 2 << 20,
             unsynced_bytes_max: 4 << 20,
-            policy_names: replayed.policy_names.clone(),
+            policy_names: Vec::new(),
         };
         let destinations = vec![Destination::new(destination, cursor)];
         let policies = self.policies.clone();
