@@ -1,5 +1,6 @@
 //! `otlp_grpc` and `otlp_http` exporters: the Collector's client settings, as far as they are built.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -46,6 +47,9 @@ const HTTP_UNBUILT: [&str; 19] = [
     "profiles_endpoint",
 ];
 
+const INSECURE_HELP: &str = "TLS to destinations is not built: write tls: { insecure: true } on a trusted network, or \
+                             send through a Collector on this host";
+
 /// The Collector's.
 const GRPC_TIMEOUT: Duration = Duration::from_secs(5);
 const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -58,6 +62,8 @@ const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
 struct Target {
     endpoint: Endpoint,
     path: String,
+    /// `http://` says that it is meant to be plain.
+    has_scheme: bool,
 }
 
 pub fn grpc(mut section: Section<'_>) -> Option<OtlpExporterOptions> {
@@ -71,6 +77,18 @@ pub fn grpc(mut section: Section<'_>) -> Option<OtlpExporterOptions> {
         "one address at a time, the next one on failure",
     );
     let common = common(&mut section, GRPC_TIMEOUT);
+    // As in the Collector a bare host:port means TLS, unless it is this host.
+    if let Some(target) = &endpoint
+        && !target.has_scheme
+        && !is_loopback(&target.endpoint.host)
+        && section.value("tls").is_none()
+    {
+        section.error(
+            "tls",
+            &format!("missing, which means TLS, and that is {NOT_YET}"),
+            INSECURE_HELP,
+        );
+    }
     section.refuse_unbuilt(&GRPC_UNBUILT);
     section.finish();
     let protocol = OtlpProtocol::Grpc {
@@ -98,21 +116,21 @@ pub fn http(mut section: Section<'_>) -> Option<OtlpExporterOptions> {
     let common = common(&mut section, HTTP_TIMEOUT);
     section.refuse_unbuilt(&HTTP_UNBUILT);
     section.finish();
-    let target = match (traces, base) {
+    let (endpoint, traces_path) = match (traces, base) {
         (Some(traces), _) => {
-            let Target { endpoint, path } = traces?;
+            let Target { endpoint, path, .. } = traces?;
             let path = if path.is_empty() { "/".to_owned() } else { path };
-            Target { endpoint, path }
+            (endpoint, path)
         }
         (None, base) => {
-            let Target { endpoint, path } = base??;
+            let Target { endpoint, path, .. } = base??;
             let path = format!("{}/v1/traces", path.trim_end_matches('/'));
-            Target { endpoint, path }
+            (endpoint, path)
         }
     };
     let protocol = OtlpProtocol::Http {
-        endpoint: target.endpoint,
-        traces_path: target.path,
+        endpoint,
+        traces_path,
     };
     Some(OtlpExporterOptions { protocol, ..common })
 }
@@ -188,6 +206,7 @@ fn target(value: &Value<'_>, is_http: bool) -> Option<Target> {
         Ok(endpoint) => Some(Target {
             endpoint,
             path: path.to_owned(),
+            has_scheme: scheme.is_some(),
         }),
         Err(_) => value.expected(
             "an endpoint",
@@ -206,20 +225,19 @@ fn tls(value: &Value<'_>) {
             .as_ref()
             .is_some_and(|insecure| insecure.boolean() == Some(false))
     {
-        value.refuse(
-            NOT_YET,
-            "TLS to destinations is not built: write tls: { insecure: true }, or send through a Collector on this host",
-        );
+        value.refuse(NOT_YET, INSECURE_HELP);
         return;
     }
     for (key, value) in keys {
         if key != "insecure" {
-            value.refuse(
-                NOT_YET,
-                "TLS to destinations is not built: write tls: { insecure: true }",
-            );
+            value.refuse(NOT_YET, INSECURE_HELP);
         }
     }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// A map of names and values.

@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(coding("zstd"), Ok(Some(Coding::Zstd)));
         assert_eq!(coding("identity"), Ok(Some(Coding::Identity)));
         assert_eq!(
-            refused_with(head(EXPORT_TRACES, &[("grpc-encoding", "zstd")])),
+            refused_with(head(EXPORT_TRACES, &[("grpc-encoding", "br")])),
             Some(Code::Unimplemented)
         );
     }
