@@ -39,7 +39,7 @@ pub enum SinkOptions {
 /// The io side of one destination on one core.
 pub enum Sink {
     File(FileSink),
-    Otlp(OtlpSink),
+    Otlp(Box<OtlpSink>),
 }
 
 impl Sink {
@@ -48,7 +48,7 @@ impl Sink {
     pub fn new(options: &SinkOptions, clock: Rc<Clock>, seed: u64) -> io::Result<Sink> {
         Ok(match options {
             SinkOptions::File(options) => Sink::File(FileSink::new(options.clone())?),
-            SinkOptions::Otlp(options) => Sink::Otlp(OtlpSink::new(options.clone(), clock, seed)),
+            SinkOptions::Otlp(options) => Sink::Otlp(Box::new(OtlpSink::new(options.clone(), clock, seed))),
         })
     }
 

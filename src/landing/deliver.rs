@@ -191,7 +191,7 @@ impl<P: BlockPool, W> Landing<P, W> {
         let mut deliveries = self.deliveries.iter_mut();
         deliveries.find_map(|delivery| {
             let full = delivery.pushes_back() && delivery.is_full(0);
-            full.then(|| delivery.destination.options.id.as_str())
+            full.then_some(delivery.destination.options.id.as_str())
         })
     }
 

@@ -166,3 +166,70 @@ fn push_back_refuses_requests_and_loses_nothing() {
         tailkeep.stop_well();
     }
 }
+
+/// Sends traces of 64 KiB, again when refused, until `enough`; how many were acknowledged.
+fn pour(tailkeep: &Tailkeep, mut enough: impl FnMut(u64, u16) -> bool) -> u64 {
+    let mut client = Client::new(tailkeep.http);
+    let mut acknowledged = 0;
+    wait_for("enough poured", || {
+        let mut one = span(trace_id(acknowledged), 0, 0);
+        one.attributes.push(text("padding", &"x".repeat(60 << 10)));
+        let body = request("shop", vec![one]).encode_to_vec();
+        let status = client.try_export(&body).expect("a reply");
+        match status {
+            200 => acknowledged += 1,
+            503 => {}
+            other => panic!("{other}"),
+        }
+        enough(acknowledged, status).then_some(())
+    });
+    acknowledged
+}
+
+/// The kept log has room for 16 MiB, and the queues of its destinations for more.
+const SMALL_LOG: (&str, &str) = ("wal.max_size", "32MiB");
+
+#[test]
+fn a_kept_log_that_is_full_takes_from_the_one_that_is_behind() {
+    let destination = Destination::start(Wire::Http);
+    destination.always(Answer::unavailable(Wire::Http));
+    let exporter = destination.exporter("a", ", queue: { max_size: 1GiB, on_full: lose_new }");
+    let place = place("small-log", &exporter).with(SMALL_LOG.0, SMALL_LOG.1);
+    let tailkeep = place.start();
+    // Twice as much as fits.
+    let count = pour(&tailkeep, |acknowledged, _| acknowledged == 500);
+    wait_for("the file to have all", || {
+        (status_of(&tailkeep, "file")["sent"] == count).then_some(())
+    });
+    let lost = status_of(&tailkeep, "otlp_http/a")["failed"]
+        .as_u64()
+        .expect("a number");
+    assert!((100..count).contains(&lost), "{lost} of {count} lost");
+    assert_eq!(status_of(&tailkeep, "file")["failed"], 0);
+
+    destination.always(Answer::Accept);
+    wait_counts(&tailkeep, "otlp_http/a", count - lost, lost);
+    assert!(
+        destination.accepted().contains(&(count - 1)),
+        "the newest is there, the oldest was lost"
+    );
+    tailkeep.stop_well();
+    assert_eq!(place.output().traces().len() as u64, count);
+}
+
+#[test]
+fn a_kept_log_that_is_full_waits_for_the_one_that_pushes_back() {
+    let destination = Destination::start(Wire::Http);
+    destination.always(Answer::unavailable(Wire::Http));
+    let exporter = destination.exporter("a", ", queue: { max_size: 1GiB, on_full: push_back }");
+    let place = place("small-log-back", &exporter).with(SMALL_LOG.0, SMALL_LOG.1);
+    let tailkeep = place.start();
+    // The kept log is full, then the log.
+    let count = pour(&tailkeep, |acknowledged, status| {
+        status == 503 && acknowledged > 200
+    });
+    destination.always(Answer::Accept);
+    wait_counts(&tailkeep, "otlp_http/a", count, 0);
+    assert_eq!(destination.accepted().len() as u64, count);
+    tailkeep.stop_well();
+}

@@ -12,7 +12,7 @@ use crate::config::reader::{NOT_YET, Section, Value};
 use crate::config::units::parse_endpoint;
 
 /// Of the Collector's gRPC client settings (configgrpc) those we lack.
-const GRPC_UNBUILT: [&str; 9] = [
+const GRPC_UNBUILT: [&str; 8] = [
     "auth",
     "authority",
     "read_buffer_size",
@@ -21,11 +21,10 @@ const GRPC_UNBUILT: [&str; 9] = [
     "middlewares",
     "batcher",
     "compression_params",
-    "sending_queue",
 ];
 
 /// Of the Collector's HTTP client settings (confighttp) and the exporter's own those we lack.
-const HTTP_UNBUILT: [&str; 19] = [
+const HTTP_UNBUILT: [&str; 18] = [
     "auth",
     "cookies",
     "compression_params",
@@ -43,7 +42,6 @@ const HTTP_UNBUILT: [&str; 19] = [
     "read_buffer_size",
     "write_buffer_size",
     "batcher",
-    "sending_queue",
     "profiles_endpoint",
 ];
 
@@ -139,6 +137,11 @@ pub fn http(mut section: Section<'_>) -> Option<OtlpExporterOptions> {
 fn common(section: &mut Section<'_>, timeout: Duration) -> OtlpExporterOptions {
     if let Some(value) = section.value("tls").filter(|value| !value.is_null()) {
         tls(&value);
+    }
+    if let Some(value) = section.foreign("sending_queue") {
+        let help =
+            "queue: { max_size, on_full } bounds what waits; it is on disk, and one request is out at a time";
+        value.refuse("tailkeep has a queue of its own", help);
     }
     let timeout_of = |value: &Value<'_>| match value.period()? {
         timeout if timeout > TIMEOUT_MAX => value.error("must be 24h or less", ""),
@@ -253,8 +256,7 @@ fn headers(value: &Value<'_>) -> Option<Vec<(String, String)>> {
         "grpc-encoding",
         "grpc-timeout",
     ];
-    let mut headers = Vec::new();
-    for (name, value) in value.section().named_values() {
+    let header = |name: &str, value: &Value<'_>| {
         let text = value.text()?;
         let Ok(known) = HeaderName::from_bytes(name.as_bytes()) else {
             return value.error("its name is no name of a header", "");
@@ -265,9 +267,15 @@ fn headers(value: &Value<'_>) -> Option<Vec<(String, String)>> {
         if HeaderValue::from_str(&text).is_err() {
             return value.error("holds characters that no header may have", "");
         }
-        headers.push((known.as_str().to_owned(), text));
-    }
-    Some(headers)
+        Some((known.as_str().to_owned(), text))
+    };
+    let named = value.section().named_values();
+    Some(
+        named
+            .iter()
+            .filter_map(|(name, value)| header(name, value))
+            .collect(),
+    )
 }
 
 fn compression(value: &Value<'_>) -> Option<Compression> {
