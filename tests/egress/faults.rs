@@ -95,7 +95,9 @@ fn a_server_that_restarts_is_found_again() {
 fn a_restart_sends_only_what_was_not_acknowledged() {
     for wire in BOTH {
         let destination = Destination::start(wire);
-        let place = place("kill", &destination.exporter("a", ""));
+        // One that never gets anything keeps all of it in the kept log.
+        let dead = exporter(wire, &Destination::nowhere().to_string(), "dead", "");
+        let place = place("kill", &(destination.exporter("a", "") + &dead));
         let tailkeep = place.start();
         for trace in 0..5 {
             export(&tailkeep, trace, 2);
