@@ -3,8 +3,9 @@
 pub mod clock; // the only place that reads a clock
 pub mod metronome; // keeps an executor from sleeping over work that is ready
 pub mod connections; // how many connections there are, and when each wait of theirs ends
-pub mod inflate; // gzip, limited while it inflates
+pub mod inflate; // gzip and zstd, limited while they inflate
 pub mod seats; // which core serves a connection
+pub mod whole; // a body in one piece, as hyper wants it
 pub mod stream; // a socket as h2 and hyper want it
 pub mod ingress; // OTLP in: gRPC and HTTP/1.1
 pub mod datadir; // whose directory it is, and what lies in it

@@ -19,6 +19,7 @@
 
 pub mod decided; // what was decided, carried along
 pub mod fetch; // entries read back
+pub mod queue; // kept entries and whose they are
 pub mod record; // what is written besides spans
 pub mod replay; // a log folded again after a start
 
@@ -28,7 +29,8 @@ mod settle;
 mod write;
 
 pub use collect::Rejected;
-pub use deliver::{DestinationReport, KeptEntry};
+pub use deliver::DestinationReport;
+pub use queue::{DESTINATION_COUNT_MAX, KeptEntry};
 
 use crate::base::block::BlockPool;
 use crate::base::ids::{LogId, Place, Position};
@@ -72,8 +74,8 @@ pub struct LandingOptions {
     pub unsynced_bytes_max: u64,
     /// Decisions that are carried along when their segments go, at least.
     pub decided_count_max: usize,
-    /// Names of policies: first those of the configuration, in order, then older ones that verdicts in the
-    /// log still name.
+    /// Names of policies: first those of the configuration, in order, then older ones that entries of the logs
+    /// may still name.
     pub policy_names: Vec<String>,
 }
 
@@ -99,6 +101,8 @@ pub enum Submission {
     LogRefused(Refused),
     /// Too much waits for its sync; nothing was written.
     InFlight,
+    /// The queue of this destination is full, and it pushes back; nothing was written.
+    PushedBack { exporter: String },
 }
 
 /// The answer to a waiter: durable, or the disk failed twice.
@@ -145,11 +149,13 @@ pub struct Landing<P: BlockPool, W> {
     copied: Vec<u8>,
     decided: decided::Decided,
     fetcher: Fetcher,
-    queue: deliver::Queue,
+    queue: queue::Queue,
     deliveries: Vec<Delivery>,
     cursors_logged_at: Instant,
     cursors_changed: bool,
     stopping: bool,
+    /// When destinations are waited for no more.
+    parting: Option<Instant>,
     bump: Bump,
     by_trace: HashTable<u32>,
     framed: Vec<u8>,
@@ -208,11 +214,12 @@ impl<P: BlockPool, W> Landing<P, W> {
             copied: Vec::new(),
             decided: decided::Decided::default(),
             fetcher: Fetcher::default(),
-            queue: deliver::Queue::default(),
+            queue: queue::Queue::default(),
             deliveries: destinations.into_iter().map(Delivery::new).collect(),
             cursors_logged_at: now.instant,
             cursors_changed: false,
             stopping: false,
+            parting: None,
             bump: Bump::new(),
             by_trace: HashTable::new(),
             framed: Vec::new(),
@@ -220,6 +227,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             uncounted_bytes: 0,
         };
         landing.write_prologue();
+        landing.write_kept_prologue();
         landing
     }
 
@@ -245,6 +253,10 @@ impl<P: BlockPool, W> Landing<P, W> {
         }
         if let Err(refused) = self.log.admit(body.len() as u64) {
             return (Submission::LogRefused(refused), Some(waiter));
+        }
+        if let Some(exporter) = self.pushed_back_by() {
+            let exporter = exporter.to_owned();
+            return (Submission::PushedBack { exporter }, Some(waiter));
         }
         let Landing {
             bump,
@@ -390,21 +402,23 @@ impl<P: BlockPool, W> Landing<P, W> {
 
     // ---- stopping and looking ---------------------------------------------------------------------------
 
-    /// From now on destinations are handed what there is without waiting, and the logs are closed up.
-    pub fn stop(&mut self) {
+    /// From now on destinations are handed what there is without waiting, for as long as `patience`, and the
+    /// logs are closed up.
+    pub fn stop(&mut self, now: Now, patience: Duration) {
         self.stopping = true;
+        self.parting = Some(now.instant.plus(patience));
     }
 
-    /// Nothing waits for the disk, for a reply or for a destination. Destinations that fail are not waited
-    /// for: what they lack is in the kept log.
-    pub fn is_settled(&self) -> bool {
+    /// Nothing waits for the disk, for a reply or for a destination. Destinations that fail, or take longer than
+    /// the patience of `stop`, are not waited for: what they lack is in the logs.
+    pub fn is_settled(&self, now: Now) -> bool {
+        let parted = self.parting.is_some_and(|parting| now.instant >= parting);
+        let delivered = self.keeps.is_empty() && self.copies.is_empty() && self.deliveries_are_settled();
         self.waiters.is_empty()
             && self.replies.is_empty()
             && self.log.durable() >= self.tail
-            && self.keeps.is_empty()
-            && self.copies.is_empty()
             && !self.cursors_changed
-            && self.deliveries_are_settled()
+            && (parted || delivered)
     }
 
     /// The log that it keeps.
@@ -463,8 +477,9 @@ impl<P: BlockPool, W> Landing<P, W> {
             .map(String::as_str)
     }
 
-    /// Replies, unsynced bytes, and entries read back.
+    /// Unsynced bytes, entries read back, and shipments.
     pub fn in_flight_bytes(&self) -> u64 {
-        self.tail.since(self.log.durable().min(self.tail)) + self.fetcher.memory_bytes()
+        let unsynced = self.tail.since(self.log.durable().min(self.tail));
+        unsynced + self.fetcher.memory_bytes() + self.shipment_bytes()
     }
 }

@@ -22,4 +22,5 @@ pub mod join; // parts and spans → request
 pub mod grpc; // gRPC messages, timeouts and status text
 pub mod json; // OTLP/JSON in both directions, by schema
 pub mod status; // the bodies of replies, in both encodings
+pub mod reply; // those of others, read
 pub mod payload; // the payload of a spans entry in the log

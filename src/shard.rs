@@ -29,6 +29,8 @@ pub use resuming::Resuming;
 use crate::base::block::BlockPool;
 use crate::base::ids::{CoreId, LogId, Position};
 use crate::base::time::{Instant, Now};
+use crate::export::Notice;
+use crate::export::retry::{Arrival, Failure};
 use crate::landing::fetch::{ReadOp, WhichLog};
 use crate::landing::{self, Landing, Request, Submission};
 use crate::policy::PolicySet;
@@ -37,6 +39,7 @@ use crate::stats::{Refusal, Stats};
 use crate::table::Table;
 use crate::wal::{DiskError, OpId};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// Items on their way to one owner at most, give or take those of one request.
 const ITEMS_MAX: usize = 64 << 10;
@@ -149,6 +152,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             Submission::Invalid(_) => {}
             Submission::LogRefused(_) => refused[Refusal::Log as usize] += 1,
             Submission::InFlight => refused[Refusal::InFlight as usize] += 1,
+            Submission::PushedBack { .. } => refused[Refusal::ExporterQueue as usize] += 1,
         }
         let own = usize::from(self.core.0);
         let mut batch = std::mem::take(&mut self.batches[own]);
@@ -201,16 +205,18 @@ impl<P: BlockPool, W> Shard<P, W> {
         self.landings[number].handle_read(op, bytes);
     }
 
+    /// The notice is to be logged.
     pub fn handle_shipped(
         &mut self,
         now: Now,
         log: LogId,
         destination: usize,
         through: Position,
-        result: Result<(), String>,
-    ) {
+        result: Result<Arrival, Failure>,
+        random: u64,
+    ) -> Option<Notice> {
         let number = self.number(log);
-        self.landings[number].handle_shipped(now, destination, through, result, &mut self.stats);
+        self.landings[number].handle_shipped(now, destination, through, result, random)
     }
 
     pub fn handle_timeout(&mut self, now: Now) {
@@ -363,15 +369,20 @@ impl<P: BlockPool, W> Shard<P, W> {
 
     // ---- stopping and looking ---------------------------------------------------------------------------
 
-    /// No new requests will come: destinations are handed what there is, cursors are logged.
-    pub fn stop(&mut self) {
-        self.landings.iter_mut().for_each(Landing::stop);
+    /// No new requests will come: destinations are handed what there is and waited for as long as `patience`,
+    /// cursors are logged.
+    pub fn stop(&mut self, now: Now, patience: Duration) {
+        self.landings
+            .iter_mut()
+            .for_each(|landing| landing.stop(now, patience));
     }
 
     /// Nothing waits here. Items that are on their way to other cores are in the log, and go there again after
     /// the next start.
-    pub fn is_settled(&self) -> bool {
-        self.inbox.is_empty() && !self.has_messages() && self.landings.iter().all(Landing::is_settled)
+    pub fn is_settled(&self, now: Now) -> bool {
+        self.inbox.is_empty()
+            && !self.has_messages()
+            && self.landings.iter().all(|landing| landing.is_settled(now))
     }
 
     pub fn core(&self) -> CoreId {

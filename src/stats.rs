@@ -155,14 +155,17 @@ pub enum Refusal {
     InFlight = 2,
     /// Not ready: starting or stopping.
     NotReady = 3,
+    /// A destination's queue is full, and it pushes back.
+    ExporterQueue = 4,
 }
 
 impl Refusal {
-    pub const ALL: [Refusal; 4] = [
+    pub const ALL: [Refusal; 5] = [
         Refusal::InvalidItem,
         Refusal::Log,
         Refusal::InFlight,
         Refusal::NotReady,
+        Refusal::ExporterQueue,
     ];
 
     pub fn name(self) -> &'static str {
@@ -171,6 +174,7 @@ impl Refusal {
             Refusal::Log => "log",
             Refusal::InFlight => "in_flight",
             Refusal::NotReady => "not_ready",
+            Refusal::ExporterQueue => "exporter_queue",
         }
     }
 }
@@ -179,7 +183,7 @@ impl Refusal {
 pub struct Stats {
     pub spans: Ledger,
     /// Spans by transport and refusal; requests whose spans nobody counted add one.
-    pub refused: [[u64; 4]; 2],
+    pub refused: [[u64; 5]; 2],
     pub requests: [RequestCounts; 2],
     pub received_wire_bytes: [u64; 2],
     pub received_decoded_bytes: [u64; 2],
@@ -193,14 +197,8 @@ pub struct Stats {
     pub decision_age: Histogram,
     /// What one fdatasync of a log took.
     pub wal_sync: Histogram,
-    /// From handing a shipment out to its arrival.
-    pub exporter_request: Histogram,
-    /// From the copy of a shipment's oldest entry to its arrival.
-    pub export_delay: Histogram,
     /// Kept spans that the disk did not give back.
     pub spans_not_copied: u64,
-    /// Kept spans for which the kept log had no room.
-    pub spans_lost_queue_full: u64,
     /// Keep decisions whose tracestate could not carry `th` (too long or unparsable).
     pub thresholds_unwritten: u64,
 }
@@ -234,10 +232,7 @@ impl Stats {
             late_span_age,
             decision_age,
             wal_sync,
-            exporter_request,
-            export_delay,
             spans_not_copied,
-            spans_lost_queue_full,
             thresholds_unwritten,
         } = self;
         spans.merge(&other.spans);
@@ -264,10 +259,7 @@ impl Stats {
         late_span_age.merge(&other.late_span_age);
         decision_age.merge(&other.decision_age);
         wal_sync.merge(&other.wal_sync);
-        exporter_request.merge(&other.exporter_request);
-        export_delay.merge(&other.export_delay);
         *spans_not_copied += other.spans_not_copied;
-        *spans_lost_queue_full += other.spans_lost_queue_full;
         *thresholds_unwritten += other.thresholds_unwritten;
     }
 

@@ -10,6 +10,7 @@
 //! Nothing is changed: what must be tried (a ring, a direct write, a port) is tried and taken back.
 
 mod cpus; // which CPUs, how much of them
+mod destinations; // does somebody listen there
 mod directory; // where the log would lie
 mod finding; // what a check says
 mod kernel; // version, io_uring
@@ -75,6 +76,7 @@ fn files(config: &Config, findings: &mut Findings) {
     for exporter in &config.exporters {
         match &exporter.kind {
             ExporterKind::File(file) => findings.add(directory::check_output(&exporter.id, &file.path)),
+            ExporterKind::Otlp(otlp) => findings.add(destinations::check(&exporter.id, otlp)),
         }
     }
 }

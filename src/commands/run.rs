@@ -2,12 +2,19 @@
 
 use super::{Failure, LogFlags, start_log};
 use crate::completion::CompletionOptions;
-use crate::config::options::{Cores, Endpoint, ExporterKind, FreeSpace};
+use crate::config::options::{self as config, Cores, Endpoint, FreeSpace};
 use crate::config::{Config, Loaded, render};
-use crate::io::egress::{FileOptions, Rotation};
+use crate::export::batch::Format;
+use crate::export::retry::RetryOptions;
+use crate::export::{DestinationOptions, Wants};
+use crate::io::egress::compress::Compression;
+use crate::io::egress::file::{FileOptions, Rotation};
+use crate::io::egress::otlp::{Keepalive, OtlpOptions, Protocol};
+use crate::io::egress::{ExporterOptions, SinkOptions};
 use crate::io::ingress;
-use crate::io::node::{self, FileDestination, NodeOptions};
+use crate::io::node::{self, NodeOptions};
 use crate::otlp::json;
+use http::{HeaderName, HeaderValue};
 use std::fs::DirBuilder;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::DirBuilderExt;
@@ -19,6 +26,8 @@ const CORES_MAX: usize = 128;
 /// `wal.max_size: auto`.
 const WAL_BYTES_AUTO_MAX: u64 = 20 << 30;
 const WAL_SEGMENTS_MIN: u64 = 8;
+/// Of one hand-out to a file.
+const FILE_BATCH_BYTES: usize = 1 << 20;
 
 pub fn run(loaded: Loaded, log: &LogFlags, files: Vec<String>) -> Result<(), Failure> {
     start_log(log);
@@ -46,11 +55,13 @@ pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, F
     })?;
     let (disk_bytes, free_bytes) = disk_of(&config.node.data_dir)
         .map_err(|error| environment(format!("{}: {error}", config.node.data_dir.display())))?;
+    let cpus = choose_cpus(&config)?;
     let wal_bytes = config
         .wal
         .max_bytes
         .clone()
-        .or_else(|| (free_bytes / 5).min(WAL_BYTES_AUTO_MAX));
+        .or_else(|| (free_bytes / 5).min(WAL_BYTES_AUTO_MAX))
+        .max(WAL_SEGMENTS_MIN * config.wal.segment_bytes * cpus.len() as u64);
     let free_bytes_min = min_free_bytes(&config, disk_bytes);
     let admin_token = match &config.admin.token_file {
         None => None,
@@ -67,8 +78,6 @@ pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, F
     let body_bytes_max = ingress.grpc_message_max.max(ingress.http_body_max);
     // After SIGTERM clients have less than the 30 seconds of the contract.
     ingress.time.grace = Duration::from_secs(8);
-    let cpus = choose_cpus(&config)?;
-    let wal_bytes_min = WAL_SEGMENTS_MIN * config.wal.segment_bytes * cpus.len() as u64;
     ingress.in_flight_max = (memory_limit_bytes as usize / 100 * 5 / cpus.len()).max(body_bytes_max);
     Ok(NodeOptions {
         name: config.node.name.clone().or_else(hostname),
@@ -76,13 +85,17 @@ pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, F
         data_dir: config.node.data_dir.clone(),
         durability: config.wal.durability,
         segment_bytes: config.wal.segment_bytes,
-        wal_bytes_max: wal_bytes.max(wal_bytes_min),
+        wal_bytes_max: wal_bytes,
         free_bytes_min,
         retain: config.wal.retain,
         completion: completion(&config),
         annotate: config.sampling.annotate,
         memory_limit_bytes,
-        files: config.exporters.iter().map(file_destination).collect(),
+        exporters: config
+            .exporters
+            .iter()
+            .map(|options| exporter(options, wal_bytes))
+            .collect(),
         grpc: resolve(
             "receivers.otlp.protocols.grpc.endpoint",
             &config.receivers.grpc.endpoint,
@@ -115,18 +128,89 @@ fn completion(config: &Config) -> CompletionOptions {
     }
 }
 
-fn file_destination(exporter: &crate::config::options::ExporterOptions) -> FileDestination {
-    let ExporterKind::File(file) = &exporter.kind;
-    FileDestination {
+/// `wal_bytes`: what both logs may take.
+fn exporter(exporter: &config::ExporterOptions, wal_bytes: u64) -> ExporterOptions {
+    let filter = &exporter.filter;
+    let wants = match filter.traces && filter.kept {
+        false => Wants::Nothing,
+        true if filter.policies.is_empty() => Wants::Everything,
+        true => Wants::KeptBy(filter.policies.clone()),
+    };
+    let queue = &exporter.queue;
+    let (format, flush_interval, batch_bytes, retry, sink) = match &exporter.kind {
+        config::ExporterKind::File(file) => {
+            let sink = SinkOptions::File(FileOptions {
+                path: file.path.clone(),
+                rotation: file.rotation.as_ref().map(|rotation| Rotation {
+                    file_bytes_max: rotation.file_bytes_max,
+                    backup_count_max: rotation.backup_count_max,
+                }),
+            });
+            (
+                Format::Lines,
+                file.flush_interval,
+                FILE_BATCH_BYTES,
+                RetryOptions::FILE,
+                sink,
+            )
+        }
+        config::ExporterKind::Otlp(otlp) => (
+            Format::Request,
+            otlp.flush_interval,
+            otlp.request_bytes_max as usize,
+            otlp.retry,
+            SinkOptions::Otlp(otlp_options(otlp)),
+        ),
+    };
+    let destination = DestinationOptions {
         id: exporter.id.clone(),
-        flush_interval: file.flush_interval,
-        file: FileOptions {
-            path: file.path.clone(),
-            rotation: file.rotation.as_ref().map(|rotation| Rotation {
-                file_bytes_max: rotation.file_bytes_max,
-                backup_count_max: rotation.backup_count_max,
-            }),
+        format,
+        wants,
+        flush_interval,
+        batch_bytes,
+        retry,
+        queue_bytes_max: queue.bytes_max.clone().or_else(|| wal_bytes / 2),
+        on_full: queue.on_full,
+    };
+    ExporterOptions { destination, sink }
+}
+
+fn otlp_options(otlp: &config::OtlpExporterOptions) -> OtlpOptions {
+    let (protocol, endpoint) = match &otlp.protocol {
+        config::OtlpProtocol::Grpc { endpoint, keepalive } => {
+            let keepalive = keepalive.map(|keepalive| Keepalive {
+                time: keepalive.time,
+                timeout: keepalive.timeout,
+                permit_without_stream: keepalive.permit_without_stream,
+            });
+            (Protocol::Grpc { keepalive }, endpoint)
+        }
+        config::OtlpProtocol::Http {
+            endpoint,
+            traces_path,
+        } => {
+            let path = traces_path.clone();
+            (Protocol::Http { path }, endpoint)
+        }
+    };
+    let headers = otlp.headers.iter().map(|(name, value)| {
+        let name = HeaderName::from_bytes(name.as_bytes()).expect("config has parsed it");
+        let mut value = HeaderValue::from_str(value).expect("config has parsed it");
+        // Tokens do not belong into anybody's log.
+        value.set_sensitive(true);
+        (name, value)
+    });
+    OtlpOptions {
+        protocol,
+        host: endpoint.host.clone(),
+        port: endpoint.port,
+        headers: headers.collect(),
+        compression: match otlp.compression {
+            config::Compression::None => Compression::None,
+            config::Compression::Gzip => Compression::Gzip,
+            config::Compression::Zstd => Compression::Zstd,
         },
+        timeout: otlp.timeout,
     }
 }
 

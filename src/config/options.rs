@@ -8,6 +8,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::export::OnFull;
+pub use crate::export::retry::RetryOptions;
+
 /// A value, or the word `auto`: then the caller works it out from the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Auto<T> {
@@ -180,11 +183,88 @@ pub struct ExporterOptions {
     /// `<type>[/name]`, as in metrics, status and log. Unique.
     pub id: String,
     pub kind: ExporterKind,
+    pub filter: FilterOptions,
+    pub queue: QueueOptions,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum ExporterKind {
     File(FileExporterOptions),
+    Otlp(OtlpExporterOptions),
+}
+
+/// `send`, `include` and `policies` of an exporter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterOptions {
+    pub traces: bool,
+    pub logs: bool,
+    pub metrics: bool,
+    pub kept: bool,
+    pub rollup: bool,
+    /// Only traces that these kept; none: all.
+    pub policies: Vec<String>,
+}
+
+/// `queue` of an exporter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueOptions {
+    /// `auto`: half of `wal.max_size`.
+    pub bytes_max: Auto<u64>,
+    pub on_full: OnFull,
+}
+
+/// `otlp_grpc` and `otlp_http`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OtlpExporterOptions {
+    pub protocol: OtlpProtocol,
+    /// Names and values, as HTTP/2 has them: names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub compression: Compression,
+    pub timeout: Duration,
+    pub retry: RetryOptions,
+    pub flush_interval: Duration,
+    pub request_bytes_max: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OtlpProtocol {
+    Grpc {
+        endpoint: Endpoint,
+        keepalive: Option<Keepalive>,
+    },
+    Http {
+        endpoint: Endpoint,
+        /// Where traces go: the path of `traces_endpoint`, or that of `endpoint` and `/v1/traces`.
+        traces_path: String,
+    },
+}
+
+/// `keepalive` of the Collector's gRPC client settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    pub time: Duration,
+    pub timeout: Duration,
+    pub permit_without_stream: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+impl Compression {
+    pub const ALL: [Compression; 3] = [Compression::None, Compression::Gzip, Compression::Zstd];
+
+    /// The word of the contract.
+    pub fn name(self) -> &'static str {
+        match self {
+            Compression::None => "none",
+            Compression::Gzip => "gzip",
+            Compression::Zstd => "zstd",
+        }
+    }
 }
 
 /// `exporters.file`.
@@ -273,6 +353,28 @@ impl Default for MemoryOptions {
     fn default() -> Self {
         MemoryOptions {
             limit_bytes: Auto::Auto,
+        }
+    }
+}
+
+impl Default for FilterOptions {
+    fn default() -> Self {
+        FilterOptions {
+            traces: true,
+            logs: true,
+            metrics: true,
+            kept: true,
+            rollup: true,
+            policies: Vec::new(),
+        }
+    }
+}
+
+impl Default for QueueOptions {
+    fn default() -> Self {
+        QueueOptions {
+            bytes_max: Auto::Auto,
+            on_full: OnFull::LoseNew,
         }
     }
 }

@@ -7,7 +7,10 @@ use std::fmt::{self, Write};
 use std::path::Path;
 
 use super::Config;
-use super::options::{Auto, Cores, ExporterKind, FileExporterOptions, FreeSpace};
+use super::options::{
+    Auto, Cores, ExporterKind, ExporterOptions, FileExporterOptions, FreeSpace, OnFull, OtlpExporterOptions,
+    OtlpProtocol,
+};
 use super::units::{show_duration, show_size};
 use crate::policy::options::{PolicyEntry, PolicyKind, StatusCode};
 
@@ -133,11 +136,9 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
         writeln!(out, "  {}:", quote_key(&exporter.id))?;
         match &exporter.kind {
             ExporterKind::File(file) => write_file_exporter(out, file)?,
+            ExporterKind::Otlp(otlp) => write_otlp_exporter(out, otlp)?,
         }
-        writeln!(
-            out,
-            "    send: [traces, logs, metrics]\n    include: [kept, rollup]\n    policies: []"
-        )?;
+        write_exporter(out, exporter)?;
     }
 
     writeln!(out, "admin:")?;
@@ -158,6 +159,83 @@ fn write_file_exporter(out: &mut String, file: &FileExporterOptions) -> fmt::Res
         writeln!(out, "      max_backups: {}", rotation.backup_count_max)?;
     }
     Ok(())
+}
+
+fn write_otlp_exporter(out: &mut String, otlp: &OtlpExporterOptions) -> fmt::Result {
+    match &otlp.protocol {
+        OtlpProtocol::Grpc { endpoint, keepalive } => {
+            writeln!(out, "    endpoint: {}", quote(&endpoint.to_string()))?;
+            if let Some(keepalive) = keepalive {
+                writeln!(
+                    out,
+                    "    keepalive: {{ time: {}, timeout: {}, permit_without_stream: {} }}",
+                    show_duration(keepalive.time),
+                    show_duration(keepalive.timeout),
+                    keepalive.permit_without_stream
+                )?;
+            }
+        }
+        OtlpProtocol::Http {
+            endpoint,
+            traces_path,
+        } => writeln!(
+            out,
+            "    traces_endpoint: {}",
+            quote(&format!("http://{endpoint}{traces_path}"))
+        )?,
+    }
+    let headers: Vec<String> = otlp
+        .headers
+        .iter()
+        .map(|(name, value)| format!("{}: {}", quote(name), quote(value)))
+        .collect();
+    writeln!(out, "    tls: {{ insecure: true }}")?;
+    writeln!(out, "    headers: {{{}}}", headers.join(", "))?;
+    writeln!(out, "    compression: {}", otlp.compression.name())?;
+    writeln!(out, "    timeout: {}", show_duration(otlp.timeout))?;
+    writeln!(out, "    flush_interval: {}", show_duration(otlp.flush_interval))?;
+    writeln!(out, "    max_request_size: {}", show_size(otlp.request_bytes_max))?;
+    let retry = &otlp.retry;
+    writeln!(out, "    retry_on_failure:")?;
+    writeln!(out, "      enabled: {}", retry.enabled)?;
+    writeln!(
+        out,
+        "      initial_interval: {}",
+        show_duration(retry.initial_interval)
+    )?;
+    writeln!(out, "      max_interval: {}", show_duration(retry.interval_max))?;
+    writeln!(out, "      multiplier: {}", retry.multiplier)?;
+    writeln!(out, "      randomization_factor: {}", retry.randomization_factor)?;
+    writeln!(
+        out,
+        "      max_elapsed_time: {}",
+        show_duration(retry.elapsed_max.unwrap_or_default())
+    )
+}
+
+/// What every exporter has.
+fn write_exporter(out: &mut String, exporter: &ExporterOptions) -> fmt::Result {
+    let filter = &exporter.filter;
+    let listed = |words: &[(&'static str, bool)]| {
+        let named = words.iter().filter(|(_, named)| *named).map(|(word, _)| *word);
+        named.collect::<Vec<_>>().join(", ")
+    };
+    let signals = [
+        ("traces", filter.traces),
+        ("logs", filter.logs),
+        ("metrics", filter.metrics),
+    ];
+    let contents = [("kept", filter.kept), ("rollup", filter.rollup)];
+    let policies: Vec<String> = filter.policies.iter().map(|name| quote(name)).collect();
+    writeln!(out, "    send: [{}]", listed(&signals))?;
+    writeln!(out, "    include: [{}]", listed(&contents))?;
+    writeln!(out, "    policies: [{}]", policies.join(", "))?;
+    let bytes_max = auto(&exporter.queue.bytes_max, |bytes| show_size(*bytes));
+    let on_full = match exporter.queue.on_full {
+        OnFull::LoseNew => "lose_new",
+        OnFull::PushBack => "push_back",
+    };
+    writeln!(out, "    queue: {{ max_size: {bytes_max}, on_full: {on_full} }}")
 }
 
 /// `{ name: …, type: …, <type>: { … } }`: one line a policy, sub-policies within.

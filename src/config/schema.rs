@@ -6,6 +6,7 @@
 mod exporters;
 mod host;
 mod log;
+mod otlp;
 mod policies;
 mod receivers;
 mod tail_sampling;
@@ -13,6 +14,7 @@ mod tail_sampling;
 use super::Config;
 use super::diagnostic::Severity;
 use super::options::{Auto, ExporterKind};
+use super::reader::nearest::nearest;
 use super::reader::{Report, Section};
 use super::tree::Node;
 use super::units::{show_duration, show_size};
@@ -147,11 +149,25 @@ fn check_together(report: &Report, tree: &Node, config: &Config) {
         }
     }
     for (index, exporter) in config.exporters.iter().enumerate() {
-        let ExporterKind::File(file) = &exporter.kind;
-        let same = config.exporters[..index].iter().find(|other| {
-            let ExporterKind::File(other) = &other.kind;
-            other.path == file.path
-        });
+        for (at, name) in exporter.filter.policies.iter().enumerate() {
+            let policies = &config.policies.policies;
+            if !policies.iter().any(|policy| policy.name == *name) {
+                let names: Vec<&str> = policies.iter().map(|policy| policy.name.as_str()).collect();
+                let help = match nearest(name, &names) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("known are {}", names.join(", ")),
+                };
+                let path = format!("exporters.{}.policies[{at}]", exporter.id);
+                let message = "there is no policy of this name in tail_sampling.policies";
+                refuse(&path, "tail_sampling.policies", message, &help);
+            }
+        }
+        let ExporterKind::File(file) = &exporter.kind else {
+            continue;
+        };
+        let same = config.exporters[..index]
+            .iter()
+            .find(|other| matches!(&other.kind, ExporterKind::File(other) if other.path == file.path));
         if let Some(other) = same {
             let path = format!("exporters.{}.path", exporter.id);
             refuse(

@@ -11,8 +11,9 @@
 //! task per core, and one task per operation on its way to the disk.
 
 use super::clock::Clock;
+use super::datadir;
 use super::disk::{Disk, DmaPool};
-use super::egress::FileSink;
+use super::egress::Sink;
 use super::ingress::{
     self, Connection, Durable, Partial, Replied, Submitted, Ticket, TraceService, Unavailable,
 };
@@ -20,7 +21,7 @@ use super::mesh::{Mesh, Post};
 use super::seats::Seats;
 use crate::base::ids::{CoreId, LogId, Place};
 use crate::base::time::{Instant, Now};
-use crate::export::Shipment;
+use crate::export::{Notice, Shipment};
 use crate::landing::fetch::{ReadOp, WhichLog};
 use crate::landing::{Effect, Request, Submission};
 use crate::shard::{self, Message, Shard};
@@ -42,6 +43,9 @@ const SLEEP_MIN: Duration = Duration::from_micros(200);
 /// What a client is told to wait when its request found no room in memory.
 const IN_FLIGHT_RETRY: Duration = Duration::from_secs(1);
 const DISK_LOW_RETRY: Duration = Duration::from_secs(5);
+const PUSHED_BACK_RETRY: Duration = Duration::from_secs(5);
+/// How long destinations are handed what there is after SIGTERM.
+const DELIVERY_PATIENCE: Duration = Duration::from_secs(8);
 
 /// The shard of one core and what it needs of the outside.
 pub struct Core {
@@ -50,9 +54,11 @@ pub struct Core {
     mesh: Rc<Mesh>,
     seats: Seats,
     disk: Disk,
-    /// Empty where another core writes the files.
-    sinks: Vec<FileSink>,
+    sinks: Vec<Sink>,
     queue: TaskQueueHandle,
+    export_queue: TaskQueueHandle,
+    /// State of a xorshift, for the jitter of retries; never 0.
+    random: Cell<u64>,
     span_bytes_max: usize,
     serving: Cell<bool>,
     disk_low: Cell<bool>,
@@ -72,9 +78,10 @@ pub struct CoreParts {
     pub mesh: Rc<Mesh>,
     pub seats: Seats,
     pub disk: Disk,
-    /// On the core that writes the files; elsewhere none.
-    pub sinks: Vec<FileSink>,
+    /// One for each exporter, in the order of the configuration.
+    pub sinks: Vec<Sink>,
     pub queue: TaskQueueHandle,
+    pub export_queue: TaskQueueHandle,
     pub span_bytes_max: usize,
 }
 
@@ -90,6 +97,7 @@ impl Core {
             disk,
             sinks,
             queue,
+            export_queue,
             span_bytes_max,
         } = parts;
         Rc::new(Core {
@@ -100,6 +108,8 @@ impl Core {
             disk,
             sinks,
             queue,
+            export_queue,
+            random: Cell::new(datadir::random_u64()),
             span_bytes_max,
             serving: Cell::new(true),
             disk_low: Cell::new(false),
@@ -119,7 +129,11 @@ impl Core {
         self.clock.now()
     }
 
-    pub fn sinks(&self) -> &[FileSink] {
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    pub fn sinks(&self) -> &[Sink] {
         &self.sinks
     }
 
@@ -150,12 +164,13 @@ impl Core {
 
     /// Everything handed out is finished, or `patience` runs out.
     pub async fn stop(self: &Rc<Core>, patience: Duration) -> bool {
-        self.shard.borrow_mut().stop();
-        let until = self.clock.now().instant.plus(patience);
+        let now = self.clock.now();
+        self.shard.borrow_mut().stop(now, DELIVERY_PATIENCE.min(patience));
+        let until = now.instant.plus(patience);
         loop {
             let now = self.clock.now();
             self.turn(now);
-            if self.shard.borrow().is_settled() {
+            if self.shard.borrow().is_settled(now) {
                 return true;
             }
             if now.instant >= until {
@@ -271,26 +286,28 @@ impl Core {
 
     fn spawn_shipment(self: &Rc<Core>, log: LogId, destination: usize, shipment: Shipment) {
         let core = self.clone();
-        self.spawn(async move {
-            let result = match core.mesh.core() {
-                FILE_WRITER => core.append(destination, shipment.bytes).await,
-                _ => core.mesh.append(FILE_WRITER, destination, shipment.bytes).await,
-            };
-            let now = core.clock.now();
-            core.shard
-                .borrow_mut()
-                .handle_shipped(now, log, destination, shipment.through, result);
+        let ship = async move {
+            let through = shipment.through;
+            let result = core.sinks[destination].ship(shipment).await;
+            let (now, random) = (core.clock.now(), core.random());
+            let mut shard = core.shard.borrow_mut();
+            if let Some(notice) = shard.handle_shipped(now, log, destination, through, result, random) {
+                log_notice(shard.landings()[0].destination_id(destination), notice);
+            }
+            drop(shard);
             core.turn(now);
-        });
+        };
+        glommio::spawn_local_into(ship, self.export_queue)
+            .expect("the queue exists")
+            .detach();
     }
 
-    /// Appends lines to a file that this core writes, for this core or another.
+    /// Appends lines that another core exports to a file that this core writes.
     pub async fn append(&self, destination: usize, lines: Vec<u8>) -> Result<(), String> {
-        let result = self.sinks[destination].append(lines).await;
-        if let Err(error) = &result {
-            tracing::error!(error, "cannot export; the traces stay in the kept log");
+        match &self.sinks[destination] {
+            Sink::File(file) => file.append(lines).await,
+            Sink::Otlp(_) | Sink::Elsewhere(..) => unreachable!("only the writer of a file is sent lines"),
         }
-        result
     }
 
     fn spawn_op(self: &Rc<Core>, log: LogId, which: WhichLog, id: OpId, op: DiskOp<DmaPool>) {
@@ -316,6 +333,15 @@ impl Core {
             core.shard.borrow_mut().handle_read(log, read, bytes);
             core.turn(core.clock.now());
         });
+    }
+
+    fn random(&self) -> u64 {
+        let mut random = self.random.get().max(1);
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        self.random.set(random);
+        random
     }
 
     async fn keep_time(self: Rc<Core>) {
@@ -363,6 +389,36 @@ impl Drop for Held<'_> {
         if let Some(landing) = self.core.shard.borrow_mut().landing_mut(self.place.log()) {
             landing.release(self.place.entry());
         }
+    }
+}
+
+fn log_notice(exporter: &str, notice: Notice) {
+    match notice {
+        Notice::Failing { error } => {
+            tracing::warn!(
+                exporter,
+                error,
+                "cannot export; the traces stay in the kept log, retrying"
+            );
+        }
+        Notice::Dropped { spans, error, help } => {
+            tracing::error!(
+                exporter,
+                spans,
+                error,
+                help,
+                "the destination refused traces for good"
+            );
+        }
+        Notice::Rejected { spans, message } => {
+            tracing::warn!(
+                exporter,
+                spans,
+                message,
+                "the destination rejected a part of a request"
+            );
+        }
+        Notice::Recovered => tracing::info!(exporter, "exporting again"),
     }
 }
 
@@ -427,6 +483,10 @@ impl TraceService for Service {
                         message: refused.to_string(),
                     }
                 }
+            },
+            Submission::PushedBack { exporter } => Submitted::Refused {
+                retry_after: PUSHED_BACK_RETRY,
+                message: format!("the queue of exporter {exporter} is full"),
             },
             Submission::InFlight => Submitted::Refused {
                 retry_after: IN_FLIGHT_RETRY,

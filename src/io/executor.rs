@@ -12,13 +12,13 @@
 use super::admin::{Admin, Facts};
 use super::clock::Clock;
 use super::core::{Core, CoreParts, FILE_WRITER, Service};
-use super::datadir::DataDir;
+use super::datadir::{self, DataDir};
 use super::disk::Disk;
-use super::egress::FileSink;
+use super::egress::{ExporterOptions, Sink, SinkOptions};
 use super::ingress::{Connection, Ingress, TraceService, Transport};
 use super::mesh::{Inbox, Mesh, Post};
 use super::metronome::Metronome;
-use super::node::{FileDestination, NodeError, NodeOptions};
+use super::node::{NodeError, NodeOptions};
 use super::resume::{self, Found};
 use super::seats::Seats;
 use crate::base::ids::{CoreId, LogId};
@@ -27,6 +27,7 @@ use crate::table::{Table, TableOptions};
 use glommio::{Latency, Shares, TaskQueueHandle};
 use std::cell::RefCell;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -103,10 +104,7 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     if let Some(listener) = admin_listener {
         admin.serve(listener);
     }
-    let sinks = match id {
-        FILE_WRITER => open_sinks(&options.files)?,
-        _ => Vec::new(),
-    };
+    let sinks = open_sinks(&options.exporters, &clock, &mesh)?;
 
     let hash_key = data_dir.hash_key();
     let table = Table::new(table_options(&options, core_count, hash_key), clock.now());
@@ -149,6 +147,7 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
             disk: Disk::new(data_dir.path().to_path_buf()),
             sinks,
             queue: queues.log,
+            export_queue: queues.export,
             span_bytes_max: options.span_bytes_max(),
         },
     );
@@ -196,15 +195,17 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
 struct Queues {
     ingest: TaskQueueHandle,
     log: TaskQueueHandle,
+    export: TaskQueueHandle,
 }
 
 impl Queues {
     fn create() -> Queues {
         let soon = Latency::Matters(Duration::from_millis(1));
-        let queue = |name| glommio::executor().create_task_queue(Shares::Static(1000), soon, name);
+        let queue = |name, shares| glommio::executor().create_task_queue(Shares::Static(shares), soon, name);
         Queues {
-            ingest: queue("ingest"),
-            log: queue("log"),
+            ingest: queue("ingest", 1000),
+            log: queue("log", 1000),
+            export: queue("export", 500),
         }
     }
 }
@@ -219,16 +220,24 @@ fn table_options(options: &NodeOptions, core_count: u16, hash_key: crate::route:
     }
 }
 
-fn open_sinks(files: &[FileDestination]) -> Result<Vec<FileSink>, NodeError> {
-    let open = |destination: &FileDestination| {
-        let error = |error| NodeError::File {
-            id: destination.id.clone(),
-            path: destination.file.path.clone(),
+fn open_sinks(
+    exporters: &[ExporterOptions],
+    clock: &Rc<Clock>,
+    mesh: &Rc<Mesh>,
+) -> Result<Vec<Sink>, NodeError> {
+    let open = |(number, exporter): (usize, &ExporterOptions)| {
+        let seed = datadir::random_u64();
+        let sink = Sink::new(&exporter.sink, number, clock.clone(), mesh, seed);
+        sink.map_err(|error| NodeError::File {
+            id: exporter.destination.id.clone(),
+            path: match &exporter.sink {
+                SinkOptions::File(file) => file.path.clone(),
+                SinkOptions::Otlp(_) => PathBuf::new(),
+            },
             error,
-        };
-        FileSink::new(destination.file.clone()).map_err(error)
+        })
     };
-    files.iter().map(open).collect()
+    exporters.iter().enumerate().map(open).collect()
 }
 
 /// Takes what other cores found in their logs, until every log is replayed. What else comes is kept for later.
@@ -343,9 +352,9 @@ async fn watch(options: &NodeOptions, core: &Rc<Core>, flags: &Flags) {
     let mut rounds = 0u32;
     while !flags.stop.load(Ordering::Relaxed) {
         glommio::timer::sleep(HOUSEKEEPING).await;
-        if !core.sinks().is_empty() && flags.reopen.swap(false, Ordering::Relaxed) {
+        if core.mesh().core() == FILE_WRITER && flags.reopen.swap(false, Ordering::Relaxed) {
             tracing::info!("SIGHUP: reopening output files");
-            core.sinks().iter().for_each(FileSink::reopen);
+            core.sinks().iter().for_each(Sink::reopen);
         }
         if rounds.is_multiple_of(10) {
             let disk = rustix::fs::statvfs(&options.data_dir);

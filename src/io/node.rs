@@ -8,7 +8,7 @@
 use super::admin::Facts;
 use super::clock::Clock;
 use super::datadir::{DataDir, DataDirError};
-use super::egress::FileOptions;
+use super::egress::ExporterOptions;
 use super::executor::{self, CoreSetup, Flags};
 use super::ingress::{self, listener};
 use super::mesh::mesh;
@@ -50,7 +50,7 @@ pub struct NodeOptions {
     pub completion: CompletionOptions,
     pub annotate: bool,
     pub memory_limit_bytes: u64,
-    pub files: Vec<FileDestination>,
+    pub exporters: Vec<ExporterOptions>,
     pub grpc: Vec<SocketAddr>,
     pub http: Vec<SocketAddr>,
     pub admin: Vec<SocketAddr>,
@@ -67,13 +67,6 @@ impl NodeOptions {
     pub fn span_bytes_max(&self) -> usize {
         (self.segment_bytes - ENTRY_OVERHEAD) as usize
     }
-}
-
-#[derive(Clone, Debug)]
-pub struct FileDestination {
-    pub id: String,
-    pub flush_interval: Duration,
-    pub file: FileOptions,
 }
 
 /// Why a node did not start, or did not end well. Everything acknowledged is in its log.

@@ -11,7 +11,7 @@ use super::node::{NodeError, NodeOptions};
 use super::recovery::{self, FoundLog};
 use crate::base::ids::{CoreId, LogId, Position};
 use crate::config::options::Durability;
-use crate::export::{Destination, DestinationOptions};
+use crate::export::Destination;
 use crate::landing::fetch::WhichLog;
 use crate::landing::replay::{KeptReplay, Replay, Replayed};
 use crate::landing::{Landing, LandingOptions, LandingParts};
@@ -22,8 +22,6 @@ use std::time::Duration;
 
 /// Kept entries are synced together; nobody waits for them.
 const KEPT_GROUP_INTERVAL: Duration = Duration::from_millis(50);
-/// A shipment to a file.
-const FILE_BATCH_BYTES: usize = 1 << 20;
 /// Decisions gathered before their owners are told.
 const FOUND_COUNT: usize = 4096;
 
@@ -91,7 +89,11 @@ async fn replay(
         ..
     } = *sources;
     let began = clock.now();
-    let destination_ids = options.files.iter().map(|file| file.id.clone()).collect();
+    let destination_ids = options
+        .exporters
+        .iter()
+        .map(|exporter| exporter.destination.id.clone())
+        .collect();
     let mut replay = Replay::new(
         log,
         data_dir.hash_key(),
@@ -114,7 +116,7 @@ async fn replay(
     let mut kept_replay = KeptReplay::new(&replayed);
     let kept_path = data_dir.log_path(WhichLog::Kept, log);
     let kept_found = recovery::replay(&kept_path, log, clock, |entry| {
-        kept_replay.entry(entry, began);
+        kept_replay.entry(entry, names, began);
     })
     .await?;
     let malformed = replayed.malformed + kept_replay.malformed;
@@ -180,14 +182,11 @@ fn parts(
     // What is behind every cursor is of no use to anyone.
     let kept_options = log_options(Duration::ZERO, KEPT_GROUP_INTERVAL, kept_found.log_seed);
     let kept = Log::new(kept_options, DmaPool::default(), kept_start, now);
-    let destinations = options.files.iter().map(|file| {
-        let options = DestinationOptions {
-            id: file.id.clone(),
-            flush_interval: file.flush_interval,
-            batch_bytes: FILE_BATCH_BYTES,
-        };
+    let destinations = options.exporters.iter().map(|exporter| {
+        let mut options = exporter.destination.clone();
+        options.queue_bytes_max /= share;
         // A new destination starts at the tail.
-        let cursor = replayed.cursors.get(&file.id).copied().unwrap_or(kept_tail);
+        let cursor = replayed.cursors.get(&options.id).copied().unwrap_or(kept_tail);
         Destination::new(options, cursor)
     });
     let destinations = destinations.collect();

@@ -152,10 +152,7 @@ impl<P: BlockPool, W> Landing<P, W> {
 
     /// Tells the log what must stay in it.
     fn move_floors(&mut self) {
-        let waiting = self
-            .queue
-            .oldest()
-            .map_or(Position(u64::MAX), |entry| entry.needs);
+        let waiting = self.queue.front().map_or(Position(u64::MAX), |entry| entry.needs);
         self.log
             .set_resume_floor(self.decided.resume_floor().min(waiting));
         let oldest = self.decided.batches.front().map(|batch| batch.position);

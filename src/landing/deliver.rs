@@ -1,118 +1,67 @@
 //! From the kept log to destinations: who has got what, and what is handed out next.
 //!
-//! The queue lists the kept entries that some destination has not got. Each destination gathers a shipment a
-//! little at a time, so that no turn is long, and moves its cursor when the shipment has arrived.
+//! Each destination gathers a shipment a little at a time, so that no turn is long, and moves its cursor when
+//! the shipment has arrived. What a destination is not to get (by its filter, or because its queue was full) it
+//! passes over.
 
 use super::fetch::{Fetched, READ_BYTES, ReadOp, WhichLog};
+use super::queue::{Amount, KeptEntry, Queue, Readers};
 use super::record::{self, CURSORS, KeptRecord};
 use super::{CURSOR_INTERVAL, Landing};
 use crate::base::block::BlockPool;
 use crate::base::ids::{Position, TraceId};
 use crate::base::time::{Instant, Now};
-use crate::export::lines::Lines;
-use crate::export::{Destination, Shipment};
-use crate::stats::Stats;
+use crate::export::batch::Batch;
+use crate::export::retry::{Arrival, Failure, Fate, Loss};
+use crate::export::{Destination, DestinationStats, Notice, OnFull, Shipment};
+use crate::route::PolicyNumber;
 use crate::wal::Log;
-use std::collections::VecDeque;
 
-/// Framed bytes that one destination gathers in one turn.
+/// Framed bytes that one destination gathers in one turn, and entries of others that it passes over.
 const TURN_BYTES_MAX: usize = 64 << 10;
-
-/// A kept entry that some destination has not got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeptEntry {
-    pub trace: TraceId,
-    pub position: Position,
-    pub end: Position,
-    pub framed_len: u32,
-    pub span_count: u32,
-    pub kept_at: Instant,
-    /// Its spans lie in the log at or after this: should the kept log be damaged, a start finds them there.
-    pub needs: Position,
-}
-
-/// Kept entries in order. They are numbered from the start of the process.
-#[derive(Debug, Default)]
-pub(super) struct Queue {
-    entries: VecDeque<KeptEntry>,
-    /// Number of the first.
-    first: u64,
-    end: Position,
-    /// All that was ever pushed.
-    pushed: Amount,
-}
-
-/// Spans and framed bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Amount {
-    spans: u64,
-    bytes: u64,
-}
-
-impl Amount {
-    fn add(&mut self, entry: &KeptEntry) {
-        self.spans += u64::from(entry.span_count);
-        self.bytes += u64::from(entry.framed_len);
-    }
-}
-
-impl Queue {
-    pub fn push(&mut self, entry: KeptEntry) {
-        self.end = entry.end;
-        self.pushed.add(&entry);
-        self.entries.push_back(entry);
-    }
-
-    fn get(&self, number: u64) -> Option<&KeptEntry> {
-        self.entries
-            .get(usize::try_from(number.checked_sub(self.first)?).ok()?)
-    }
-
-    /// The first entry that some destination has not got.
-    pub fn oldest(&self) -> Option<&KeptEntry> {
-        self.entries.front()
-    }
-
-    /// Where the last entry ever pushed ends.
-    pub fn end(&self) -> Position {
-        self.end
-    }
-}
+const TURN_PASSED_MAX: u64 = 4096;
 
 /// A destination and the shipment that it is gathering.
 #[derive(Debug)]
 pub(super) struct Delivery {
     destination: Destination,
     gathering: Option<Gathering>,
-    ready: Option<Shipment>,
-    /// The shipment that is out: entries, spans and bytes of it.
-    out: Option<(u64, u64, u64)>,
-    out_at: Instant,
-    /// Of all that was ever pushed to the queue, what has been gathered.
-    gathered: Amount,
-    /// `gathered` when the shipment that is out was begun.
-    gathered_before: Amount,
+    ready: Option<(Shipment, Amount)>,
+    out: Option<Out>,
+    /// All that was ever queued for it, and what of that it has got or will never get.
+    queued: Amount,
+    done: Amount,
+    /// Somebody was told that its queue is full.
+    full: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Gathering {
-    lines: Lines,
+    batch: Batch,
     entries: u64,
-    spans: u64,
-    framed_bytes: usize,
+    /// Entries for it, unreadable ones included.
+    amount: Amount,
+    unreadable_spans: u64,
     through: Position,
 }
 
+/// The shipment that is out.
+#[derive(Debug)]
+struct Out {
+    entries: u64,
+    spans: u64,
+    amount: Amount,
+    since: Instant,
+}
+
 /// A destination as people see it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct DestinationReport {
     pub id: String,
     pub state: &'static str,
     pub last_error: Option<String>,
-    pub sent_spans: u64,
-    pub sent_bytes: u64,
-    pub failed_spans: u64,
-    pub retries: u64,
+    pub stats: DestinationStats,
+    /// Not acknowledged yet.
     pub queued_spans: u64,
     pub queued_bytes: u64,
     pub oldest: Option<Instant>,
@@ -125,14 +74,25 @@ impl DestinationReport {
             self.state = other.state;
             self.last_error = other.last_error;
         }
-        self.sent_spans += other.sent_spans;
-        self.sent_bytes += other.sent_bytes;
-        self.failed_spans += other.failed_spans;
-        self.retries += other.retries;
+        self.stats.merge(&other.stats);
         self.queued_spans += other.queued_spans;
         self.queued_bytes += other.queued_bytes;
         self.oldest = [self.oldest, other.oldest].into_iter().flatten().min();
     }
+
+    pub fn failed_spans(&self) -> u64 {
+        self.stats.failed_spans().map(|(_, spans)| spans).sum()
+    }
+}
+
+/// Whether an entry can be kept, for a kept log that is full.
+pub(super) enum Room {
+    /// Room was made.
+    Made,
+    /// There will be some; nothing may be lost meanwhile.
+    Later,
+    /// Its readers lose it.
+    None,
 }
 
 impl Delivery {
@@ -142,31 +102,200 @@ impl Delivery {
             gathering: None,
             ready: None,
             out: None,
-            out_at: Instant::default(),
-            gathered: Amount::default(),
-            gathered_before: Amount::default(),
+            queued: Amount::default(),
+            done: Amount::default(),
+            full: false,
         }
+    }
+
+    fn waiting(&self) -> Amount {
+        self.queued - self.done
+    }
+
+    fn is_busy(&self) -> bool {
+        self.gathering.is_some() || self.ready.is_some() || self.out.is_some()
+    }
+
+    fn pushes_back(&self) -> bool {
+        self.destination.options.on_full == OnFull::PushBack
+    }
+
+    /// Whether `more` bytes are more than its queue may hold; says so once.
+    fn is_full(&mut self, more: u64) -> bool {
+        let full = self.waiting().bytes + more > self.destination.options.queue_bytes_max;
+        if full != self.full && (full || self.waiting().bytes < self.destination.options.queue_bytes_max / 2)
+        {
+            self.full = full;
+            let options = &self.destination.options;
+            let id = options.id.as_str();
+            match (full, options.on_full) {
+                (true, OnFull::LoseNew) => {
+                    tracing::error!(
+                        exporter = id,
+                        "its queue is full (queue.max_size); losing new traces"
+                    );
+                }
+                (true, OnFull::PushBack) => {
+                    tracing::error!(
+                        exporter = id,
+                        "its queue is full (queue.max_size); refusing requests"
+                    );
+                }
+                (false, _) => tracing::info!(exporter = id, "its queue has room again"),
+            }
+        }
+        full
+    }
+
+    /// Passes over what stands at the cursor and is not for it.
+    fn pass_others(&mut self, queue: &Queue, index: usize) -> bool {
+        let mut passed = 0;
+        while passed < TURN_PASSED_MAX
+            && let Some(entry) = queue.get(self.destination.next())
+            && !entry.readers.contains(index)
+        {
+            self.destination.pass_over(entry.end, 1);
+            passed += 1;
+        }
+        passed > 0
     }
 }
 
 impl<P: BlockPool, W> Landing<P, W> {
-    /// Puts an entry that a replay found back into the queue; destinations that have it pass over it.
-    pub(super) fn enqueue_replayed(&mut self, entry: KeptEntry) {
-        self.kept.hold(entry.position, 1);
-        for delivery in &mut self.deliveries {
-            if entry.end <= delivery.destination.cursor() {
-                delivery.destination.pass_over();
-                delivery.gathered.add(&entry);
+    /// Destinations that want what `policy` keeps.
+    pub(super) fn wanted_by(&self, policy: Option<PolicyNumber>) -> Readers {
+        let policy = policy.and_then(|number| self.policy_name(number));
+        let mut readers = Readers::default();
+        for (index, delivery) in self.deliveries.iter().enumerate() {
+            if delivery.destination.options.wants.kept_by(policy) {
+                readers.add(index);
+            }
+        }
+        readers
+    }
+
+    /// Of those that want a new entry, the destinations that are to get it; those that have no room lose it,
+    /// counted.
+    pub(super) fn readers_of(&mut self, wanted: Readers, framed_len: usize, span_count: u32) -> Readers {
+        let mut readers = wanted;
+        for (index, delivery) in self.deliveries.iter_mut().enumerate() {
+            if readers.contains(index) && delivery.is_full(framed_len as u64) && !delivery.pushes_back() {
+                readers.remove(index);
+                delivery
+                    .destination
+                    .stats
+                    .lose(Loss::QueueFull, u64::from(span_count));
+            }
+        }
+        readers
+    }
+
+    pub(super) fn lose_for(&mut self, readers: Readers, loss: Loss, spans: u64) {
+        for (index, delivery) in self.deliveries.iter_mut().enumerate() {
+            if readers.contains(index) {
+                delivery.destination.stats.lose(loss, spans);
+            }
+        }
+    }
+
+    /// The first destination whose full queue refuses requests.
+    pub fn pushed_back_by(&mut self) -> Option<&str> {
+        let mut deliveries = self.deliveries.iter_mut();
+        deliveries.find_map(|delivery| {
+            let full = delivery.pushes_back() && delivery.is_full(0);
+            full.then_some(delivery.destination.options.id.as_str())
+        })
+    }
+
+    pub(super) fn enqueue(&mut self, entry: KeptEntry) {
+        for (index, delivery) in self.deliveries.iter_mut().enumerate() {
+            if entry.readers.contains(index) {
+                delivery.queued.add(&entry);
             }
         }
         self.queue.push(entry);
     }
 
+    /// Puts an entry that a replay found back into the queue, for destinations that have not got it.
+    pub(super) fn enqueue_replayed(&mut self, mut entry: KeptEntry) {
+        self.kept.hold(entry.position, 1);
+        entry.readers = self.wanted_by(entry.policy);
+        for (index, delivery) in self.deliveries.iter().enumerate() {
+            if entry.end <= delivery.destination.cursor() {
+                entry.readers.remove(index);
+            }
+        }
+        self.enqueue(entry);
+    }
+
+    /// The kept log is full, and `readers` want one more entry.
+    ///
+    /// Segments go oldest first, so the destination that is furthest behind takes the room of all. If others
+    /// want the new entry, that one loses the oldest segment of its queue; if nobody else does, the new entry is
+    /// what is lost. Who pushes back loses nothing: the entry waits in the log.
+    pub(super) fn make_room(&mut self, readers: Readers) -> Room {
+        let Landing {
+            deliveries,
+            queue,
+            kept,
+            ..
+        } = self;
+        let Some(oldest) = queue.front().and_then(|entry| kept.locate(entry.position)) else {
+            return Room::Later;
+        };
+        let is_oldest = |entry: &KeptEntry| {
+            kept.locate(entry.position)
+                .is_some_and(|(segment, _)| segment == oldest.0)
+        };
+        let holds_up = |delivery: &Delivery| queue.get(delivery.destination.next()).is_some_and(is_oldest);
+        let (mut others, mut free) = (false, true);
+        for (index, delivery) in deliveries.iter().enumerate() {
+            if !holds_up(delivery) {
+                others |= readers.contains(index);
+                continue;
+            }
+            if delivery.pushes_back() {
+                return Room::Later;
+            }
+            free &= !delivery.is_busy();
+        }
+        match (others, free) {
+            (false, _) => return Room::None,
+            // Its attempt ends soon, and nothing is lost by waiting so long.
+            (true, false) => return Room::Later,
+            (true, true) => {}
+        }
+        for (index, delivery) in deliveries.iter_mut().enumerate() {
+            while let Some(entry) = queue.get(delivery.destination.next())
+                && is_oldest(entry)
+            {
+                if entry.readers.contains(index) {
+                    delivery.done.add(entry);
+                    let spans = u64::from(entry.span_count);
+                    delivery.destination.stats.lose(Loss::QueueFull, spans);
+                }
+                delivery.destination.pass_over(entry.end, 1);
+            }
+        }
+        self.cursors_changed = true;
+        self.forget_delivered();
+        Room::Made
+    }
+
     /// Gathers shipments where they are due; `true`: there is more for another turn.
     pub(super) fn gather(&mut self, now: Now) -> bool {
         let mut more = false;
+        let mut passed = false;
         for index in 0..self.deliveries.len() {
+            let delivery = &mut self.deliveries[index];
+            if !delivery.is_busy() {
+                passed |= delivery.pass_others(&self.queue, index);
+            }
             more |= self.gather_for(now, index);
+        }
+        if passed {
+            self.cursors_changed = true;
+            self.forget_delivered();
         }
         more
     }
@@ -180,74 +309,88 @@ impl<P: BlockPool, W> Landing<P, W> {
             stopping,
             ..
         } = self;
-        let Delivery {
-            destination,
-            gathering,
-            ready,
-            gathered,
-            gathered_before,
-            ..
-        } = &mut deliveries[index];
-        if ready.is_some() {
+        let delivery = &mut deliveries[index];
+        let waiting_bytes = delivery.waiting().bytes;
+        let destination = &mut delivery.destination;
+        if delivery.ready.is_some() {
             return false;
         }
-        if gathering.is_none() {
+        if delivery.gathering.is_none() {
             let oldest = queue.get(destination.next()).map(|entry| entry.kept_at);
-            let waiting_bytes = queue.pushed.bytes - gathered.bytes;
             if !destination.wants_shipment(now, waiting_bytes, oldest, *stopping) {
                 return false;
             }
-            *gathered_before = *gathered;
         }
-        let state = gathering.get_or_insert_default();
-        let mut turn_bytes = 0;
+        let state = delivery.gathering.get_or_insert_with(|| Gathering {
+            batch: Batch::new(destination.options.format),
+            entries: 0,
+            amount: Amount::default(),
+            unreadable_spans: 0,
+            through: Position::default(),
+        });
+        let batch_bytes = destination.options.batch_bytes as u64;
+        let (mut turn_bytes, mut turn_passed) = (0, 0);
         let full = loop {
-            if state.framed_bytes >= destination.options.batch_bytes {
-                break true;
-            }
             let Some(entry) = queue.get(destination.next() + state.entries) else {
                 break true;
             };
-            if turn_bytes >= TURN_BYTES_MAX {
+            if turn_bytes >= TURN_BYTES_MAX || turn_passed >= TURN_PASSED_MAX {
                 break false;
+            }
+            if !entry.readers.contains(index) {
+                turn_passed += 1;
+                state.entries += 1;
+                state.through = entry.end;
+                continue;
+            }
+            if state.amount.bytes > 0 && state.amount.bytes + u64::from(entry.framed_len) > batch_bytes {
+                break true;
             }
             let framed = match find_kept(kept, fetcher, entry.position) {
                 Ok(Some(payload)) => KeptRecord::read(payload),
                 Ok(None) => None,
                 // What was gathered before it can go ahead while the entry is read.
-                Err(StillReading) => break state.entries > 0,
+                Err(StillReading) if state.entries > 0 => break true,
+                Err(StillReading) => return false,
             };
             match framed {
-                Some(kept) => {
-                    state.lines.push(kept.trace, kept.framed);
-                    state.spans += u64::from(entry.span_count);
-                }
-                None => destination.stats.failed_spans += u64::from(entry.span_count),
+                Some(kept) => state.batch.push(kept.trace, kept.framed),
+                None => state.unreadable_spans += u64::from(entry.span_count),
             }
             state.entries += 1;
-            gathered.add(entry);
-            state.framed_bytes += entry.framed_len as usize;
+            state.amount.add(entry);
             state.through = entry.end;
             turn_bytes += entry.framed_len as usize;
         };
         if !full {
-            return turn_bytes >= TURN_BYTES_MAX;
+            return true;
         }
         let Gathering {
-            lines,
+            batch,
             entries,
-            spans,
+            amount,
+            unreadable_spans,
             through,
-            ..
-        } = gathering.take().expect("just filled");
-        let (bytes, unwritable) = lines.finish();
-        destination.stats.failed_spans += unwritable;
-        *ready = Some(Shipment {
+        } = delivery.gathering.take().expect("just filled");
+        let (bytes, unwritable) = batch.finish();
+        destination.stats.lose(Loss::Unreadable, unreadable_spans);
+        destination.stats.lose(Loss::Unwritable, unwritable);
+        if bytes.is_empty() {
+            // Nothing of it can be sent, and empty requests should not be (OTLP C15).
+            destination.pass_over(through, entries);
+            delivery.done += amount;
+            self.cursors_changed = true;
+            self.forget_delivered();
+            return true;
+        }
+        let spans = (amount.spans - unreadable_spans).saturating_sub(unwritable);
+        let shipment = Shipment {
             bytes,
             through,
             entries,
             spans,
-        });
+        };
+        delivery.ready = Some((shipment, amount));
         false
     }
 
@@ -256,45 +399,52 @@ impl<P: BlockPool, W> Landing<P, W> {
             .iter_mut()
             .enumerate()
             .find_map(|(index, delivery)| {
-                let shipment = delivery.ready.take()?;
+                let (shipment, amount) = delivery.ready.take()?;
                 delivery.destination.shipped();
-                delivery.out_at = now.instant;
-                delivery.out = Some((shipment.entries, shipment.spans, shipment.bytes.len() as u64));
+                delivery.out = Some(Out {
+                    entries: shipment.entries,
+                    spans: shipment.spans,
+                    amount,
+                    since: now.instant,
+                });
                 Some((index, shipment))
             })
     }
 
-    /// The shipment of a destination ended: `Ok` once it is as durable as the destination makes it.
+    /// The shipment of a destination ended: `Ok` once it is as durable as the destination makes it. `random` is
+    /// any number. What comes back is to be logged.
     pub fn handle_shipped(
         &mut self,
         now: Now,
         index: usize,
         through: Position,
-        result: Result<(), String>,
-        stats: &mut Stats,
-    ) {
+        result: Result<Arrival, Failure>,
+        random: u64,
+    ) -> Option<Notice> {
         let delivery = &mut self.deliveries[index];
-        let (entries, spans, bytes) = delivery.out.take().expect("one shipment is out, and it ended");
-        stats.exporter_request.record(now.instant.since(delivery.out_at));
-        if result.is_ok()
-            && let Some(oldest) = self.queue.get(delivery.destination.next())
-        {
-            stats.export_delay.record(now.instant.since(oldest.kept_at));
-        }
-        match result {
-            Ok(()) => {
-                delivery
-                    .destination
-                    .handle_arrived(through, entries, spans, bytes);
-                self.cursors_changed = true;
-                self.forget_delivered();
-                self.write_prologue();
+        let destination = &mut delivery.destination;
+        let out = delivery.out.take().expect("one shipment is out, and it ended");
+        destination.stats.request.record(now.instant.since(out.since));
+        let (over, notice) = match result {
+            Ok(arrival) => {
+                if let Some(oldest) = self.queue.get(destination.next()) {
+                    destination.stats.delay.record(now.instant.since(oldest.kept_at));
+                }
+                (true, destination.handle_arrived(&arrival, out.spans))
             }
-            Err(error) => {
-                delivery.gathered = delivery.gathered_before;
-                delivery.destination.handle_failed(now, error);
+            Err(failure) => {
+                let (fate, notice) = destination.handle_failed(now, &failure, out.spans, random);
+                (matches!(fate, Fate::Drop(_)), notice)
             }
+        };
+        if over {
+            destination.pass_over(through, out.entries);
+            delivery.done += out.amount;
+            self.cursors_changed = true;
+            self.forget_delivered();
+            self.write_prologue();
         }
+        notice
     }
 
     fn forget_delivered(&mut self) {
@@ -304,10 +454,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             .map(|delivery| delivery.destination.next())
             .min();
         let Some(next) = next else { return };
-        while self.queue.first < next
-            && let Some(entry) = self.queue.entries.pop_front()
-        {
-            self.queue.first += 1;
+        while let Some(entry) = self.queue.pop_before(next) {
             self.kept.release(entry.position, 1);
         }
     }
@@ -340,7 +487,7 @@ impl<P: BlockPool, W> Landing<P, W> {
         self.cursors_logged_at = now.instant;
     }
 
-    /// What the next segments begin with.
+    /// What the next segments begin with. Those of the kept log need names only: what its numbers mean.
     pub(super) fn write_prologue(&mut self) {
         let mut payload = Vec::new();
         let decided = self.decided.newest();
@@ -348,6 +495,14 @@ impl<P: BlockPool, W> Landing<P, W> {
         self.log
             .set_prologue(payload)
             .expect("names and cursors are few, config sees to it");
+    }
+
+    pub(super) fn write_kept_prologue(&mut self) {
+        let mut payload = Vec::new();
+        record::put_names(&mut payload, &self.options.policy_names, [].into_iter(), None);
+        self.kept
+            .set_prologue(payload)
+            .expect("names are few, config sees to it");
     }
 
     pub(super) fn delivery_timeout(&self) -> Option<Instant> {
@@ -368,21 +523,34 @@ impl<P: BlockPool, W> Landing<P, W> {
         self.deliveries.iter().all(|delivery| {
             let destination = &delivery.destination;
             let waiting = self.queue.get(destination.next()).is_some();
-            !destination.is_shipping() && (!waiting || destination.last_error().is_some())
+            !destination.is_shipping() && (!waiting || destination.is_failing())
         })
     }
 
     /// Spans of a kept trace that each destination has not got yet; walks the queue.
     pub fn queued_spans_of(&self, trace: TraceId) -> impl Iterator<Item = (&str, u64)> {
         let uncopied = self.uncopied_spans_of(trace);
-        self.deliveries.iter().map(move |delivery| {
+        self.deliveries.iter().enumerate().map(move |(number, delivery)| {
             let destination = &delivery.destination;
-            let first = destination.next().saturating_sub(self.queue.first);
-            let waiting = self.queue.entries.iter().skip(first as usize);
-            let queued = waiting.filter(|entry| entry.trace == trace);
+            let waiting = self.queue.from(destination.next());
+            let queued = waiting.filter(|entry| entry.trace == trace && entry.readers.contains(number));
             let queued: u64 = queued.map(|entry| u64::from(entry.span_count)).sum();
             (destination.options.id.as_str(), queued + uncopied)
         })
+    }
+
+    /// Bytes of shipments that are gathered or out.
+    pub(super) fn shipment_bytes(&self) -> u64 {
+        let amounts = self.deliveries.iter().flat_map(|delivery| {
+            let gathering = delivery.gathering.as_ref().map(|gathering| gathering.amount);
+            let ready = delivery.ready.as_ref().map(|(_, amount)| *amount);
+            [gathering, ready, delivery.out.as_ref().map(|out| out.amount)]
+        });
+        amounts.flatten().map(|amount| amount.bytes).sum()
+    }
+
+    pub fn destination_id(&self, number: usize) -> &str {
+        &self.deliveries[number].destination.options.id
     }
 
     pub fn destinations(&self) -> impl Iterator<Item = DestinationReport> {
@@ -392,12 +560,9 @@ impl<P: BlockPool, W> Landing<P, W> {
                 id: destination.options.id.clone(),
                 state: destination.state_name(),
                 last_error: destination.last_error().map(str::to_string),
-                sent_spans: destination.stats.sent_spans,
-                sent_bytes: destination.stats.sent_bytes,
-                failed_spans: destination.stats.failed_spans,
-                retries: destination.stats.retries,
-                queued_spans: self.queue.pushed.spans - delivery.gathered.spans,
-                queued_bytes: self.queue.pushed.bytes - delivery.gathered.bytes,
+                stats: destination.stats.clone(),
+                queued_spans: delivery.waiting().spans,
+                queued_bytes: delivery.waiting().bytes,
                 oldest: self.queue.get(destination.next()).map(|entry| entry.kept_at),
             }
         })

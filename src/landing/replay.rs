@@ -18,6 +18,7 @@
 //! Any core can fold any log: logs belong to the directory.
 
 use super::decided::{Batch, Uncovered};
+use super::queue::Readers;
 use super::record::{
     self, COPIED, CURSORS, CopiedRecord, DECIDED, DecidedRecord, KEPT, KeptRecord, NamesRecord, SPANS,
     VERDICTS, VerdictRecord,
@@ -414,6 +415,8 @@ pub struct KeptReplay {
     wanted: HashMap<Position, TraceId>,
     whole: HashSet<Position>,
     entries: Vec<KeptEntry>,
+    /// What policy numbers mean in the segment that is being replayed.
+    segment_names: Vec<String>,
     pub malformed: u64,
 }
 
@@ -430,7 +433,14 @@ impl KeptReplay {
         }
     }
 
-    pub fn entry(&mut self, entry: &ReplayedEntry<'_>, now: Now) {
+    /// `names` are those of [`LandingOptions::policy_names`].
+    pub fn entry(&mut self, entry: &ReplayedEntry<'_>, names: &[String], now: Now) {
+        if entry.kind == EntryKind::NAMES {
+            match NamesRecord::read(entry.payload) {
+                Some(record) => self.segment_names = record.policies,
+                None => self.malformed += 1,
+            }
+        }
         if entry.kind != KEPT {
             return;
         }
@@ -455,6 +465,10 @@ impl KeptReplay {
             end,
             framed_len: kept.framed.len() as u32,
             span_count: kept.span_count,
+            policy: kept
+                .policy
+                .and_then(|number| policy_number(names, self.segment_names.get(number.0 as usize)?)),
+            readers: Readers::default(),
             kept_at: now.instant,
             needs: Position(0),
         });

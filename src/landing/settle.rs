@@ -4,19 +4,21 @@
 //! their annotations, and appended to the kept log; only when that copy is durable, or every destination has
 //! got it, is the place in the log let go (W3). Any other verdict lets go at once.
 
-use super::deliver::KeptEntry;
+use super::deliver::Room;
 use super::fetch::{Fetched, READ_BYTES, ReadOp, WhichLog};
+use super::queue::{KeptEntry, Readers};
 use super::record::{COPIED, CopiedRecord, KEPT, KeptRecord, VERDICTS, VerdictRecord};
 use super::{Landing, LandingOptions};
 use crate::base::block::BlockPool;
 use crate::base::ids::{Place, Position, TraceId};
 use crate::base::time::Now;
+use crate::export::retry::Loss;
 use crate::otlp::join::{Annotation, AttributeValue, Joiner, ThresholdMark};
 use crate::otlp::payload::SpansPayload;
 use crate::route::{Decision, Places, Settlement};
 use crate::stats::Stats;
 use crate::verdict::Verdict;
-use crate::wal::{EntryFlags, Log};
+use crate::wal::{EntryFlags, Log, Refused};
 
 /// Framed bytes copied in one turn, and so how long a turn may get.
 const TURN_BYTES_MAX: usize = 256 << 10;
@@ -191,28 +193,59 @@ impl<P: BlockPool, W> Landing<P, W> {
                 Found::Lost => None,
                 Found::Here(payload) => frame(options, job, place, payload, framed, stats),
             };
-            job.next += 1;
             match spans {
                 Some(span_count) => {
-                    *bytes += self.framed.len();
-                    self.keep_framed(now, job, place, span_count, stats);
+                    let framed = std::mem::take(&mut self.framed);
+                    let kept = self.keep_framed(now, job, place, span_count, &framed);
+                    let framed_len = framed.len();
+                    self.framed = framed;
+                    if !kept {
+                        return false;
+                    }
+                    *bytes += framed_len;
                 }
                 None => self.log.release(place.entry(), 1),
             }
+            job.next += 1;
         }
         true
     }
 
-    /// Appends what `framed` holds to the kept log, or loses it, counted, when that is full.
-    fn keep_framed(&mut self, now: Now, job: &mut KeepJob, place: Place, span_count: u32, stats: &mut Stats) {
-        let framed = std::mem::take(&mut self.framed);
+    /// Appends `framed` to the kept log for those that want it. Whoever has no room loses it, counted, and with
+    /// nobody left to get it the place is let go. `false`: there will be room later.
+    fn keep_framed(
+        &mut self,
+        now: Now,
+        job: &mut KeepJob,
+        place: Place,
+        span_count: u32,
+        framed: &[u8],
+    ) -> bool {
         let len = KeptRecord::HEADER_BYTES + framed.len();
-        if self.kept.admit(len as u64).is_err() {
-            stats.spans_lost_queue_full += u64::from(span_count);
-            job.copied_spans += span_count;
+        let wanted = self.wanted_by(job.decision.policy);
+        let room = match self.kept.admit(len as u64) {
+            _ if wanted.is_empty() => Room::None,
+            Ok(()) => Room::Made,
+            Err(Refused::Full { .. }) => match self.make_room(wanted) {
+                // Room that is not there yet comes with the end of a write.
+                Room::Made if self.kept.admit(len as u64).is_err() => Room::Later,
+                room => room,
+            },
+            Err(Refused::NoSpace { .. } | Refused::Failing { .. }) => Room::Later,
+            Err(Refused::TooLarge { .. }) => Room::None,
+        };
+        let readers = match room {
+            Room::Later => return false,
+            Room::Made => self.readers_of(wanted, framed.len(), span_count),
+            Room::None => {
+                self.lose_for(wanted, Loss::QueueFull, u64::from(span_count));
+                Readers::default()
+            }
+        };
+        job.copied_spans += span_count;
+        if readers.is_empty() {
             self.log.release(place.entry(), 1);
-            self.framed = framed;
-            return;
+            return true;
         }
         let record = KeptRecord {
             trace: job.trace,
@@ -220,7 +253,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             policy: job.decision.policy,
             reason: job.decision.reason,
             late: job.late,
-            framed: &framed,
+            framed,
         };
         match self.kept.begin(now, KEPT, len) {
             Ok(out) => {
@@ -228,27 +261,27 @@ impl<P: BlockPool, W> Landing<P, W> {
                 let appended = self.kept.finish(EntryFlags::LAST_OF_RUN);
                 self.kept.hold(appended.position, 1);
                 self.copies.push_back((appended.end, place));
-                self.queue.push(KeptEntry {
+                self.enqueue(KeptEntry {
                     trace: job.trace,
                     position: appended.position,
                     end: appended.end,
                     framed_len: framed.len() as u32,
                     span_count,
+                    policy: job.decision.policy,
+                    readers,
                     kept_at: now.instant,
                     needs: self.log.resumes_at(),
                 });
                 let from = job.kept.map_or(appended.position, |(from, _)| from);
                 job.kept = Some((from, appended.end));
-                job.copied_spans += span_count;
             }
             Err(_) => {
-                stats.spans_lost_queue_full += u64::from(span_count);
-                job.copied_spans += span_count;
+                self.lose_for(readers, Loss::QueueFull, u64::from(span_count));
                 self.log.release(place.entry(), 1);
             }
         }
         self.uncounted_bytes += len as u64;
-        self.framed = framed;
+        true
     }
 
     /// Asks for the entries that the next jobs will want.

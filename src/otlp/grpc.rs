@@ -9,7 +9,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::json::text::push_base64;
+use super::json::text::{decode_base64, push_base64};
 
 mod deframe;
 
@@ -63,6 +63,12 @@ pub fn encode_binary(bytes: &[u8]) -> String {
     let padding = text.iter().rev().take_while(|digit| **digit == b'=').count();
     text.truncate(text.len() - padding);
     String::from_utf8(text).expect("base64 is ASCII")
+}
+
+/// The bytes of a header whose name ends in `-bin`; `None` if it is no base64, padded or not.
+pub fn decode_binary(header: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    decode_base64(header, &mut bytes).map(|()| bytes)
 }
 
 /// The text of a `grpc-message`. Nothing is refused: what is no escape stands for itself, what is no UTF-8

@@ -164,6 +164,30 @@ pub enum Code {
 }
 
 impl Code {
+    pub const ALL: [Code; 17] = [
+        Code::Ok,
+        Code::Cancelled,
+        Code::Unknown,
+        Code::InvalidArgument,
+        Code::DeadlineExceeded,
+        Code::NotFound,
+        Code::AlreadyExists,
+        Code::PermissionDenied,
+        Code::ResourceExhausted,
+        Code::FailedPrecondition,
+        Code::Aborted,
+        Code::OutOfRange,
+        Code::Unimplemented,
+        Code::Internal,
+        Code::Unavailable,
+        Code::DataLoss,
+        Code::Unauthenticated,
+    ];
+
+    pub fn from_number(number: u64) -> Option<Code> {
+        Code::ALL.get(usize::try_from(number).ok()?).copied()
+    }
+
     /// The word of gRPC's specification.
     pub fn name(self) -> &'static str {
         match self {

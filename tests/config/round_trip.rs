@@ -6,9 +6,10 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use tailkeep::config::options::{
-    AdminOptions, Auto, CompletionOptions, Cores, Durability, Endpoint, ExporterKind, ExporterOptions,
-    FileExporterOptions, FreeSpace, GrpcReceiverOptions, HttpReceiverOptions, MemoryOptions, NodeOptions,
-    ReceiverOptions, RotationOptions, SamplingOptions, WalOptions,
+    AdminOptions, Auto, CompletionOptions, Compression, Cores, Durability, Endpoint, ExporterKind,
+    ExporterOptions, FileExporterOptions, FilterOptions, FreeSpace, GrpcReceiverOptions, HttpReceiverOptions,
+    Keepalive, MemoryOptions, NodeOptions, OnFull, OtlpExporterOptions, OtlpProtocol, QueueOptions,
+    ReceiverOptions, RetryOptions, RotationOptions, SamplingOptions, WalOptions,
 };
 use tailkeep::config::render::render;
 use tailkeep::config::{BUILT_IN, Config, DEFAULTS, EXAMPLE, Source, Surroundings, load};
@@ -310,25 +311,132 @@ fn completion(expected_count_attribute: String) -> impl Strategy<Value = Complet
         )
 }
 
-fn exporters() -> impl Strategy<Value = Vec<ExporterOptions>> {
+fn file_exporter() -> impl Strategy<Value = ExporterKind> {
     let rotation = (1..1_000_u64, 1..1_000_u32).prop_map(|(mebibytes, backup_count_max)| RotationOptions {
         file_bytes_max: mebibytes << 20,
         backup_count_max,
     });
-    vec((path(), period(), option::of(rotation)), 1..3).prop_map(|files| {
-        let exporter = |(index, (path, flush_interval, rotation)): (usize, (std::path::PathBuf, _, _))| {
-            let path = path.join(format!("{index}"));
-            let kind = ExporterKind::File(FileExporterOptions {
-                path,
-                flush_interval,
-                rotation,
-            });
+    (path(), period(), option::of(rotation)).prop_map(|(path, flush_interval, rotation)| {
+        ExporterKind::File(FileExporterOptions {
+            path,
+            flush_interval,
+            rotation,
+        })
+    })
+}
+
+fn otlp_protocol() -> impl Strategy<Value = OtlpProtocol> {
+    let endpoint = || {
+        endpoint(4317).prop_map(|endpoint| Endpoint {
+            port: 4317,
+            ..endpoint
+        })
+    };
+    let keepalive =
+        (10..1_000_u64, period(), any::<bool>()).prop_map(|(seconds, timeout, permit)| Keepalive {
+            time: Duration::from_secs(seconds),
+            timeout,
+            permit_without_stream: permit,
+        });
+    prop_oneof![
+        (endpoint(), option::of(keepalive))
+            .prop_map(|(endpoint, keepalive)| OtlpProtocol::Grpc { endpoint, keepalive }),
+        (endpoint(), "/[a-z0-9/%?=&]{0,9}").prop_map(|(endpoint, traces_path)| OtlpProtocol::Http {
+            endpoint,
+            traces_path
+        }),
+    ]
+}
+
+fn otlp_exporter() -> impl Strategy<Value = ExporterKind> {
+    let retry = (
+        any::<bool>(),
+        period(),
+        period(),
+        1.0..9.0_f64,
+        0.0..=1.0_f64,
+        option::of(period()),
+    )
+        .prop_map(
+            |(enabled, initial_interval, more, multiplier, randomization_factor, elapsed_max)| RetryOptions {
+                enabled,
+                initial_interval,
+                interval_max: initial_interval.max(more),
+                multiplier,
+                randomization_factor,
+                elapsed_max,
+            },
+        );
+    (
+        otlp_protocol(),
+        vec(("x-[a-z]{1,9}", "[ -~]{0,9}"), 0..3),
+        prop::sample::select(Compression::ALL.to_vec()),
+        1..=86_400_000_u64,
+        retry,
+        period(),
+        1..=1_024_u64,
+    )
+        .prop_map(
+            |(protocol, mut headers, compression, timeout, retry, flush_interval, pages)| {
+                headers.sort();
+                headers.dedup_by(|one, other| one.0 == other.0);
+                ExporterKind::Otlp(OtlpExporterOptions {
+                    protocol,
+                    headers,
+                    compression,
+                    timeout: Duration::from_millis(timeout),
+                    retry,
+                    flush_interval,
+                    request_bytes_max: pages << 16,
+                })
+            },
+        )
+}
+
+/// Policies are named as [`policies`] names them, or there are none to name.
+fn exporters(policy_count: usize) -> impl Strategy<Value = Vec<ExporterOptions>> {
+    let kind = prop_oneof![file_exporter(), otlp_exporter()];
+    let signals = (any::<[bool; 3]>(), any::<bool>(), any::<bool>());
+    let named = option::of(any::<prop::sample::Index>());
+    let queue = (auto(1_u64 << 16..1 << 50), any::<bool>());
+    vec((kind, signals, named, queue), 1..3).prop_map(move |exporters| {
+        let exporter = |(index, (kind, signals, named, queue)): (usize, (ExporterKind, _, _, _))| {
+            let (([traces, logs, metrics], kept, rollup), (bytes_max, push_back)) = (signals, queue);
+            let named: Option<prop::sample::Index> = named;
+            let named = named.filter(|_| policy_count > 0);
+            let policies = named.map(|at| format!("p\u{e9} ${}", at.index(policy_count)));
+            let (name, kind) = match kind {
+                ExporterKind::File(file) => {
+                    let path = file.path.join(format!("{index}"));
+                    ("file", ExporterKind::File(FileExporterOptions { path, ..file }))
+                }
+                ExporterKind::Otlp(otlp) => match otlp.protocol {
+                    OtlpProtocol::Grpc { .. } => ("otlp_grpc", ExporterKind::Otlp(otlp)),
+                    OtlpProtocol::Http { .. } => ("otlp_http", ExporterKind::Otlp(otlp)),
+                },
+            };
             ExporterOptions {
-                id: format!("file/${index} \"\u{2028}"),
+                id: format!("{name}/${index} \"\u{2028}"),
                 kind,
+                filter: FilterOptions {
+                    traces,
+                    logs,
+                    metrics: metrics || !(traces || logs),
+                    kept,
+                    rollup: rollup || !kept,
+                    policies: policies.into_iter().collect(),
+                },
+                queue: QueueOptions {
+                    bytes_max,
+                    on_full: if push_back {
+                        OnFull::PushBack
+                    } else {
+                        OnFull::LoseNew
+                    },
+                },
             }
         };
-        files.into_iter().enumerate().map(exporter).collect()
+        exporters.into_iter().enumerate().map(exporter).collect()
     })
 }
 
@@ -339,33 +447,24 @@ fn config() -> impl Strategy<Value = Config> {
     let judged = policies().prop_flat_map(|policies| {
         (
             completion(policies.expected_count_attribute.clone()),
+            exporters(policies.policies.len()),
             Just(policies),
         )
     });
-    (
-        node(),
-        receivers(),
-        wal(),
-        judged,
-        any::<bool>(),
-        memory,
-        exporters(),
-        admin,
+    (node(), receivers(), wal(), judged, any::<bool>(), memory, admin).prop_map(
+        |(node, receivers, wal, (completion, exporters, policies), annotate, memory, admin)| Config {
+            built_in: false,
+            node,
+            receivers,
+            wal,
+            policies,
+            sampling: SamplingOptions { annotate },
+            completion,
+            memory,
+            exporters,
+            admin,
+        },
     )
-        .prop_map(
-            |(node, receivers, wal, (completion, policies), annotate, memory, exporters, admin)| Config {
-                built_in: false,
-                node,
-                receivers,
-                wal,
-                policies,
-                sampling: SamplingOptions { annotate },
-                completion,
-                memory,
-                exporters,
-                admin,
-            },
-        )
 }
 
 proptest! {

@@ -40,6 +40,8 @@ pub struct Place {
     /// Flow YAML of the list.
     pub policies: String,
     pub settings: Vec<(&'static str, String)>,
+    /// Flow YAML: exporters beside the file.
+    pub exporters: String,
 }
 
 impl Place {
@@ -70,6 +72,7 @@ impl Place {
             path,
             policies: "[{ name: everything, type: always_sample }]".to_owned(),
             settings: settings.map(|(key, value)| (key, value.to_owned())).into(),
+            exporters: String::new(),
         }
     }
 
@@ -115,10 +118,11 @@ impl Place {
     fn command(&self) -> Command {
         let config = format!(
             "node: {{ data_dir: {data:?} }}\ntail_sampling: {{ policies: {policies} }}\n\
-             exporters: {{ file: {{ path: {kept:?}, flush_interval: 20ms }} }}\n",
+             exporters: {{ file: {{ path: {kept:?}, flush_interval: 20ms }}{exporters} }}\n",
             data = self.data(),
             policies = self.policies,
             kept = self.kept(),
+            exporters = self.exporters,
         );
         let path = self.path.join("tailkeep.yaml");
         fs::write(&path, config).expect("written");

@@ -8,7 +8,11 @@ use tailkeep::io::ingress::{Code, Transport, Unavailable};
 
 use crate::grpc_client::{self, EXPORT, frame, framed};
 use crate::http_client::{self, GZIP, JSON, PROTOBUF, TRACES};
-use crate::server::{HOLD, PARTIAL, Server, WARNING, bytes, gzip};
+use crate::server::{HOLD, PARTIAL, Server, WARNING, bytes, gzip, zstd};
+
+/// The codings that we take, and how they compress.
+type Coding = (&'static str, fn(&[u8]) -> Vec<u8>);
+const CODINGS: [Coding; 2] = [("gzip", gzip), ("zstd", zstd)];
 
 fn http(server: &Server) -> http_client::Client {
     http_client::Client::connect(server.http)
@@ -19,12 +23,13 @@ fn grpc(server: &Server) -> grpc_client::Client {
 }
 
 #[test]
-fn s01_none_and_gzip_are_supported_everywhere() {
+fn s01_none_gzip_and_zstd_are_supported_everywhere() {
     let server = Server::start();
     for body in [&b"spans"[..], &bytes(300_000)] {
         for reply in [
             grpc(&server).export(body),
             grpc(&server).export_with(&[("grpc-encoding", "gzip")], framed(1, &gzip(body))),
+            grpc(&server).export_with(&[("grpc-encoding", "zstd")], framed(1, &zstd(body))),
             grpc(&server).export_with(&[("grpc-encoding", "identity")], frame(body)),
         ] {
             assert_eq!(reply.status(), 0);
@@ -33,6 +38,7 @@ fn s01_none_and_gzip_are_supported_everywhere() {
         for response in [
             http(&server).post(TRACES, &[PROTOBUF], body),
             http(&server).post(TRACES, &[PROTOBUF, GZIP], &gzip(body)),
+            http(&server).post(TRACES, &[PROTOBUF, ("Content-Encoding", "zstd")], &zstd(body)),
             http(&server).post(TRACES, &[PROTOBUF, ("Content-Encoding", "identity")], body),
         ] {
             assert_eq!(response.status, 200);
@@ -160,7 +166,7 @@ fn each_trace_request_is_counted_once() {
         (gzip(b"spans").len() as u64, 5)
     );
 
-    http(&server).post(TRACES, &[PROTOBUF, ("Content-Encoding", "zstd")], b"spans");
+    http(&server).post(TRACES, &[PROTOBUF, ("Content-Encoding", "br")], b"spans");
     let replied = server.replied();
     assert_eq!(
         (replied.transport, replied.http_status, replied.body_bytes),
@@ -173,82 +179,70 @@ fn each_trace_request_is_counted_once() {
 }
 
 #[test]
-fn a_gzip_bomb_is_refused_while_it_inflates() {
-    let server = Server::start();
-    let bomb = gzip(&vec![0; (1 << 20) + 1]);
-    assert!(bomb.len() < 10_000);
-    let reply = grpc(&server).export_with(&[("grpc-encoding", "gzip")], framed(1, &bomb));
-    assert_eq!(reply.status(), 8);
-    assert_eq!(http(&server).post(TRACES, &[PROTOBUF, GZIP], &bomb).status, 413);
-    let fits = gzip(&vec![0; 1 << 20]);
-    assert_eq!(http(&server).post(TRACES, &[PROTOBUF, GZIP], &fits).status, 200);
-    assert_eq!(server.finish_bodies().len(), 1);
+fn a_bomb_is_refused_while_it_inflates() {
+    for (name, compress) in CODINGS {
+        let server = Server::start();
+        let coding = ("Content-Encoding", name);
+        let bomb = compress(&vec![0; (1 << 20) + 1]);
+        assert!(bomb.len() < 10_000);
+        let reply = grpc(&server).export_with(&[("grpc-encoding", name)], framed(1, &bomb));
+        assert_eq!(reply.status(), 8);
+        assert_eq!(http(&server).post(TRACES, &[PROTOBUF, coding], &bomb).status, 413);
+        let fits = compress(&vec![0; 1 << 20]);
+        assert_eq!(http(&server).post(TRACES, &[PROTOBUF, coding], &fits).status, 200);
+        assert_eq!(server.finish_bodies().len(), 1);
+    }
 }
 
 #[test]
-fn every_gzip_member_is_decoded_and_trailing_junk_refused() {
-    let server = Server::start();
-    let members = [gzip(b"one "), gzip(b"two")].concat();
-    assert_eq!(
-        grpc(&server)
-            .export_with(&[("grpc-encoding", "gzip")], framed(1, &members))
-            .status(),
-        0
-    );
-    assert_eq!(server.exported().1, b"one two");
-    assert_eq!(
-        http(&server).post(TRACES, &[PROTOBUF, GZIP], &members).status,
-        200
-    );
-    assert_eq!(server.exported().1, b"one two");
-
-    let junk = [&gzip(b"one ")[..], b"junk"].concat();
-    assert_eq!(
-        grpc(&server)
-            .export_with(&[("grpc-encoding", "gzip")], framed(1, &junk))
-            .status(),
-        3
-    );
-    assert_eq!(http(&server).post(TRACES, &[PROTOBUF, GZIP], &junk).status, 400);
-    assert_eq!(
-        http(&server).post(TRACES, &[PROTOBUF, GZIP], b"no gzip").status,
-        400
-    );
-    assert_eq!(
-        server.finish_bodies().len(),
+fn a_zstd_window_above_8_mib_is_refused() {
+    // Magic; a frame header with a window of 16 MiB and no content size; one run of five bytes.
+    let bomb = [
+        0x28,
+        0xb5,
+        0x2f,
+        0xfd,
         0,
-        "nothing of a bad body reaches the core"
-    );
+        (24 - 10) << 3,
+        0b11 | 5 << 3,
+        0,
+        0,
+        b'x',
+    ];
+    let server = Server::start();
+    let reply = grpc(&server).export_with(&[("grpc-encoding", "zstd")], framed(1, &bomb));
+    assert_eq!(reply.status(), 3);
+    let coding = ("Content-Encoding", "zstd");
+    assert_eq!(http(&server).post(TRACES, &[PROTOBUF, coding], &bomb).status, 400);
+    assert_eq!(server.finish_bodies().len(), 0);
 }
 
 #[test]
-fn beyond_the_bytes_in_flight_requests_are_refused_for_now() {
-    let mut options = crate::server::options();
-    options.in_flight_max = 300_000;
-    let server = Server::with(options);
-    // A body of 200,000 bytes that does not end.
-    let mut slow = http(&server);
-    slow.send(http_client::head("POST", TRACES, &[PROTOBUF], Some(250_000)))
-        .send(bytes(200_000));
-    server.wait_for_in_flight(200_000);
+fn every_member_is_decoded_and_trailing_junk_refused() {
+    for (name, compress) in CODINGS {
+        let server = Server::start();
+        let coding = ("Content-Encoding", name);
+        let members = [compress(b"one "), compress(b"two")].concat();
+        let call = |body: &[u8]| {
+            grpc(&server)
+                .export_with(&[("grpc-encoding", name)], framed(1, body))
+                .status()
+        };
+        let post = |body: &[u8]| http(&server).post(TRACES, &[PROTOBUF, coding], body).status;
+        assert_eq!(call(&members), 0);
+        assert_eq!(server.exported().1, b"one two");
+        assert_eq!(post(&members), 200);
+        assert_eq!(server.exported().1, b"one two");
 
-    let reply = grpc(&server).export(&bytes(150_000));
-    assert_eq!(reply.status(), 14);
-    assert_eq!(reply.details().details[0].type_url, grpc_client::RETRY_INFO);
-    let response = http(&server).post(TRACES, &[PROTOBUF], &bytes(150_000));
-    assert_eq!(response.status, 503);
-    assert_eq!(response.header("retry-after"), Some("1"));
-    assert_eq!(
-        grpc(&server).export(&bytes(50_000)).status(),
-        0,
-        "what fits is taken"
-    );
-
-    slow.send(bytes(50_000));
-    assert_eq!(slow.response().status, 200);
-    assert_eq!(
-        grpc(&server).export(&bytes(250_000)).status(),
-        0,
-        "the room is free again"
-    );
+        let junk = [&compress(b"one ")[..], b"junk"].concat();
+        let cut = &members[..members.len() - 1];
+        for bad in [&junk[..], cut, b"nothing compressed"] {
+            assert_eq!((call(bad), post(bad)), (3, 400), "{name} {bad:?}");
+        }
+        assert_eq!(
+            server.finish_bodies().len(),
+            0,
+            "nothing of a bad body reaches the core"
+        );
+    }
 }

@@ -330,6 +330,11 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().expect("to a vector")
 }
 
+/// One zstd frame.
+pub fn zstd(bytes: &[u8]) -> Vec<u8> {
+    ::zstd::encode_all(bytes, 19).expect("to a vector")
+}
+
 /// A body of so many bytes that are not all the same.
 pub fn bytes(count: usize) -> Vec<u8> {
     (0..count).map(|at| (at % 251) as u8).collect()

@@ -11,7 +11,9 @@ use tailkeep::base::block::VecPool;
 use tailkeep::base::ids::{CoreId, LogId, Position, TraceId};
 use tailkeep::base::time::{Instant, Now, WallTime};
 use tailkeep::completion::CompletionOptions;
-use tailkeep::export::{Destination, DestinationOptions, Shipment};
+use tailkeep::export::batch::Format;
+use tailkeep::export::retry::{Arrival, Cause, Failure, RetryOptions};
+use tailkeep::export::{Destination, DestinationOptions, OnFull, Shipment, Wants};
 use tailkeep::landing::fetch::{ReadOp, WhichLog};
 use tailkeep::landing::replay::{KeptReplay, Replay};
 use tailkeep::landing::{Effect, Landing, LandingOptions, LandingParts, Request};
@@ -224,11 +226,12 @@ impl World {
             self.write(&shipment);
         }
         let result = if arrives {
-            Ok(())
+            Ok(Arrival::default())
         } else {
-            Err("the destination is away".to_owned())
+            Err(Failure::new(Cause::Io, "the destination is away"))
         };
-        self.core().handle_shipped(now, LOG, 0, shipment.through, result);
+        self.core()
+            .handle_shipped(now, LOG, 0, shipment.through, result, 0);
         self.turn();
     }
 
@@ -299,9 +302,10 @@ impl World {
         for _ in 0..20_000 {
             self.settle_disks();
             self.ship(true);
+            let now = self.now;
             let core = self.core();
             if core.table().is_empty()
-                && core.is_settled()
+                && core.is_settled(now)
                 && core.landings()[0].destinations().all(|it| it.queued_spans == 0)
             {
                 return;
@@ -441,7 +445,7 @@ impl World {
         let mut replayed = replay.finish();
         let mut kept_replay = KeptReplay::new(&replayed);
         let kept_found = recover(&mut self.kept, Extent::Whole, |entry| {
-            kept_replay.entry(entry, now)
+            kept_replay.entry(entry, &names, now)
         });
         assert_eq!((replayed.malformed, kept_replay.malformed), (0, 0));
         let log_options = |interval| LogOptions {
@@ -490,6 +494,11 @@ impl World {
             id: "file".to_owned(),
             flush_interval: Duration::from_millis(30),
             batch_bytes: 64 << 10,
+            format: Format::Lines,
+            wants: Wants::Everything,
+            retry: RetryOptions::FILE,
+            queue_bytes_max: u64::MAX,
+            on_full: OnFull::LoseNew,
         };
         let cursor = replayed.cursors.get("file").copied().unwrap_or(kept_tail);
         let landing = LandingOptions {

@@ -3,9 +3,13 @@
 use std::time::Duration;
 
 use super::host::path;
-use crate::config::options::{ExporterKind, ExporterOptions, FileExporterOptions, RotationOptions};
+use super::otlp;
+use crate::config::options::{
+    ExporterKind, ExporterOptions, FileExporterOptions, FilterOptions, OnFull, QueueOptions, RotationOptions,
+};
 use crate::config::reader::nearest::nearest;
-use crate::config::reader::{NOT_YET, Section, Value};
+use crate::config::reader::{Section, Value};
+use crate::landing::DESTINATION_COUNT_MAX;
 
 /// `otlp` and `otlphttp` are the Collector's older names.
 const TYPES: [&str; 5] = ["file", "otlp_grpc", "otlp_http", "otlp", "otlphttp"];
@@ -20,6 +24,9 @@ const FILE_UNBUILT: [&str; 6] = [
     "exceptions",
 ];
 
+/// A kept entry has up to as much.
+const QUEUE_BYTES_MIN: u64 = 64 << 10;
+
 const SIGNALS: [&str; 3] = ["traces", "logs", "metrics"];
 const CONTENTS: [&str; 2] = ["kept", "rollup"];
 
@@ -32,6 +39,12 @@ pub fn exporters(root: &mut Section<'_>) -> Vec<ExporterOptions> {
     let named = value.section().named_values();
     if named.is_empty() && value.is_empty() {
         value.error::<()>("there is no exporter", HELP);
+    }
+    if let Some((_, value)) = named.get(DESTINATION_COUNT_MAX) {
+        value.refuse(
+            &format!("there are more than {DESTINATION_COUNT_MAX} exporters"),
+            "",
+        );
     }
     named
         .iter()
@@ -49,27 +62,28 @@ fn exporter(id: &str, value: &Value<'_>) -> Option<ExporterOptions> {
             "an exporter is <type> or <type>/<name>",
         );
     }
-    match kind {
-        "file" => {
-            let kind = ExporterKind::File(file(value.section())?);
-            Some(ExporterOptions {
-                id: id.to_owned(),
-                kind,
-            })
-        }
-        "otlp_grpc" | "otlp" | "otlp_http" | "otlphttp" => {
-            value.refuse(NOT_YET, "the `file` exporter is what exists so far");
-            None
-        }
+    let mut section = value.section();
+    let filter = filter(&mut section);
+    let queue = queue(section.section("queue"));
+    let kind = match kind {
+        "file" => ExporterKind::File(file(section)?),
+        "otlp_grpc" | "otlp" => ExporterKind::Otlp(otlp::grpc(section)?),
+        "otlp_http" | "otlphttp" => ExporterKind::Otlp(otlp::http(section)?),
         _ => {
             let help = match nearest(kind, &TYPES) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("known are {}", TYPES.join(", ")),
             };
             value.refuse("unknown exporter type", &help);
-            None
+            return None;
         }
-    }
+    };
+    Some(ExporterOptions {
+        id: id.to_owned(),
+        kind,
+        filter,
+        queue,
+    })
 }
 
 fn file(mut section: Section<'_>) -> Option<FileExporterOptions> {
@@ -77,7 +91,6 @@ fn file(mut section: Section<'_>) -> Option<FileExporterOptions> {
     let flush_interval = section.read("flush_interval", Value::period, Duration::from_secs(1));
     let rotation = section.value("rotation").filter(|value| !value.is_null());
     let rotation = rotation.map(|value| rotation_of(value.section()));
-    every_signal(&mut section);
     section.default_only("format", |value| value.word(&["json", "proto"]), "json", "json");
     if let Some(value) = section.foreign("append")
         && value.boolean() == Some(false)
@@ -106,28 +119,48 @@ fn rotation_of(mut section: Section<'_>) -> RotationOptions {
     options
 }
 
-/// `send`, `include` and `policies`: this version sends everything that it keeps to every exporter.
-fn every_signal(section: &mut Section<'_>) {
-    section.default_only(
-        "send",
-        |value| words_of(value, &SIGNALS),
-        SIGNALS.len(),
-        "[traces, logs, metrics]",
-    );
-    section.default_only(
-        "include",
-        |value| words_of(value, &CONTENTS),
-        CONTENTS.len(),
-        "[kept, rollup]",
-    );
-    section.default_only("policies", |value| Some(value.list()?.len()), 0, "[]");
+fn filter(section: &mut Section<'_>) -> FilterOptions {
+    let default = FilterOptions::default();
+    let all = |words: &[&'static str]| words.to_vec();
+    let send = section.read("send", |value| words_of(value, &SIGNALS), all(&SIGNALS));
+    let include = section.read("include", |value| words_of(value, &CONTENTS), all(&CONTENTS));
+    let names = |value: &Value<'_>| value.list()?.iter().map(Value::name).collect();
+    FilterOptions {
+        traces: send.contains(&"traces"),
+        logs: send.contains(&"logs"),
+        metrics: send.contains(&"metrics"),
+        kept: include.contains(&"kept"),
+        rollup: include.contains(&"rollup"),
+        policies: section.read("policies", names, default.policies),
+    }
 }
 
-/// How many different of the `words` a list names.
-fn words_of(value: &Value<'_>, words: &[&'static str]) -> Option<usize> {
+/// The different ones of the `words` that a list names, at least one.
+fn words_of(value: &Value<'_>, words: &[&'static str]) -> Option<Vec<&'static str>> {
     let named: Option<Vec<&str>> = value.list()?.iter().map(|item| item.word(words)).collect();
-    let mut named = named?;
-    named.sort_unstable();
-    named.dedup();
-    Some(named.len())
+    let named = named?;
+    if named.is_empty() {
+        return value.error("names nothing", &format!("known are {}", words.join(", ")));
+    }
+    Some(named)
+}
+
+fn queue(mut section: Section<'_>) -> QueueOptions {
+    let default = QueueOptions::default();
+    let size = |value: &Value<'_>| {
+        value.auto(|value| match value.size()? {
+            bytes if bytes < QUEUE_BYTES_MIN => value.error("must be 64KiB or more", ""),
+            bytes => Some(bytes),
+        })
+    };
+    let on_full = |value: &Value<'_>| match value.word(&["lose_new", "push_back"])? {
+        "push_back" => Some(OnFull::PushBack),
+        _ => Some(OnFull::LoseNew),
+    };
+    let options = QueueOptions {
+        bytes_max: section.read("max_size", size, default.bytes_max),
+        on_full: section.read("on_full", on_full, default.on_full),
+    };
+    section.finish();
+    options
 }

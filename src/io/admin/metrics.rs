@@ -3,6 +3,8 @@
 use super::report::{CoreReport, NodeReport, ServingReport};
 use super::status::free_disk_bytes;
 use super::{Admin, cpu_seconds};
+use crate::export::retry::Loss;
+use crate::landing::DestinationReport;
 use crate::stats::{Histogram, Refusal, Transport};
 use crate::verdict::{Reason, Verdict};
 use std::fmt::{Display, Write};
@@ -329,18 +331,6 @@ impl Admin {
         let stats = &report.stats;
         text.head("wal_sync_seconds", "histogram", "What one fdatasync took.");
         text.histogram("wal_sync_seconds", &[], &stats.wal_sync);
-        text.head(
-            "exporter_request_seconds",
-            "histogram",
-            "From handing out to arrival.",
-        );
-        text.histogram("exporter_request_seconds", &[], &stats.exporter_request);
-        text.head(
-            "export_delay_seconds",
-            "histogram",
-            "From the verdict's copy to arrival.",
-        );
-        text.histogram("export_delay_seconds", &[], &stats.export_delay);
     }
 
     fn add_exporters(&self, text: &mut Text, report: &ServingReport) {
@@ -354,8 +344,8 @@ impl Admin {
         for to in destinations {
             text.sample(
                 "exporter_sent_items_total",
-                &[("exporter", &to.id), ("signal", "spans")],
-                to.sent_spans,
+                &[("exporter", to.id.as_str()), ("signal", "spans")],
+                to.stats.sent_spans,
             );
         }
         text.head(
@@ -363,18 +353,14 @@ impl Admin {
             "counter",
             "Items that the destination will never get.",
         );
+        // What the log did not give back was not there for any destination.
+        let not_copied = report.stats.spans_not_copied;
         for to in destinations {
-            let stats = &report.stats;
-            let reasons = [
-                ("unwritable", to.failed_spans),
-                ("unreadable", stats.spans_not_copied),
-                ("queue_full", stats.spans_lost_queue_full),
-            ];
-            for (reason, count) in reasons {
+            for (loss, count) in losses(to, not_copied) {
                 let labels = [
                     ("exporter", to.id.as_str()),
                     ("signal", "spans"),
-                    ("reason", reason),
+                    ("reason", &loss.name()),
                 ];
                 text.sample("exporter_failed_items_total", &labels, count);
             }
@@ -387,23 +373,46 @@ impl Admin {
         for to in destinations {
             text.sample(
                 "exporter_sent_bytes_total",
-                &[("exporter", &to.id)],
-                to.sent_bytes,
+                &[("exporter", to.id.as_str())],
+                to.stats.sent_bytes,
             );
         }
         text.head("exporter_retries_total", "counter", "Shipments tried again.");
         for to in destinations {
-            text.sample(
-                "exporter_retries_total",
-                &[("exporter", &to.id), ("code", "io")],
-                to.retries,
+            for (cause, count) in to.stats.retries() {
+                let labels = [("exporter", to.id.as_str()), ("code", &cause.name())];
+                text.sample("exporter_retries_total", &labels, count);
+            }
+        }
+        text.head(
+            "exporter_request_seconds",
+            "histogram",
+            "From handing out to the destination's answer.",
+        );
+        for to in destinations {
+            text.histogram(
+                "exporter_request_seconds",
+                &[("exporter", to.id.as_str())],
+                &to.stats.request,
+            );
+        }
+        text.head(
+            "export_delay_seconds",
+            "histogram",
+            "From the verdict's copy to arrival.",
+        );
+        for to in destinations {
+            text.histogram(
+                "export_delay_seconds",
+                &[("exporter", to.id.as_str())],
+                &to.stats.delay,
             );
         }
         text.head("exporter_up", "gauge", "1 while shipments arrive.");
         for to in destinations {
             text.sample(
                 "exporter_up",
-                &[("exporter", &to.id)],
+                &[("exporter", to.id.as_str())],
                 u8::from(to.last_error.is_none()),
             );
         }
@@ -415,13 +424,17 @@ impl Admin {
         for to in destinations {
             text.sample(
                 "exporter_queue_items",
-                &[("exporter", &to.id), ("signal", "spans")],
+                &[("exporter", to.id.as_str()), ("signal", "spans")],
                 to.queued_spans,
             );
         }
         text.head("exporter_queue_bytes", "gauge", "Bytes of them.");
         for to in destinations {
-            text.sample("exporter_queue_bytes", &[("exporter", &to.id)], to.queued_bytes);
+            text.sample(
+                "exporter_queue_bytes",
+                &[("exporter", to.id.as_str())],
+                to.queued_bytes,
+            );
         }
         text.head(
             "exporter_queue_oldest_seconds",
@@ -432,7 +445,11 @@ impl Admin {
             let age = to
                 .oldest
                 .map_or(0.0, |oldest| now.instant.since(oldest).as_secs_f64());
-            text.sample("exporter_queue_oldest_seconds", &[("exporter", &to.id)], age);
+            text.sample(
+                "exporter_queue_oldest_seconds",
+                &[("exporter", to.id.as_str())],
+                age,
+            );
         }
     }
 
@@ -533,4 +550,20 @@ fn add_process(text: &mut String) {
          # HELP process_open_fds Open file descriptors.\n# TYPE process_open_fds gauge\n\
          process_open_fds {descriptors}\n"
     );
+}
+
+/// Reasons that are always shown, at zero too, and those that have come up.
+fn losses(to: &DestinationReport, not_copied: u64) -> Vec<(Loss, u64)> {
+    let mut losses = vec![
+        (Loss::Unwritable, 0),
+        (Loss::Unreadable, not_copied),
+        (Loss::QueueFull, 0),
+    ];
+    for (loss, spans) in to.stats.failed_spans() {
+        match losses.iter_mut().find(|(known, _)| *known == loss) {
+            Some((_, count)) => *count += spans,
+            None => losses.push((loss, spans)),
+        }
+    }
+    losses
 }

@@ -127,8 +127,8 @@ impl Admin {
                 .oldest
                 .map_or(0, |oldest| now.instant.since(oldest).as_secs());
             json!({
-                "id": destination.id, "state": destination.state, "sent": destination.sent_spans,
-                "failed": destination.failed_spans, "queued_items": destination.queued_spans,
+                "id": destination.id, "state": destination.state, "sent": destination.stats.sent_spans,
+                "failed": destination.failed_spans(), "queued_items": destination.queued_spans,
                 "queued_bytes": destination.queued_bytes, "oldest_age_seconds": oldest,
                 "last_error": destination.last_error,
             })

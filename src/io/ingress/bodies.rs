@@ -35,6 +35,8 @@ pub struct Body {
     /// The whole body, if it came in one piece; then `bytes` is empty.
     piece: Option<Bytes>,
     charged: usize,
+    /// Of `charged`, what is held beside the bytes to make them.
+    beside: usize,
     home: Rc<Bodies>,
 }
 
@@ -57,6 +59,7 @@ impl Bodies {
             bytes,
             piece: None,
             charged: 0,
+            beside: 0,
             home: self.clone(),
         }
     }
@@ -115,13 +118,25 @@ impl Body {
         Ok(done)
     }
 
+    /// From now on `bytes` are held beside the body to make it.
+    pub fn charge_beside(&mut self, bytes: usize) -> Result<(), Full> {
+        if bytes > self.beside {
+            self.home.charge(bytes - self.beside)?;
+        } else {
+            self.home.bytes.set(self.home.bytes.get() - (self.beside - bytes));
+        }
+        self.charged = self.charged - self.beside + bytes;
+        self.beside = bytes;
+        Ok(())
+    }
+
     fn append(&mut self, bytes: &[u8], announced: usize) {
         self.make_room(bytes.len(), announced);
         self.bytes.extend_from_slice(bytes);
     }
 
     fn settle(&mut self) -> Result<(), Full> {
-        let more = self.bytes.len() - self.charged;
+        let more = self.bytes.len() - (self.charged - self.beside);
         self.home.charge(more)?;
         self.charged += more;
         Ok(())
@@ -187,6 +202,19 @@ mod tests {
         drop(one);
         assert_eq!(two.push(&chunk(60), None), Ok(()));
         drop(two);
+        assert_eq!(bodies.bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_held_beside_a_body_is_accounted_until_it_is_gone() {
+        let bodies = Bodies::new(100);
+        let mut body = bodies.body();
+        assert_eq!(body.charge_beside(70), Ok(()));
+        body.fill(40, |bytes| bytes.extend([1; 30])).expect("room");
+        assert_eq!((bodies.bytes(), body.charge_beside(71)), (100, Err(Full)));
+        assert_eq!((body.charge_beside(0), bodies.bytes()), (Ok(()), 30));
+        body.charge_beside(5).expect("room");
+        drop(body);
         assert_eq!(bodies.bytes(), 0);
     }
 

@@ -13,49 +13,37 @@ use crate::io::stream::Meter;
 /// Bytes inflated between two looks at the account and the turn.
 const INFLATE_STEP_BYTES: usize = 64 << 10;
 
-/// How a body is coded on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Coding {
-    Identity,
-    Gzip,
-}
-
-impl Coding {
-    /// From `grpc-encoding` or `Content-Encoding`; `None` for what we do not take.
-    pub fn from_name(name: &str) -> Option<Coding> {
-        match name {
-            name if name.is_empty() || name.eq_ignore_ascii_case("identity") => Some(Coding::Identity),
-            name if name.eq_ignore_ascii_case("gzip") => Some(Coding::Gzip),
-            _ => None,
-        }
-    }
-}
-
 impl Ingress {
-    /// Inflates a gzip body of at most `length_max` bytes, others getting their turn in between.
+    /// Inflates a body to at most `length_max` bytes, others getting their turn in between. What the decoder
+    /// holds counts as bytes in flight while it works.
     pub(super) async fn inflate(
         &self,
         meter: &Meter,
+        mut inflate: Inflate,
         wire: &[u8],
         length_max: usize,
     ) -> Result<Body, Failure> {
-        let mut inflate = Inflate::new();
         let mut body = self.bodies.body();
         loop {
             poll_fn(|cx| meter.poll_turn(cx)).await;
-            let before = body.len();
+            let before = body.len() + inflate.read_bytes();
             let step = body
                 // One more than the limit, to tell a full body from an overlong one.
                 .fill(length_max + 1, |bytes| {
                     inflate.step(wire, bytes, INFLATE_STEP_BYTES)
                 })
                 .map_err(|_| self.no_room())?;
-            meter.spend(body.len() - before);
+            meter.spend(body.len() + inflate.read_bytes() - before);
             if body.len() > length_max {
                 return Err(too_large(length_max));
             }
+            body.charge_beside(inflate.memory_bytes())
+                .map_err(|_| self.no_room())?;
             match step {
-                Poll::Ready(Ok(())) => return Ok(body),
+                Poll::Ready(Ok(())) => {
+                    body.charge_beside(0).map_err(|_| self.no_room())?;
+                    return Ok(body);
+                }
                 Poll::Ready(Err(error)) => {
                     return Err(Failure::new(Code::InvalidArgument, error.to_string()));
                 }

@@ -22,11 +22,12 @@ use hyper::server::conn::http1;
 use super::Ingress;
 use crate::io::connections::{Deadline, Ending};
 use crate::io::stream::{Meter, Stream};
+use crate::io::whole::Whole;
 
 mod call; // one request
 mod head; // what it asks for
 
-use call::{Call, Gone, Whole};
+use call::{Call, Gone};
 
 /// Header fields of one request.
 const HEADERS_MAX: usize = 64;

@@ -20,8 +20,9 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use super::head::{ACCEPTED_CODINGS, Head, Procedure, Refusal, TRACE_SERVICE};
 use crate::base::time::Instant;
 use crate::io::connections::Deadline;
+use crate::io::inflate::Coding;
 use crate::io::ingress::bodies::Body;
-use crate::io::ingress::exchange::{Coding, Pace, too_large};
+use crate::io::ingress::exchange::{Pace, too_large};
 use crate::io::ingress::reply::{Failure, response_protobuf};
 use crate::io::ingress::ticket::Durable;
 use crate::io::ingress::{Code, Ingress, Replied, Transport};
@@ -147,13 +148,13 @@ impl Call {
             Err(Stop::Gone) => return Err(Stop::Gone),
         };
         self.ended = Some(self.ingress.clock.instant());
-        match (compressed, coding) {
+        match (compressed, coding.and_then(Coding::inflate)) {
             (false, _) => Ok(wire),
-            (true, Some(Coding::Gzip)) => {
+            (true, Some(inflate)) => {
                 let ingress = self.ingress.clone();
-                Ok(ingress.inflate(&self.meter, &wire, length_max).await?)
+                Ok(ingress.inflate(&self.meter, inflate, &wire, length_max).await?)
             }
-            (true, Some(Coding::Identity) | None) => {
+            (true, None) => {
                 let message = "the message is compressed but the call names no grpc-encoding";
                 Err(Failure::new(Code::Internal, message).into())
             }

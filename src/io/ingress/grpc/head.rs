@@ -5,9 +5,9 @@ use std::time::Duration;
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, header};
 
-use super::super::exchange::Coding;
 use super::super::reply::Failure;
 use super::super::{Code, Transport};
+use crate::io::inflate::Coding;
 use crate::otlp::grpc::parse_timeout;
 
 /// What a path names.
@@ -45,7 +45,7 @@ const EXPORT_TRACES: &str = "/opentelemetry.proto.collector.trace.v1.TraceServic
 const CHECK_HEALTH: &str = "/grpc.health.v1.Health/Check";
 
 /// The codings that we take, as `grpc-accept-encoding` lists them.
-pub const ACCEPTED_CODINGS: &str = "identity,gzip";
+pub const ACCEPTED_CODINGS: &str = "identity,gzip,zstd";
 
 impl Head {
     pub fn new(parts: &Parts) -> Result<Head, Refusal> {
@@ -162,9 +162,10 @@ mod tests {
     fn g07_codings_are_known_by_name() {
         let coding = |name| head(EXPORT_TRACES, &[("grpc-encoding", name)]).map(|head| head.coding);
         assert_eq!(coding("gzip"), Ok(Some(Coding::Gzip)));
+        assert_eq!(coding("zstd"), Ok(Some(Coding::Zstd)));
         assert_eq!(coding("identity"), Ok(Some(Coding::Identity)));
         assert_eq!(
-            refused_with(head(EXPORT_TRACES, &[("grpc-encoding", "zstd")])),
+            refused_with(head(EXPORT_TRACES, &[("grpc-encoding", "br")])),
             Some(Code::Unimplemented)
         );
     }

@@ -6,30 +6,28 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::head::{Encoding, Head};
 use super::{Connection, Stage};
 use crate::base::time::Instant;
 use crate::io::ingress::bodies::Body;
-use crate::io::ingress::exchange::{Coding, Pace, too_large};
+use crate::io::ingress::exchange::{Pace, too_large};
 use crate::io::ingress::reply::{Failure, response_json, response_protobuf};
 use crate::io::ingress::ticket::Durable;
 use crate::io::ingress::{Code, Partial, Replied, Transport};
+use crate::io::whole::Whole;
 
 /// The connection broke while the request arrived: nobody to answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the request broke off")]
 pub struct Gone;
-
-/// A response body in one piece.
-pub struct Whole(Option<Bytes>);
 
 pub struct Call {
     connection: Rc<Connection>,
@@ -88,8 +86,8 @@ impl Call {
         let mut body = self.receive(incoming, length_max).await?;
         self.ended = Some(ingress.clock.instant());
         // An empty body is an empty request, whatever its coding (OTLP S02).
-        if head.coding == Coding::Gzip && !body.is_empty() {
-            body = ingress.inflate(&meter, &body, length_max).await?;
+        if let Some(inflate) = head.coding.inflate().filter(|_| !body.is_empty()) {
+            body = ingress.inflate(&meter, inflate, &body, length_max).await?;
         }
         self.body_bytes = body.len() as u64;
         if head.encoding == Encoding::Json {
@@ -218,7 +216,7 @@ impl Call {
         };
         self.count(counted, code, status);
 
-        let mut response = Response::new(Whole(Some(Bytes::from(body))));
+        let mut response = Response::new(Whole::new(Bytes::from(body)));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         let mut set = |name: HeaderName, value: &'static str| {
@@ -229,7 +227,7 @@ impl Call {
             set(header::ALLOW, "POST");
         }
         if status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
-            set(header::ACCEPT_ENCODING, "gzip");
+            set(header::ACCEPT_ENCODING, "gzip, zstd");
         }
         if !self.connection.keep_alive.get() {
             set(header::CONNECTION, "close");
@@ -280,25 +278,5 @@ fn status_of(code: Code) -> StatusCode {
         Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
         Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
         Code::Unknown | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-impl http_body::Body for Whole {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
     }
 }

@@ -4,8 +4,8 @@ use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, header};
 
 use super::super::Code;
-use super::super::exchange::Coding;
 use super::super::reply::Failure;
+use crate::io::inflate::Coding;
 
 /// How requests and replies are written: a reply is in its request's encoding (OTLP H03).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Head {
             (Some(_), Some(_)) => None,
         };
         let Some(coding) = coding else {
-            let message = "Content-Encoding must be gzip or identity".to_owned();
+            let message = "Content-Encoding must be gzip, zstd or identity".to_owned();
             return refuse(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 Code::Unimplemented,
@@ -152,13 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn s01_none_and_gzip_are_taken_and_nothing_else() {
+    fn s01_none_gzip_and_zstd_are_taken_and_nothing_else() {
         let coding = |value| {
             status("POST", "/v1/traces", &[JSON, ("content-encoding", value)]).map(|head| head.coding)
         };
         assert_eq!(coding("gzip"), Ok(Coding::Gzip));
         assert_eq!(coding("identity"), Ok(Coding::Identity));
-        assert_eq!(coding("zstd"), Err(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+        assert_eq!(coding("zstd"), Ok(Coding::Zstd));
+        assert_eq!(coding("br"), Err(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         assert_eq!(coding("gzip, gzip"), Err(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         let twice = [JSON, ("content-encoding", "gzip"), ("content-encoding", "gzip")];
         assert_eq!(
