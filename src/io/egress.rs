@@ -10,6 +10,9 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+/// One write: an allocator hands out so much from memory that is there, and more from fresh pages each time.
+const WRITE_BYTES_MAX: usize = 512 << 10;
+
 /// Bytes looked at together while the last line's begin is searched.
 const TAIL_CHUNK: u64 = 64 << 10;
 
@@ -99,21 +102,16 @@ impl FileSink {
         };
         let len = lines.len();
         let mut at = open.end.get();
-        let mut rest = lines;
+        let mut rest = &lines[..];
         while !rest.is_empty() {
-            let written = open
-                .file
-                .write_at(rest.clone(), at)
-                .await
-                .map_err(io::Error::from)?;
+            // glommio wants the bytes for itself.
+            let chunk = rest[..rest.len().min(WRITE_BYTES_MAX)].to_vec();
+            let written = open.file.write_at(chunk, at).await.map_err(io::Error::from)?;
             if written == 0 {
                 return Err(io::Error::from(io::ErrorKind::WriteZero));
             }
             at += written as u64;
-            if written == rest.len() {
-                break;
-            }
-            rest.drain(..written);
+            rest = &rest[written..];
         }
         open.file.fdatasync().await.map_err(io::Error::from)?;
         open.end.set(open.end.get() + len as u64);

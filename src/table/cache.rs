@@ -7,15 +7,14 @@
 //! ```
 //!
 //! Every decided trace leaves such an entry; kept ones are also remembered with their id, policy and threshold.
-//! So a new trace, the usual case, costs one look into each generation. A false hit would send a new trace the
+//! So a new trace, the usual case, costs one look into each [generation](super::generation). A false hit would send a new trace the
 //! way of another one; its odds are bounded ([`FALSE_HIT_ODDS_MAX`]) and tested.
 
+use super::generation::{DECISION_BITS, Generation};
 use crate::base::ids::TraceId;
 use crate::route::{Decision, HashKey};
 use crate::verdict::{Reason, Verdict};
 use hashbrown::HashTable;
-use siphasher::sip::SipHasher13;
-use std::hash::Hasher;
 
 /// Odds that a new trace is taken for a decided one, at the highest count of traces allowed.
 pub const FALSE_HIT_ODDS_MAX: f64 = 1e-9;
@@ -23,7 +22,6 @@ pub const FALSE_HIT_ODDS_MAX: f64 = 1e-9;
 /// Traces remembered at most: 2^27 of them among 2^58 fingerprints are odds of 4.7·10⁻¹⁰.
 const COUNT_LIMIT: usize = 1 << 27;
 const REASON_BITS: u32 = 4;
-const DECISION_BITS: u32 = 6;
 
 #[derive(Clone, Copy, Debug)]
 struct Kept {
@@ -36,30 +34,22 @@ struct Kept {
 /// Invariant: each kind holds at least the last `count_max`, and at most twice as many.
 #[derive(Debug)]
 pub struct DecidedCache {
-    /// Of the fingerprints: another key than the table's, so that they are independent of buckets.
-    fingerprint_key: HashKey,
     hash_key: HashKey,
     kept_count_max: usize,
-    count_max: usize,
     kept: [HashTable<Kept>; 2],
-    entries: [HashTable<u64>; 2],
+    entries: [Generation; 2],
 }
 
 impl DecidedCache {
     pub fn new(hash_key: HashKey, kept_count_max: usize, count_max: usize) -> DecidedCache {
         let count_max = count_max.clamp(1, COUNT_LIMIT / 2);
         DecidedCache {
-            fingerprint_key: HashKey([!hash_key.0[1], !hash_key.0[0]]),
             hash_key,
             kept_count_max: kept_count_max.max(1),
-            count_max,
             kept: Default::default(),
             // Room from the start: growing would move a million entries within one turn. Untouched room costs
             // address space only.
-            entries: [
-                HashTable::with_capacity(count_max),
-                HashTable::with_capacity(count_max),
-            ],
+            entries: [Generation::new(count_max), Generation::new(count_max)],
         }
     }
 
@@ -68,23 +58,17 @@ impl DecidedCache {
         if decision.verdict == Verdict::Pending {
             return;
         }
-        let fingerprint = self.fingerprint(&trace);
+        let fingerprint = fingerprint(hash);
         let entry = fingerprint | (decision.verdict as u64) << REASON_BITS | decision.reason as u64;
         match self.find(fingerprint) {
             Some(known) if verdict_of(known) >= decision.verdict => return,
             Some(_) | None => {}
         }
-        let is_it = |known: &u64| (known ^ fingerprint) >> DECISION_BITS == 0;
-        match self.entries[0].find_mut(bucket(fingerprint), is_it) {
-            Some(known) => *known = entry,
-            None => {
-                if self.entries[0].len() >= self.count_max {
-                    self.entries.swap(0, 1);
-                    self.entries[0].clear();
-                }
-                self.entries[0].insert_unique(bucket(entry), entry, |entry| bucket(*entry));
-            }
+        if self.entries[0].is_full() {
+            self.entries.swap(0, 1);
+            self.entries[0].clear();
         }
+        self.entries[0].insert(entry);
         if decision.verdict == Verdict::Keep {
             if self.kept[0].len() >= self.kept_count_max {
                 self.kept.swap(0, 1);
@@ -98,7 +82,7 @@ impl DecidedCache {
     /// The decision, if this trace was decided as far back as the cache reaches. Of a kept trace that is known
     /// by its entry only, policy and threshold are forgotten.
     pub fn get(&self, hash: u64, trace: &TraceId) -> Option<Decision> {
-        let entry = self.find(self.fingerprint(trace))?;
+        let entry = self.find(fingerprint(hash))?;
         let verdict = verdict_of(entry);
         if verdict == Verdict::Keep
             && let Some(kept) = self.find_kept(hash, trace)
@@ -115,11 +99,18 @@ impl DecidedCache {
         })
     }
 
+    /// Asks for the memory of a look that will come soon.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        let fingerprint = fingerprint(hash);
+        self.entries
+            .iter()
+            .for_each(|generation| generation.prefetch(fingerprint));
+    }
+
     fn find(&self, fingerprint: u64) -> Option<u64> {
-        let is_it = |entry: &u64| (entry ^ fingerprint) >> DECISION_BITS == 0;
         let [current, previous] = &self.entries;
-        let find = |generation: &HashTable<u64>| generation.find(bucket(fingerprint), is_it).copied();
-        find(current).or_else(|| find(previous))
+        current.find(fingerprint).or_else(|| previous.find(fingerprint))
     }
 
     fn find_kept(&self, hash: u64, trace: &TraceId) -> Option<&Kept> {
@@ -127,19 +118,12 @@ impl DecidedCache {
         let is_it = |kept: &Kept| kept.trace == *trace;
         current.find(hash, is_it).or_else(|| previous.find(hash, is_it))
     }
-
-    fn fingerprint(&self, trace: &TraceId) -> u64 {
-        let mut hasher = SipHasher13::new_with_keys(self.fingerprint_key.0[0], self.fingerprint_key.0[1]);
-        hasher.write(trace.as_bytes());
-        hasher.finish() >> DECISION_BITS << DECISION_BITS
-    }
 }
 
-/// The hash of an entry: its fingerprint with the empty low bits filled, because a table takes the bucket from the
-/// low bits and the tag from the high ones.
-fn bucket(entry: u64) -> u64 {
-    let fingerprint = entry >> DECISION_BITS;
-    fingerprint ^ fingerprint << DECISION_BITS
+/// The low bits of the table's hash, at the place they have in an entry: the high ones choose the owner, so that they
+/// say little among the traces of one core.
+fn fingerprint(hash: u64) -> u64 {
+    hash << DECISION_BITS
 }
 
 fn verdict_of(entry: u64) -> Verdict {
