@@ -7,8 +7,13 @@ use glommio::io::{BufferedFile, OpenOptions};
 use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::num::NonZeroU64;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+
+/// What stays of a file in the page cache, for whoever follows it.
+const CACHED_BYTES: u64 = 32 << 20;
 
 /// One write: an allocator hands out so much from memory that is there, and more from fresh pages each time.
 const WRITE_BYTES_MAX: usize = 512 << 10;
@@ -38,6 +43,24 @@ pub struct FileSink {
 struct Open {
     file: BufferedFile,
     end: Cell<u64>,
+    /// Up to here pages have left the cache.
+    forgotten: Cell<u64>,
+}
+
+impl Open {
+    /// Lets what was written a while ago leave the page cache: a reader that follows the file has had it, and the
+    /// pages are there for what comes next, instead of ever new ones.
+    fn forget_old_pages(&self) {
+        let until = self.end.get().saturating_sub(CACHED_BYTES);
+        if let Some(len) = NonZeroU64::new(until.saturating_sub(self.forgotten.get())) {
+            let advice = rustix::fs::Advice::DontNeed;
+            // SAFETY: the descriptor is open as long as `self.file` lives.
+            let file = unsafe { BorrowedFd::borrow_raw(self.file.as_raw_fd()) };
+            // Advice: nothing depends on its being taken.
+            let _ = rustix::fs::fadvise(file, self.forgotten.get(), Some(len), advice);
+            self.forgotten.set(until);
+        }
+    }
 }
 
 impl FileSink {
@@ -115,6 +138,7 @@ impl FileSink {
         }
         open.file.fdatasync().await.map_err(io::Error::from)?;
         open.end.set(open.end.get() + len as u64);
+        open.forget_old_pages();
         Ok(())
     }
 
@@ -133,6 +157,7 @@ impl FileSink {
         let open = Rc::new(Open {
             file,
             end: Cell::new(end),
+            forgotten: Cell::new(end),
         });
         *self.open.borrow_mut() = Some(open.clone());
         Ok(open)

@@ -414,9 +414,10 @@ async fn replay(
     let now = clock.now();
     let kept_tail = kept_start.next_position;
     let log_seed = found.log_seed;
+    let pool = DmaPool::default();
     let log = Log::new(
         seeded(log_options(Duration::ZERO), log_seed),
-        DmaPool::default(),
+        pool.clone(),
         found.start,
         now,
     );
@@ -425,7 +426,7 @@ async fn replay(
         retain: Duration::ZERO,
         ..seeded(log_options(KEPT_GROUP_INTERVAL), kept_found.log_seed)
     };
-    let kept = Log::new(kept_options, DmaPool::default(), kept_start, now);
+    let kept = Log::new(kept_options, pool, kept_start, now);
     let destinations = options.files.iter().map(|file| {
         let options = DestinationOptions {
             id: file.id.clone(),

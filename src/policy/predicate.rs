@@ -218,7 +218,8 @@ impl PredicateTable {
             .iter()
             .take_while(|candidate| length_class(&candidate.text) == class)
         {
-            if *candidate.text == *key {
+            // Most keys of the right length differ in their first byte.
+            if candidate.text.first() == key.first() && *candidate.text == *key {
                 candidate.absorb(value, matched);
                 return;
             }

@@ -1,6 +1,7 @@
 //! The last decisions with what they were made of, for people who ask.
 
 use crate::base::ids::TraceId;
+use crate::base::prefetch::prefetch;
 use crate::base::time::WallTime;
 use crate::digest::Digest;
 use crate::route::Decision;
@@ -74,6 +75,8 @@ impl Recent {
             }
         }
         *next = (place + 1) % COUNT_MAX as u16;
+        // The oldest has not been touched for as long as it is in the ring.
+        ring.get(*next as usize).inspect(|oldest| prefetch(*oldest));
     }
 
     pub fn get(&self, trace: &TraceId) -> Option<&DecidedTrace> {
