@@ -382,7 +382,7 @@ impl Table {
         }
         for hash in hashes {
             self.decided.prefetch(*hash);
-            self.index.find(*hash, |_| false);
+            self.index.prefetch(*hash);
         }
     }
 

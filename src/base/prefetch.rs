@@ -17,6 +17,14 @@ pub fn prefetch<T>(value: &T) {
     }
 }
 
+/// Asks for the lines of `words`, which begin with a line.
+#[inline(always)]
+pub fn prefetch_words(words: &[u64]) {
+    for line in words.chunks(LINE_BYTES / size_of::<u64>()) {
+        prefetch_line(line.as_ptr().cast());
+    }
+}
+
 /// Asks for the lines of `bytes`.
 #[inline(always)]
 pub fn prefetch_bytes(bytes: &[u8]) {

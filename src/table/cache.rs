@@ -10,7 +10,7 @@
 //! So a new trace, the usual case, costs one look into each [generation](super::generation). A false hit would send a new trace the
 //! way of another one; its odds are bounded ([`FALSE_HIT_ODDS_MAX`]) and tested.
 
-use super::generation::{DECISION_BITS, Generation};
+use super::generation::{DECISION_BITS, Generations};
 use crate::base::ids::TraceId;
 use crate::route::{Decision, HashKey};
 use crate::verdict::{Reason, Verdict};
@@ -37,7 +37,7 @@ pub struct DecidedCache {
     hash_key: HashKey,
     kept_count_max: usize,
     kept: [HashTable<Kept>; 2],
-    entries: [Generation; 2],
+    entries: Generations,
 }
 
 impl DecidedCache {
@@ -49,7 +49,7 @@ impl DecidedCache {
             kept: Default::default(),
             // Room from the start: growing would move a million entries within one turn. Untouched room costs
             // address space only.
-            entries: [Generation::new(count_max), Generation::new(count_max)],
+            entries: Generations::new(count_max),
         }
     }
 
@@ -60,15 +60,11 @@ impl DecidedCache {
         }
         let fingerprint = fingerprint(hash);
         let entry = fingerprint | (decision.verdict as u64) << REASON_BITS | decision.reason as u64;
-        match self.find(fingerprint) {
+        match self.entries.find(fingerprint) {
             Some(known) if verdict_of(known) >= decision.verdict => return,
             Some(_) | None => {}
         }
-        if self.entries[0].is_full() {
-            self.entries.swap(0, 1);
-            self.entries[0].clear();
-        }
-        self.entries[0].insert(entry);
+        self.entries.insert(entry);
         if decision.verdict == Verdict::Keep {
             if self.kept[0].len() >= self.kept_count_max {
                 self.kept.swap(0, 1);
@@ -82,7 +78,7 @@ impl DecidedCache {
     /// The decision, if this trace was decided as far back as the cache reaches. Of a kept trace that is known
     /// by its entry only, policy and threshold are forgotten.
     pub fn get(&self, hash: u64, trace: &TraceId) -> Option<Decision> {
-        let entry = self.find(fingerprint(hash))?;
+        let entry = self.entries.find(fingerprint(hash))?;
         let verdict = verdict_of(entry);
         if verdict == Verdict::Keep
             && let Some(kept) = self.find_kept(hash, trace)
@@ -102,15 +98,7 @@ impl DecidedCache {
     /// Asks for the memory of a look that will come soon.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
-        let fingerprint = fingerprint(hash);
-        self.entries
-            .iter()
-            .for_each(|generation| generation.prefetch(fingerprint));
-    }
-
-    fn find(&self, fingerprint: u64) -> Option<u64> {
-        let [current, previous] = &self.entries;
-        current.find(fingerprint).or_else(|| previous.find(fingerprint))
+        self.entries.prefetch(fingerprint(hash));
     }
 
     fn find_kept(&self, hash: u64, trace: &TraceId) -> Option<&Kept> {

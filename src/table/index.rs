@@ -10,6 +10,7 @@
 //! every look a miss of cache and TLB; one that grows moves a million entries within one turn. A part moves its
 //! share of them, 1/256, and needs no look at their slots for it.
 
+use crate::base::prefetch::prefetch;
 use crate::base::slab::Key;
 use hashbrown::HashTable;
 
@@ -43,6 +44,15 @@ impl Index {
         let found =
             self.parts[part(hash)].find(spread(stored), |entry| entry.hash == stored && is_it(entry.key));
         found.map(|entry| entry.key)
+    }
+
+    /// Asks for the entries that a look at `hash` will compare.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        self.parts[part(hash)].find(spread(hash as u32), |entry| {
+            prefetch(entry);
+            false
+        });
     }
 
     /// `key` must not be in it.
