@@ -124,7 +124,7 @@ impl Table {
                 }
             }
             for (item, hash) in items.iter().zip(hashes) {
-                self.absorb_item(now, item, *hash, batch, policies, stats, out);
+                self.absorb_item(now, (item, *hash), batch, policies, stats, out);
             }
         }
         self.hashes = hashes;
@@ -136,8 +136,7 @@ impl Table {
     fn absorb_item(
         &mut self,
         now: Now,
-        item: &Item,
-        hash: u64,
+        (item, hash): (&Item, u64),
         batch: &ItemBatch,
         policies: &PolicySet,
         stats: &mut Stats,
