@@ -6,6 +6,7 @@ pub mod block;
 pub mod codec;
 pub mod ids;
 pub mod monoid;
+pub mod prefetch;
 pub mod slab;
 pub mod time;
 pub mod wheel;

@@ -5,6 +5,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use tailkeep::commands::{Arguments, execute};
 
+/// Requests bring many short-lived vectors of a few KiB to a MiB. glibc gives large ones back to the system and
+/// fetches fresh pages for the next.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // clap answers a wrong flag with exit code 2, `--help` and `--version` with 0.
     execute(Arguments::parse())

@@ -128,6 +128,25 @@ impl PolicySet {
         self.predicates.fold(span, resource)
     }
 
+    /// Whether some rule asks for the attribute `key`.
+    #[inline]
+    pub fn wants_attribute(&self, key: &[u8]) -> bool {
+        self.predicates.wants_attribute(key)
+    }
+
+    /// Adds what one attribute of a span matches.
+    #[inline]
+    pub fn match_attribute(&self, key: &[u8], value: AnyValueView<'_>, matched: &mut ResourceMatch) {
+        self.predicates.look_up(key, value, matched);
+    }
+
+    /// As [`PolicySet::fold`], for a span whose attributes have been matched: `matched` is what its resource and
+    /// they match together.
+    #[inline]
+    pub fn fold_matched(&self, span: &SpanView<'_>, matched: ResourceMatch) -> Digest {
+        self.predicates.fold_matched(span, matched)
+    }
+
     /// Judges a trace that may still grow: Pending unless nothing that may come can change verdict or
     /// threshold (V2).
     pub fn judge_open(&self, trace: TraceId, digest: &Digest) -> Ruling {

@@ -24,22 +24,10 @@ use std::ops::Range;
 pub struct HashKey(pub [u64; 2]);
 
 impl HashKey {
-    /// A keyed hash of a trace id: the bucket of the table.
+    /// A keyed hash of a trace id: its owner, the bucket of the table, and the fingerprint of decisions.
     #[inline]
     pub fn trace(self, trace: &TraceId) -> u64 {
-        HashKey::hash(self.0[0], self.0[1], trace)
-    }
-
-    /// Another one: its high bits choose the owner, all but the lowest name the trace where its id is too long. So
-    /// a decision that is known by a fingerprint finds the owner of its trace.
-    #[inline]
-    pub fn fingerprint(self, trace: &TraceId) -> u64 {
-        HashKey::hash(!self.0[1], !self.0[0], trace)
-    }
-
-    #[inline]
-    fn hash(key0: u64, key1: u64, trace: &TraceId) -> u64 {
-        let mut hasher = SipHasher13::new_with_keys(key0, key1);
+        let mut hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
         hasher.write(trace.as_bytes());
         hasher.finish()
     }
@@ -53,10 +41,13 @@ impl HashKey {
     }
 }
 
-/// The owner among `core_count` of a trace with this fingerprint: an even split of its range.
+/// The owner among `core_count` of a trace with this hash: an even split of the range of its low half.
+///
+/// The high half is not looked at: it places what one owner remembers, and the highest bits are not known of a
+/// decision that was carried along in a log.
 #[inline]
-pub fn owner(fingerprint: u64, core_count: u16) -> CoreId {
-    CoreId(((fingerprint as u128 * core_count as u128) >> 64) as u16)
+pub fn owner(hash: u64, core_count: u16) -> CoreId {
+    CoreId(((hash & 0xffff_ffff) * u64::from(core_count) >> 32) as u16)
 }
 
 /// What one request showed of one trace.
@@ -156,7 +147,7 @@ mod tests {
     fn owners_share_the_hash_range_evenly() {
         assert_eq!(owner(0, 3), CoreId(0));
         assert_eq!(owner(u64::MAX, 3), CoreId(2));
-        assert_eq!(owner(u64::MAX / 2, 3), CoreId(1));
+        assert_eq!(owner(u64::from(u32::MAX / 2), 3), CoreId(1));
         assert_eq!(owner(u64::MAX, 1), CoreId(0));
     }
 

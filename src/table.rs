@@ -16,6 +16,8 @@
 mod cache;
 mod fragments;
 mod found;
+mod generation;
+mod index;
 mod recent;
 mod trace;
 
@@ -35,13 +37,11 @@ use crate::policy::{PolicySet, Ruling};
 use crate::route::{Decision, HashKey, Item, ItemBatch, Places, PolicyNumber, Settlement};
 use crate::stats::Stats;
 use crate::verdict::Reason;
-use hashbrown::HashTable;
+use index::Index;
 use std::time::Duration;
 
-/// Open traces that the index has room for from the start, at most.
-const INDEX_COUNT_MAX: usize = 4 << 20;
-/// Bytes of state of an open trace, roughly.
-const TRACE_STATE_BYTES: usize = 256;
+/// Traces whose memory is asked for together, before the first of them is looked at.
+const AHEAD_COUNT: usize = 16;
 /// Traces judged in one call of `handle_timeout`, so that no turn is long.
 const DUE_COUNT_MAX: usize = 256;
 /// Traces are forced at most this often while the share is not exceeded.
@@ -63,7 +63,7 @@ pub struct TableOptions {
 pub struct Table {
     options: TableOptions,
     traces: Slab<Trace>,
-    index: HashTable<Key>,
+    index: Index,
     wheel: Wheel<Key>,
     due: Vec<Key>,
     /// Oldest and newest of the list through [`Trace`]'s links, by opening.
@@ -71,6 +71,8 @@ pub struct Table {
     newest: Option<Key>,
     /// Bytes of the lists that traces own.
     heap_bytes: u64,
+    /// Of the batch being absorbed or the traces that are due.
+    hashes: Vec<u64>,
     decided: DecidedCache,
     recent: Recent,
     relieved_at: Option<Instant>,
@@ -86,15 +88,13 @@ impl Table {
                 options.decided_count_max,
             ),
             traces: Slab::default(),
-            // Growing the index of a full table would stop the core for a moment.
-            index: HashTable::with_capacity(
-                (options.state_bytes_max as usize / TRACE_STATE_BYTES).min(INDEX_COUNT_MAX),
-            ),
+            index: Index::new(),
             wheel: Wheel::new(now.instant),
             due: Vec::new(),
             oldest: None,
             newest: None,
             heap_bytes: 0,
+            hashes: Vec::new(),
             recent: Recent::default(),
             relieved_at: None,
             tier: 0,
@@ -111,23 +111,36 @@ impl Table {
         stats: &mut Stats,
         out: &mut Vec<Settlement>,
     ) {
-        for item in &batch.items {
-            self.absorb_item(now, item, batch, policies, stats, out);
+        let key = self.options.hash_key;
+        let mut hashes = std::mem::take(&mut self.hashes);
+        hashes.clear();
+        hashes.extend(batch.items.iter().map(|item| key.trace(&item.trace)));
+        for (items, hashes) in batch.items.chunks(AHEAD_COUNT).zip(hashes.chunks(AHEAD_COUNT)) {
+            // Looks that depend on memory and not on each other, so that they wait together.
+            for hash in hashes {
+                match self.index.find(*hash, |_| true) {
+                    Some(key) => self.traces.prefetch(key),
+                    None => self.decided.prefetch(*hash),
+                }
+            }
+            for (item, hash) in items.iter().zip(hashes) {
+                self.absorb_item(now, (item, *hash), batch, policies, stats, out);
+            }
         }
+        self.hashes = hashes;
         self.relieve_pressure(now, policies, stats, out);
     }
 
     fn absorb_item(
         &mut self,
         now: Now,
-        item: &Item,
+        (item, hash): (&Item, u64),
         batch: &ItemBatch,
         policies: &PolicySet,
         stats: &mut Stats,
         out: &mut Vec<Settlement>,
     ) {
         let (places, spans, parents) = batch.lists(item);
-        let hash = self.options.hash_key.trace(&item.trace);
         let key = match self.find(hash, &item.trace) {
             Some(key) => key,
             None => {
@@ -178,8 +191,9 @@ impl Table {
     }
 
     fn find(&self, hash: u64, trace: &TraceId) -> Option<Key> {
-        let is_it = |key: &Key| self.traces.get(*key).is_some_and(|found| found.id() == *trace);
-        self.index.find(hash, is_it).copied()
+        self.index.find(hash, |key| {
+            self.traces.get(key).is_some_and(|found| found.id() == *trace)
+        })
     }
 
     fn insert(&mut self, now: Now, hash: u64, mut trace: Trace) -> Key {
@@ -195,17 +209,7 @@ impl Table {
             }
             None => self.oldest = Some(key),
         }
-        let Table {
-            index,
-            traces,
-            options,
-            ..
-        } = self;
-        index.insert_unique(hash, key, |key| {
-            options
-                .hash_key
-                .trace(&traces.get(*key).expect("indexed traces are open").id())
-        });
+        self.index.insert(hash, key);
         self.wheel.arm(now.instant, key);
         key
     }
@@ -286,8 +290,8 @@ impl Table {
     fn remove(&mut self, key: Key) -> Option<Trace> {
         let trace = self.traces.remove(key)?;
         let hash = self.options.hash_key.trace(&trace.id());
-        let found = self.index.find_entry(hash, |indexed| *indexed == key);
-        found.expect("every open trace is indexed").remove();
+        let indexed = self.index.remove(hash, key);
+        assert!(indexed, "every open trace is indexed");
         match trace.older {
             Some(older) => self.traces.get_mut(older).expect("listed").newer = trace.newer,
             None => self.oldest = trace.newer,
@@ -310,12 +314,44 @@ impl Table {
     ) {
         let mut due = std::mem::take(&mut self.due);
         self.wheel.expire(now.instant, DUE_COUNT_MAX, &mut due);
-        for key in due.drain(..) {
-            if let Some(until) = self.check(now, key, policies, stats, out) {
-                self.wheel.arm(until, key);
+        let mut hashes = std::mem::take(&mut self.hashes);
+        self.ask_for_slots(&due, 0);
+        for begin in (0..due.len()).step_by(AHEAD_COUNT) {
+            self.ask_for_slots(&due, begin + AHEAD_COUNT);
+            let keys = &due[begin..due.len().min(begin + AHEAD_COUNT)];
+            self.look_ahead(keys, &mut hashes);
+            for key in keys {
+                if let Some(until) = self.check(now, *key, policies, stats, out) {
+                    self.wheel.arm(until, *key);
+                }
             }
         }
+        due.clear();
         self.due = due;
+        self.hashes = hashes;
+    }
+
+    /// Asks for the slots of some of the keys, beginning with number `begin`.
+    fn ask_for_slots(&self, keys: &[Key], begin: usize) {
+        let keys = keys.iter().skip(begin).take(AHEAD_COUNT);
+        keys.for_each(|key| self.traces.prefetch(*key));
+    }
+
+    /// Asks for what closing these traces touches beside their slots. All of it lies where it was left a `quiet` ago.
+    fn look_ahead(&self, keys: &[Key], hashes: &mut Vec<u64>) {
+        hashes.clear();
+        for trace in keys.iter().filter_map(|key| self.traces.get(*key)) {
+            hashes.push(self.options.hash_key.trace(&trace.id()));
+            let neighbours = [trace.older, trace.newer];
+            neighbours
+                .into_iter()
+                .flatten()
+                .for_each(|key| self.traces.prefetch(key));
+        }
+        for hash in hashes {
+            self.decided.prefetch(*hash);
+            self.index.prefetch(*hash);
+        }
     }
 
     /// When `handle_timeout` is due next.
@@ -327,7 +363,7 @@ impl Table {
 
     /// Bytes of trace state: slots, index, wheel, and the lists that traces own.
     pub fn state_bytes(&self) -> u64 {
-        let per_trace = Slab::<Trace>::SLOT_BYTES + size_of::<Key>() + 1 + size_of::<(u64, Key)>();
+        let per_trace = Slab::<Trace>::SLOT_BYTES + Index::ENTRY_BYTES + size_of::<(u64, Key)>();
         (self.traces.len() * per_trace) as u64 + self.heap_bytes
     }
 

@@ -1,5 +1,6 @@
 //! Values in numbered slots, with keys that a reused slot does not answer to.
 
+use super::prefetch::prefetch;
 use std::num::NonZeroU32;
 
 /// Names one value of one [`Slab`]: a slot and the generation that filled it.
@@ -115,6 +116,16 @@ impl<T> Slab<T> {
         match self.entry_mut(key.slot)? {
             Entry::Filled { generation, value } if *generation == key.generation => Some(value),
             _ => None,
+        }
+    }
+
+    /// Asks for the memory of a value that will be needed soon.
+    #[inline]
+    pub fn prefetch(&self, key: Key) {
+        let slot = key.slot as usize;
+        let chunk = self.chunks.get(slot / CHUNK_SLOTS);
+        if let Some(entry) = chunk.and_then(|chunk| chunk.get(slot % CHUNK_SLOTS)) {
+            prefetch(entry);
         }
     }
 

@@ -60,6 +60,9 @@ impl Structure {
     /// Takes in an item: its spans, and the parents of its spans that are not among them. Repeated
     /// fingerprints and items change nothing.
     pub fn absorb(&mut self, span_fps: &[u32], parent_fps: &[u32]) {
+        if self.begin_with(span_fps, parent_fps) {
+            return;
+        }
         for (place, span) in span_fps.iter().enumerate() {
             if !self.insert_span(*span) {
                 let rest = span_fps.len() - place - 1;
@@ -95,6 +98,33 @@ impl Structure {
                 };
             }
         }
+    }
+
+    /// Takes in the first item of a trace, if it fits in place: it meets nothing but itself.
+    fn begin_with(&mut self, span_fps: &[u32], parent_fps: &[u32]) -> bool {
+        let Shape::InPlace {
+            span_count: span_count @ 0,
+            parent_count: parent_count @ 0,
+            slots,
+        } = &mut self.0
+        else {
+            return false;
+        };
+        if span_fps.len() + parent_fps.len() > IN_PLACE {
+            return false;
+        }
+        let mut count = 0;
+        let mut push = |fingerprint: u32| {
+            if !slots[..count].contains(&fingerprint) {
+                slots[count] = fingerprint;
+                count += 1;
+            }
+            count as u8
+        };
+        *span_count = span_fps.iter().map(|span| push(*span)).last().unwrap_or(0);
+        let last = parent_fps.iter().map(|parent| push(*parent)).last();
+        *parent_count = last.map_or(0, |count| count - *span_count);
+        true
     }
 
     /// Parents that are not here; `None`: given up.

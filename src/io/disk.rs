@@ -4,84 +4,30 @@
 //! and its result reported as it is: deciding what a failure means is the log's.
 
 use super::datadir;
-use crate::base::block::{BlockPool, PAGE_BYTES};
+use crate::base::block::PAGE_BYTES;
 use crate::base::ids::LogId;
 use crate::landing::fetch::{ReadOp, WhichLog};
 use crate::wal::{DiskError, DiskOp, SegmentId};
 use glommio::GlommioError;
-use glommio::io::{DmaBuffer, DmaFile, OpenOptions};
+use glommio::io::{DmaFile, OpenOptions};
 use hashbrown::HashMap;
 use std::cell::RefCell;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-/// Blocks kept for reuse at most; more go back to the system.
-const SPARE_COUNT_MAX: usize = 64;
+mod pool;
 
-/// Memory for O_DIRECT, from the executor's registered area while that lasts.
-#[derive(Debug, Default)]
-pub struct DmaPool {
-    spare: Vec<DmaBuffer>,
-}
+pub use pool::{DmaBlock, DmaPool, DmaShared};
 
-/// A block being filled.
-#[derive(Debug)]
-pub struct DmaBlock(DmaBuffer);
-
-/// A sealed block: read by many, written by the kernel.
-#[derive(Clone, Debug)]
-pub struct DmaShared(Rc<DmaBuffer>);
-
-impl AsRef<[u8]> for DmaBlock {
-    fn as_ref(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-}
-
-impl AsMut<[u8]> for DmaBlock {
-    fn as_mut(&mut self) -> &mut [u8] {
-        self.0.as_bytes_mut()
-    }
-}
-
-impl AsRef<[u8]> for DmaShared {
-    fn as_ref(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-}
-
-impl BlockPool for DmaPool {
-    type Block = DmaBlock;
-    type Shared = DmaShared;
-
-    fn take(&mut self, bytes: usize) -> DmaBlock {
-        if let Some(index) = self.spare.iter().rposition(|spare| spare.len() == bytes) {
-            return DmaBlock(self.spare.swap_remove(index));
-        }
-        let mut buffer = glommio::allocate_dma_buffer(bytes);
-        // Memory from the system is not initialized yet; it is now, once in its life.
-        buffer.as_bytes_mut().fill(0);
-        DmaBlock(buffer)
-    }
-
-    fn seal(&mut self, block: DmaBlock, _written: usize) -> DmaShared {
-        DmaShared(Rc::new(block.0))
-    }
-
-    fn give(&mut self, shared: DmaShared) {
-        if self.spare.len() < SPARE_COUNT_MAX
-            && let Ok(buffer) = Rc::try_unwrap(shared.0)
-        {
-            self.spare.push(buffer);
-        }
-    }
-}
+use pool::Spares;
 
 /// The files of the logs that one core keeps.
 pub struct Disk {
     data_dir: PathBuf,
     files: RefCell<HashMap<(Directory, SegmentId), Rc<DmaFile>>>,
+    /// For what is written of a block whose beginning went to disk before.
+    rests: RefCell<Spares>,
 }
 
 /// One of the two directories of segments that a log has.
@@ -93,6 +39,7 @@ impl Disk {
         Disk {
             data_dir,
             files: RefCell::default(),
+            rests: RefCell::default(),
         }
     }
 
@@ -131,7 +78,7 @@ impl Disk {
                 from,
             } => {
                 let file = self.file(log, segment).await?;
-                write(&file, data, from, offset).await
+                self.write(&file, data, from, offset).await
             }
             DiskOp::Sync { segment } => {
                 let file = self.file(log, segment).await?;
@@ -231,6 +178,37 @@ impl Disk {
         }
     }
 
+    /// A block whose beginning went to disk before is written from a copy of the rest: a registered buffer can
+    /// only be written whole, and this happens once per group.
+    async fn write(
+        &self,
+        file: &DmaFile,
+        data: DmaShared,
+        from: usize,
+        offset: u64,
+    ) -> Result<(), DiskError> {
+        let len = data.as_ref().len() - from;
+        let written = if from == 0 {
+            file.write_rc_at(data.0, offset).await
+        } else {
+            let mut rest = self.rests.borrow_mut().take(len);
+            rest.as_bytes_mut().copy_from_slice(&data.as_ref()[from..]);
+            drop(data);
+            let rest = Rc::new(rest);
+            let written = file.write_rc_at(rest.clone(), offset).await;
+            if let Ok(rest) = Rc::try_unwrap(rest) {
+                self.rests.borrow_mut().give(rest);
+            }
+            written
+        };
+        match written.map_err(disk_error)? {
+            written if written == len => Ok(()),
+            written => Err(DiskError::ShortWrite {
+                written: written as u64,
+            }),
+        }
+    }
+
     /// The bytes at an entry's place, fewer at the end of the file; `None` if the disk refuses.
     pub async fn read(&self, log: LogId, op: ReadOp) -> Option<Vec<u8>> {
         let file = self.file((log, op.log), op.segment).await.ok()?;
@@ -241,26 +219,6 @@ impl Disk {
                 None
             }
         }
-    }
-}
-
-/// A block whose beginning went to disk before is written from a copy of the rest: a registered buffer can
-/// only be written whole, and this happens once per group.
-async fn write(file: &DmaFile, data: DmaShared, from: usize, offset: u64) -> Result<(), DiskError> {
-    let len = data.as_ref().len() - from;
-    let written = if from == 0 {
-        file.write_rc_at(data.0, offset).await
-    } else {
-        let mut rest = glommio::allocate_dma_buffer(len);
-        rest.as_bytes_mut().copy_from_slice(&data.as_ref()[from..]);
-        drop(data);
-        file.write_at(rest, offset).await
-    };
-    match written.map_err(disk_error)? {
-        written if written == len => Ok(()),
-        written => Err(DiskError::ShortWrite {
-            written: written as u64,
-        }),
     }
 }
 

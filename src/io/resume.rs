@@ -173,15 +173,16 @@ fn parts(
     kept_start.next_position = kept_start.next_position.max(Position(beyond));
     let kept_tail = kept_start.next_position;
     let now = clock.now();
+    let pool = DmaPool::default();
     let log = Log::new(
         log_options(options.retain, Duration::ZERO, found.log_seed),
-        DmaPool::default(),
+        pool.clone(),
         found.start,
         now,
     );
     // What is behind every cursor is of no use to anyone.
     let kept_options = log_options(Duration::ZERO, KEPT_GROUP_INTERVAL, kept_found.log_seed);
-    let kept = Log::new(kept_options, DmaPool::default(), kept_start, now);
+    let kept = Log::new(kept_options, pool, kept_start, now);
     let destinations = options.exporters.iter().map(|exporter| {
         let mut options = exporter.destination.clone();
         options.queue_bytes_max /= share;

@@ -7,7 +7,7 @@ use crate::base::ids::{SpanId, TraceId};
 use crate::base::monoid::Monoid;
 use crate::digest::Digest;
 use crate::otlp::cut::CutSink;
-use crate::otlp::view::{self, SpanView};
+use crate::otlp::view::{self, AnyValueView, SpanView};
 use crate::policy::{PolicySet, ResourceMatch};
 use crate::route::HashKey;
 use bumpalo::Bump;
@@ -42,10 +42,12 @@ pub(super) struct PartDraft {
 /// A request, cut.
 pub(super) struct Draft<'a, 'b> {
     policies: &'b PolicySet,
-    pub hash_key: HashKey,
+    hash_key: HashKey,
     span_bytes_max: usize,
     by_trace: &'b mut HashTable<u32>,
     resource_match: ResourceMatch,
+    /// What the resource and the attributes seen of the next span match.
+    span_match: ResourceMatch,
     pub pieces: BumpVec<'b, &'a [u8]>,
     pub resources: BumpVec<'b, PartDraft>,
     pub scopes: BumpVec<'b, PartDraft>,
@@ -105,6 +107,7 @@ impl<'a, 'b> Draft<'a, 'b> {
             span_bytes_max,
             by_trace,
             resource_match: ResourceMatch::NONE,
+            span_match: ResourceMatch::NONE,
             pieces: BumpVec::new_in(bump),
             resources: BumpVec::new_in(bump),
             scopes: BumpVec::new_in(bump),
@@ -154,6 +157,7 @@ impl<'a> CutSink<'a> for Draft<'a, '_> {
     fn resource(&mut self, part: &[&'a [u8]]) {
         let attributes = part.iter().flat_map(|piece| view::resource_attributes(piece));
         self.resource_match = self.policies.match_resource(attributes);
+        self.span_match = self.resource_match;
         let part = self.part(part, 0);
         self.resources.push(part);
     }
@@ -163,8 +167,18 @@ impl<'a> CutSink<'a> for Draft<'a, '_> {
         self.scopes.push(part);
     }
 
+    #[inline(always)]
+    fn wants_attribute(&self, key: &[u8]) -> bool {
+        self.policies.wants_attribute(key)
+    }
+
+    fn attribute(&mut self, key: &'a [u8], value: AnyValueView<'a>) {
+        self.policies.match_attribute(key, value, &mut self.span_match);
+    }
+
     #[inline]
     fn span(&mut self, span: &SpanView<'a>) {
+        let matched = std::mem::replace(&mut self.span_match, self.resource_match);
         let Some(trace) = TraceId::new(span.trace_id) else {
             self.rejected.bad_trace_id += 1;
             return;
@@ -180,7 +194,7 @@ impl<'a> CutSink<'a> for Draft<'a, '_> {
             return;
         }
         let trace = self.trace_number(trace);
-        let digest = self.policies.fold(span, self.resource_match);
+        let digest = self.policies.fold_matched(span, matched);
         let merged = &mut self.traces[trace as usize].digest;
         *merged = merged.merge(digest);
         let parent = SpanId::new(span.parent_span_id);

@@ -62,7 +62,7 @@ impl Uncovered {
         match record.decision.verdict {
             Verdict::Keep => self.kept.push(*record),
             Verdict::Rollup | Verdict::Deny => {
-                let decision = CompactDecision::new(hash_key, &record.trace, &record.decision);
+                let decision = CompactDecision::new(hash_key.trace(&record.trace), &record.decision);
                 self.dropped.push(decision);
             }
             Verdict::Pending => {}

@@ -393,7 +393,7 @@ fn remember(
         let name = decision.policy.map(|number| &record.policies[number.0 as usize]);
         decision.policy = name.and_then(|name| policy_number(names, name));
         found.push(FoundDecision::CarriedKeep {
-            compact: CompactDecision::new(hash_key, &trace, &decision),
+            compact: CompactDecision::new(hash_key.trace(&trace), &decision),
             trace,
             decision,
         });

@@ -7,7 +7,7 @@
 use super::collect::{Draft, PartDraft};
 use super::record::SPANS;
 use crate::base::block::BlockPool;
-use crate::base::ids::{CoreId, LogId, Place, Position};
+use crate::base::ids::{LogId, Place, Position};
 use crate::base::time::Now;
 use crate::otlp::payload::{self, Run, Span};
 use crate::route::{self, Item, ItemBatch};
@@ -203,11 +203,7 @@ fn add_items(draft: &Draft<'_, '_>, order: &[u32], places: &[(u32, Place)], batc
     let (mut order, mut places) = (order, places);
     for (number, trace) in draft.traces.iter().enumerate() {
         let number = number as u32;
-        let owner = match batches.len() {
-            1 => CoreId(0),
-            count => route::owner(draft.hash_key.fingerprint(&trace.id), count as u16),
-        };
-        let batch = &mut batches[owner.0 as usize];
+        let batch = &mut batches[route::owner(trace.hash, batches.len() as u16).0 as usize];
         let is_mine = |span: &&u32| draft.spans[**span as usize].trace == number;
         let (spans, rest) = order.split_at(order.iter().take_while(is_mine).count());
         order = rest;

@@ -113,7 +113,7 @@ pub(super) fn attribute(reader: &mut Reader<'_>, depth: u32) -> Result<(), Frami
 }
 
 #[inline(never)]
-fn key_value(message: &[u8], end: usize, depth: u32) -> Result<(), FramingError> {
+pub(super) fn key_value(message: &[u8], end: usize, depth: u32) -> Result<(), FramingError> {
     let mut reader = Reader::ending_at(message, end);
     while !reader.is_empty() {
         let before = reader;

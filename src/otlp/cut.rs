@@ -9,10 +9,11 @@
 //!
 //! Fields may come in any order (`schema_url` regularly follows the spans), yet a sink always gets the resource
 //! before its scopes and a scope before its spans. So each ResourceSpans and ScopeSpans is walked twice: once
-//! over its own fields, stepping over scopes or spans by their length, then into these.
+//! over its own fields, stepping over scopes or spans by their length, then into these. The step from span to span
+//! waits for memory at each length unless the bytes ahead are asked for, and so brings them in for all that follows.
 
 use super::check;
-use super::view::SpanView;
+use super::view::{AnyValueView, SpanView};
 use super::wire::{DEPTH_MAX, FramingError, Reader};
 
 /// Takes what a request is made of: a resource, then for each of its scopes the scope and its spans.
@@ -23,8 +24,19 @@ pub trait CutSink<'a> {
     fn resource(&mut self, part: &[&'a [u8]]);
     /// Every field of a ScopeSpans but `spans`, keys included.
     fn scope(&mut self, part: &[&'a [u8]]);
+    /// Whether attributes of spans with this key are worth handing out.
+    #[inline(always)]
+    fn wants_attribute(&self, _key: &[u8]) -> bool {
+        false
+    }
+    /// An attribute of the span that comes next, with a wanted key.
+    #[inline(always)]
+    fn attribute(&mut self, _key: &'a [u8], _value: AnyValueView<'a>) {}
     fn span(&mut self, span: &SpanView<'a>);
 }
+
+/// How far ahead of the step from span to span bytes are asked for: about as many lines as can be on their way.
+const AHEAD_BYTES: usize = 2 << 10;
 
 /// Cuts `body`, an ExportTraceServiceRequest. After an error the sink has seen what lies before the damage, and
 /// is to be dropped with it: a request is refused whole.
@@ -101,11 +113,12 @@ fn scope_spans<'a>(
     let mut spans = Stretch::EMPTY;
     pieces.list.clear();
     let mut piece = reader;
+    reader.prefetch(0, AHEAD_BYTES);
     while !reader.is_empty() {
         let before = reader;
         match reader.key()? {
             0x12 => {
-                reader.bytes()?;
+                before.prefetch(AHEAD_BYTES, reader.bytes()?.len());
                 pieces.push(piece.until(&before));
                 piece = reader;
                 spans.add(before, reader);
@@ -127,7 +140,7 @@ fn scope_spans<'a>(
             0x12 => {
                 let (inner, _) = reader.message(depth)?;
                 let mut span = SpanView::EMPTY;
-                span.read(inner)?;
+                span.read(inner, sink)?;
                 sink.span(&span);
             }
             key => reader.step_over(key)?,

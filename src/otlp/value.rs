@@ -230,7 +230,7 @@ impl<'a> Attributes<'a> {
 
 /// The key of a `KeyValue` that is certain to have one only: key, then value, nothing behind it.
 #[inline(always)]
-fn only_key(message: &[u8]) -> Option<&[u8]> {
+pub(super) fn only_key(message: &[u8]) -> Option<&[u8]> {
     let [0x0a, key_len @ ..0x80, rest @ ..] = message else {
         return None;
     };

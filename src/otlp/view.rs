@@ -1,6 +1,8 @@
 //! A span in place: the fields that decide something, as slices of the request or of the log.
 
 use super::check;
+use super::cut::CutSink;
+use super::value;
 pub use super::value::{AnyValueView, ArrayView, Attributes, KeyValueListView, resource_attributes};
 use super::wire::{DEPTH_MAX, FramingError, Reader};
 
@@ -48,14 +50,18 @@ impl<'a> SpanView<'a> {
     /// Checks all of the span, as [`cut`](super::cut::cut) does.
     pub fn parse(bytes: &'a [u8]) -> Result<SpanView<'a>, FramingError> {
         let mut span = SpanView::EMPTY;
-        span.read(Reader::new(bytes))?;
+        span.read(Reader::new(bytes), &mut Unheard)?;
         Ok(span)
     }
 
-    /// Fills `self`, which is empty. One turn of the loop takes all fields when they come in the order of their
+    /// Fills `self`, which is empty, and hands the sink the attributes it wants. One turn of the loop takes all fields when they come in the order of their
     /// numbers, as every encoder writes them: comparing with the next number predicts better than a jump table.
     #[inline(always)]
-    pub(super) fn read(&mut self, mut reader: Reader<'a>) -> Result<(), FramingError> {
+    pub(super) fn read(
+        &mut self,
+        mut reader: Reader<'a>,
+        sink: &mut impl CutSink<'a>,
+    ) -> Result<(), FramingError> {
         let bytes = reader.rest();
         self.bytes = bytes;
         let mut attributes_left = None;
@@ -99,7 +105,7 @@ impl<'a> SpanView<'a> {
             if key == 0x4a {
                 let first = bytes.len() - *attributes_left.get_or_insert(left);
                 while key == 0x4a {
-                    check::attribute(&mut reader, SPAN_DEPTH)?;
+                    attribute(&mut reader, sink)?;
                     (left, key) = (reader.left(), reader.next_key()?);
                 }
                 self.attributes = &bytes[first..bytes.len() - left];
@@ -150,4 +156,32 @@ impl<'a> SpanView<'a> {
     pub fn attributes(&self) -> Attributes<'a> {
         Attributes::new(self.attributes, 9)
     }
+}
+
+/// One attribute of a span: checked, and handed out if it is wanted. Both from one look at its bytes, because
+/// attributes are most of a span.
+#[inline(always)]
+fn attribute<'a>(reader: &mut Reader<'a>, sink: &mut impl CutSink<'a>) -> Result<(), FramingError> {
+    let message = reader.bytes()?;
+    if let Some((key, value)) = value::plain_key_value(message) {
+        if sink.wants_attribute(key) {
+            sink.attribute(key, value);
+        }
+        return Ok(());
+    }
+    check::key_value(message, reader.at(), SPAN_DEPTH - 1)?;
+    if value::only_key(message).is_none_or(|key| sink.wants_attribute(key)) {
+        let (key, value) = value::key_value(message);
+        sink.attribute(key, value);
+    }
+    Ok(())
+}
+
+/// For whom a span is all that counts.
+struct Unheard;
+
+impl<'a> CutSink<'a> for Unheard {
+    fn resource(&mut self, _: &[&'a [u8]]) {}
+    fn scope(&mut self, _: &[&'a [u8]]) {}
+    fn span(&mut self, _: &SpanView<'a>) {}
 }

@@ -11,6 +11,7 @@
 //! two reads its bytes: varints may be longer than need be but not longer than 10 bytes or 64 bits, and
 //! messages and groups nest [`DEPTH_MAX`] deep.
 
+use crate::base::prefetch::prefetch_bytes;
 use thiserror::Error;
 
 /// Messages and groups that may lie in each other; prost's `RECURSION_LIMIT`.
@@ -141,6 +142,14 @@ impl<'a> Reader<'a> {
     #[inline(always)]
     pub fn until(&self, later: &Reader<'a>) -> &'a [u8] {
         &self.rest[..self.rest.len() - later.rest.len()]
+    }
+
+    /// Asks for the `len` bytes that lie `ahead` of the next one, as far as the message goes.
+    #[inline(always)]
+    pub fn prefetch(&self, ahead: usize, len: usize) {
+        if let Some(rest) = self.rest.get(ahead..) {
+            prefetch_bytes(&rest[..len.min(rest.len())]);
+        }
     }
 
     /// A reader that ends where `later` stands.

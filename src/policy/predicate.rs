@@ -163,27 +163,33 @@ impl PredicateTable {
         matched
     }
 
+    /// Whether a rule asks for a key of this length.
     #[inline]
+    pub fn wants_attribute(&self, key: &[u8]) -> bool {
+        self.class_begin[length_class(key)] != NO_KEY
+    }
+
     pub fn fold(&self, span: &SpanView<'_>, resource: ResourceMatch) -> Digest {
-        let status = usize::try_from(span.status_code).map_or(3, |code| code.min(3));
-        let mut matched = ResourceMatch {
-            predicates: resource.predicates.union(self.by_status[status]),
-            ..resource
-        };
+        let mut matched = resource;
         if self.wants_attributes() {
             span.attributes().wanted(
-                |key| self.class_begin[length_class(key)] != NO_KEY,
+                |key| self.wants_attribute(key),
                 |key, value| self.look_up(key, value, &mut matched),
             );
         }
+        self.fold_matched(span, matched)
+    }
 
+    #[inline]
+    pub fn fold_matched(&self, span: &SpanView<'_>, matched: ResourceMatch) -> Digest {
+        let status = usize::try_from(span.status_code).map_or(3, |code| code.min(3));
         let is_root = span.parent_span_id.iter().all(|byte| *byte == 0);
         let randomness = tracestate::sampling(span.trace_state).randomness;
         let randomness = randomness.map_or(Digest::EMPTY.randomness, |value| {
             RandomnessSeen::new(value, is_root)
         });
         Digest {
-            predicates: matched.predicates,
+            predicates: matched.predicates.union(self.by_status[status]),
             start_ns: if span.start_ns == 0 {
                 Digest::EMPTY.start_ns
             } else {
@@ -199,8 +205,9 @@ impl PredicateTable {
         }
     }
 
+    /// Adds what an attribute matches; a predicate that is matched already is not asked again.
     #[inline]
-    fn look_up(&self, key: &[u8], value: AnyValueView<'_>, matched: &mut ResourceMatch) {
+    pub fn look_up(&self, key: &[u8], value: AnyValueView<'_>, matched: &mut ResourceMatch) {
         let class = length_class(key);
         let begin = self.class_begin[class];
         if begin == NO_KEY {
@@ -211,7 +218,8 @@ impl PredicateTable {
             .iter()
             .take_while(|candidate| length_class(&candidate.text) == class)
         {
-            if *candidate.text == *key {
+            // Most keys of the right length differ in their first byte.
+            if candidate.text.first() == key.first() && *candidate.text == *key {
                 candidate.absorb(value, matched);
                 return;
             }

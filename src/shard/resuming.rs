@@ -51,14 +51,14 @@ impl Resuming {
     /// What a log decided: kept here if this core owns the trace, otherwise to be sent.
     pub fn decided(&mut self, found: Vec<FoundDecision>) -> Vec<(CoreId, Message)> {
         let hash_key = self.hash_key;
-        let by_owner = self.by_owner(found, |found| found.fingerprint(hash_key));
+        let by_owner = self.by_owner(found, |found| found.hash(hash_key));
         self.deliver(by_owner, Message::Decided)
     }
 
     /// What a log holds undecided.
     pub fn replayed(&mut self, fragments: Vec<Trace>) -> Vec<(CoreId, Message)> {
         let hash_key = self.hash_key;
-        let by_owner = self.by_owner(fragments, |fragment| hash_key.fingerprint(&fragment.id()));
+        let by_owner = self.by_owner(fragments, |fragment| hash_key.trace(&fragment.id()));
         self.deliver(by_owner, Message::Adopt)
     }
 
@@ -67,10 +67,10 @@ impl Resuming {
         self.missing == 0
     }
 
-    fn by_owner<T>(&self, all: Vec<T>, fingerprint: impl Fn(&T) -> u64) -> Vec<Vec<T>> {
+    fn by_owner<T>(&self, all: Vec<T>, hash: impl Fn(&T) -> u64) -> Vec<Vec<T>> {
         let mut by_owner: Vec<Vec<T>> = (0..self.core_count).map(|_| Vec::new()).collect();
         for one in all {
-            let owner = route::owner(fingerprint(&one), self.core_count);
+            let owner = route::owner(hash(&one), self.core_count);
             by_owner[owner.0 as usize].push(one);
         }
         by_owner

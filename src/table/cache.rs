@@ -7,9 +7,10 @@
 //! ```
 //!
 //! Every decided trace leaves such an entry; kept ones are also remembered with their id, policy and threshold.
-//! So a new trace, the usual case, costs one look into each generation. A false hit would send a new trace the
+//! So a new trace, the usual case, costs one look into each [generation](super::generation). A false hit would send a new trace the
 //! way of another one; its odds are bounded ([`FALSE_HIT_ODDS_MAX`]) and tested.
 
+use super::generation::{DECISION_BITS, Generations};
 use crate::base::ids::TraceId;
 use crate::route::{Decision, HashKey};
 use crate::verdict::{Reason, Verdict};
@@ -21,17 +22,20 @@ pub const FALSE_HIT_ODDS_MAX: f64 = 1e-9;
 /// Traces remembered at most: 2^27 of them among 2^58 fingerprints are odds of 4.7·10⁻¹⁰.
 const COUNT_LIMIT: usize = 1 << 27;
 const REASON_BITS: u32 = 4;
-const DECISION_BITS: u32 = 6;
 
 /// A decision in eight bytes, as the cache has it: what late spans of a dropped trace need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompactDecision(u64);
 
 impl CompactDecision {
-    /// `hash_key` is the directory's: the same trace has the same bytes in every log and after every start.
-    pub fn new(hash_key: HashKey, trace: &TraceId, decision: &Decision) -> CompactDecision {
-        let fingerprint = fingerprint(hash_key, trace);
-        CompactDecision(fingerprint | (decision.verdict as u64) << REASON_BITS | decision.reason as u64)
+    /// `hash` is that of [`HashKey::trace`], which is the same in every log and after every start.
+    pub fn new(hash: u64, decision: &Decision) -> CompactDecision {
+        CompactDecision(fingerprint(hash) | (decision.verdict as u64) << REASON_BITS | decision.reason as u64)
+    }
+
+    /// What is known of the hash: enough to name the owner of the trace ([`crate::route::owner`]).
+    pub fn hash(self) -> u64 {
+        self.0 >> DECISION_BITS
     }
 
     pub fn bits(self) -> u64 {
@@ -60,9 +64,8 @@ struct Kept {
 pub struct DecidedCache {
     hash_key: HashKey,
     kept_count_max: usize,
-    count_max: usize,
     kept: [HashTable<Kept>; 2],
-    entries: [HashTable<u64>; 2],
+    entries: Generations,
 }
 
 impl DecidedCache {
@@ -71,14 +74,10 @@ impl DecidedCache {
         DecidedCache {
             hash_key,
             kept_count_max: kept_count_max.max(1),
-            count_max,
             kept: Default::default(),
             // Room from the start: growing would move a million entries within one turn. Untouched room costs
             // address space only.
-            entries: [
-                HashTable::with_capacity(count_max),
-                HashTable::with_capacity(count_max),
-            ],
+            entries: Generations::new(count_max),
         }
     }
 
@@ -87,23 +86,12 @@ impl DecidedCache {
         if decision.verdict == Verdict::Pending {
             return;
         }
-        let CompactDecision(entry) = CompactDecision::new(self.hash_key, &trace, &decision);
-        let fingerprint = entry >> DECISION_BITS << DECISION_BITS;
-        match self.find(fingerprint) {
+        let CompactDecision(entry) = CompactDecision::new(hash, &decision);
+        match self.entries.find(fingerprint(hash)) {
             Some(known) if verdict_of(known) >= decision.verdict => return,
             Some(_) | None => {}
         }
-        let is_it = |known: &u64| (known ^ fingerprint) >> DECISION_BITS == 0;
-        match self.entries[0].find_mut(bucket(fingerprint), is_it) {
-            Some(known) => *known = entry,
-            None => {
-                if self.entries[0].len() >= self.count_max {
-                    self.entries.swap(0, 1);
-                    self.entries[0].clear();
-                }
-                self.entries[0].insert_unique(bucket(entry), entry, |entry| bucket(*entry));
-            }
-        }
+        self.entries.insert(entry);
         if decision.verdict == Verdict::Keep {
             if self.kept[0].len() >= self.kept_count_max {
                 self.kept.swap(0, 1);
@@ -121,28 +109,20 @@ impl DecidedCache {
         CompactDecision(entry): CompactDecision,
         kept: Option<(TraceId, Decision)>,
     ) {
-        let count_max = self.count_max;
-        let has_room = |generation: &&mut HashTable<u64>| generation.len() < count_max;
-        if self.find(entry >> DECISION_BITS << DECISION_BITS).is_none()
-            && let Some(generation) = self.entries.iter_mut().find(has_room)
-        {
-            generation.insert_unique(bucket(entry), entry, |entry| bucket(*entry));
+        if self.entries.has_room() && self.entries.find(entry).is_none() {
+            self.entries.insert(entry);
         }
         let Some((trace, decision)) = kept else { return };
         let (key, hash) = (self.hash_key, self.hash_key.trace(&trace));
-        let count_max = self.kept_count_max;
-        let has_room = |generation: &&mut HashTable<Kept>| generation.len() < count_max;
-        if self.find_kept(hash, &trace).is_none()
-            && let Some(generation) = self.kept.iter_mut().find(has_room)
-        {
-            generation.insert_unique(hash, Kept { trace, decision }, |kept| key.trace(&kept.trace));
+        if self.find_kept(hash, &trace).is_none() && self.kept[1].len() < self.kept_count_max {
+            self.kept[1].insert_unique(hash, Kept { trace, decision }, |kept| key.trace(&kept.trace));
         }
     }
 
     /// The decision, if this trace was decided as far back as the cache reaches. Of a kept trace that is known
     /// by its entry only, policy and threshold are forgotten.
     pub fn get(&self, hash: u64, trace: &TraceId) -> Option<Decision> {
-        let entry = self.find(fingerprint(self.hash_key, trace))?;
+        let entry = self.entries.find(fingerprint(hash))?;
         let verdict = verdict_of(entry);
         if verdict == Verdict::Keep
             && let Some(kept) = self.find_kept(hash, trace)
@@ -159,11 +139,10 @@ impl DecidedCache {
         })
     }
 
-    fn find(&self, fingerprint: u64) -> Option<u64> {
-        let is_it = |entry: &u64| (entry ^ fingerprint) >> DECISION_BITS == 0;
-        let [current, previous] = &self.entries;
-        let find = |generation: &HashTable<u64>| generation.find(bucket(fingerprint), is_it).copied();
-        find(current).or_else(|| find(previous))
+    /// Asks for the memory of a look that will come soon.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        self.entries.prefetch(fingerprint(hash));
     }
 
     fn find_kept(&self, hash: u64, trace: &TraceId) -> Option<&Kept> {
@@ -173,15 +152,10 @@ impl DecidedCache {
     }
 }
 
-fn fingerprint(hash_key: HashKey, trace: &TraceId) -> u64 {
-    hash_key.fingerprint(trace) >> DECISION_BITS << DECISION_BITS
-}
-
-/// The hash of an entry: its fingerprint with the empty low bits filled, because a table takes the bucket from the
-/// low bits and the tag from the high ones.
-fn bucket(entry: u64) -> u64 {
-    let fingerprint = entry >> DECISION_BITS;
-    fingerprint ^ fingerprint << DECISION_BITS
+/// The low bits of the table's hash, at the place they have in an entry: the high ones choose the owner, so that they
+/// say little among the traces of one core.
+fn fingerprint(hash: u64) -> u64 {
+    hash << DECISION_BITS
 }
 
 fn verdict_of(entry: u64) -> Verdict {

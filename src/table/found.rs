@@ -26,13 +26,12 @@ pub enum FoundDecision {
 
 impl FoundDecision {
     /// What names the owner of its trace ([`crate::route::owner`]).
-    pub fn fingerprint(&self, hash_key: HashKey) -> u64 {
+    pub fn hash(&self, hash_key: HashKey) -> u64 {
         match self {
             FoundDecision::Verdict { trace, .. } | FoundDecision::CarriedKeep { trace, .. } => {
-                hash_key.fingerprint(trace)
+                hash_key.trace(trace)
             }
-            // Its low bits are not those of the fingerprint, and name no owner.
-            FoundDecision::CarriedDrop(compact) => compact.bits(),
+            FoundDecision::CarriedDrop(compact) => compact.hash(),
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use crate::base::ids::{Place, TraceId};
 use crate::base::monoid::Monoid;
+use crate::base::prefetch::prefetch;
 use crate::base::time::WallTime;
 use crate::digest::Digest;
 use crate::route::{Decision, Places};
-use hashbrown::HashMap;
-use std::collections::VecDeque;
+use hashbrown::{DefaultHashBuilder, HashTable};
+use std::hash::BuildHasher;
 
 /// Decisions remembered; the oldest gives way.
 const COUNT_MAX: usize = 4096;
@@ -46,48 +47,88 @@ impl DecidedTrace {
 
 /// A ring of decisions, found by trace too.
 ///
-/// Invariant: `by_trace` names an entry of the ring, the newest of that trace.
-#[derive(Debug, Default)]
+/// Invariant: `by_trace` names a place of the ring, the newest of that trace. With room for all from the start, in two
+/// bytes each, it stays small enough for the cache: every decision goes through it, few are ever asked for.
+#[derive(Debug)]
 pub struct Recent {
-    ring: VecDeque<DecidedTrace>,
-    /// Number of the oldest in the ring; numbers rise by one.
-    first: u64,
-    by_trace: HashMap<TraceId, u64>,
+    ring: Vec<DecidedTrace>,
+    /// Where the next decision goes: the end, or the oldest.
+    next: u16,
+    by_trace: HashTable<u16>,
+    hasher: DefaultHashBuilder,
+}
+
+impl Default for Recent {
+    fn default() -> Recent {
+        Recent {
+            ring: Vec::new(),
+            next: 0,
+            by_trace: HashTable::with_capacity(COUNT_MAX),
+            hasher: DefaultHashBuilder::default(),
+        }
+    }
 }
 
 impl Recent {
     pub fn push(&mut self, decided: DecidedTrace) {
-        if self.ring.len() == COUNT_MAX
-            && let Some(oldest) = self.ring.pop_front()
+        let Recent {
+            ring,
+            next,
+            by_trace,
+            hasher,
+        } = self;
+        let place = *next;
+        let hash = |trace: &TraceId| hasher.hash_one(trace);
+        if let Some(oldest) = ring.get(place as usize)
+            && let Ok(named) = by_trace.find_entry(hash(&oldest.trace), |named| *named == place)
         {
-            if self.by_trace.get(&oldest.trace) == Some(&self.first) {
-                self.by_trace.remove(&oldest.trace);
-            }
-            self.first += 1;
+            named.remove();
         }
-        self.by_trace
-            .insert(decided.trace, self.first + self.ring.len() as u64);
-        self.ring.push_back(decided);
+        let trace = decided.trace;
+        match ring.get_mut(place as usize) {
+            Some(oldest) => *oldest = decided,
+            None => ring.push(decided),
+        }
+        let is_it = |named: &u16| *named != place && ring[*named as usize].trace == trace;
+        match by_trace.find_mut(hash(&trace), is_it) {
+            Some(named) => *named = place,
+            None => {
+                by_trace.insert_unique(hash(&trace), place, |named| hash(&ring[*named as usize].trace));
+            }
+        }
+        *next = (place + 1) % COUNT_MAX as u16;
+        // The oldest has not been touched for as long as it is in the ring.
+        ring.get(*next as usize).inspect(|oldest| prefetch(*oldest));
     }
 
     pub fn get(&self, trace: &TraceId) -> Option<&DecidedTrace> {
-        let number = self.by_trace.get(trace)?;
-        self.ring.get((number - self.first) as usize)
+        self.ring.get(self.place(trace)?)
     }
 
     pub fn get_mut(&mut self, trace: &TraceId) -> Option<&mut DecidedTrace> {
-        let number = self.by_trace.get(trace)?;
-        self.ring.get_mut((number - self.first) as usize)
+        let place = self.place(trace)?;
+        self.ring.get_mut(place)
+    }
+
+    fn place(&self, trace: &TraceId) -> Option<usize> {
+        let is_it = |named: &u16| self.ring[*named as usize].trace == *trace;
+        let named = self.by_trace.find(self.hasher.hash_one(trace), is_it)?;
+        Some(*named as usize)
     }
 
     /// When the oldest decision that is remembered here was taken.
     pub fn reaches_back_to(&self) -> Option<WallTime> {
-        self.ring.front().map(|decided| decided.decided_at)
+        let oldest = match self.ring.len() {
+            COUNT_MAX => self.ring.get(self.next as usize),
+            _ => self.ring.first(),
+        };
+        oldest.map(|decided| decided.decided_at)
     }
 
     /// The newest first.
     pub fn iter(&self) -> impl Iterator<Item = &DecidedTrace> {
-        self.ring.iter().rev()
+        let (newer, older) = self.ring.split_at(self.next as usize);
+        newer.iter().rev().chain(older.iter().rev())
     }
 }
 

@@ -44,7 +44,7 @@ impl Naive {
             threshold: None,
             incomplete: false,
         };
-        let compact = CompactDecision::new(self.hash_key, trace, &any);
+        let compact = CompactDecision::new(self.hash_key.trace(trace), &any);
         self.decided.contains(trace) || self.dropped.contains(&(compact.bits() >> 6))
     }
 

@@ -55,7 +55,7 @@ impl Admin {
             return Reply::error(StatusCode::BAD_REQUEST, "known is local=true");
         }
         let core_count = self.mesh.cores().count() as u16;
-        let owner = route::owner(self.facts.hash_key.fingerprint(&trace), core_count);
+        let owner = route::owner(self.facts.hash_key.trace(&trace), core_count);
         let answer = self.mesh.ask(owner, move |admin| admin.owned(trace)).await;
         let (Some(answer), Some(core)) = (answer, self.core.borrow().clone()) else {
             return Reply::error(

@@ -7,8 +7,16 @@ use glommio::io::{BufferedFile, OpenOptions};
 use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::num::NonZeroU64;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+
+/// What stays of a file in the page cache, for whoever follows it.
+const CACHED_BYTES: u64 = 32 << 20;
+
+/// One write: an allocator hands out so much from memory that is there, and more from fresh pages each time.
+const WRITE_BYTES_MAX: usize = 512 << 10;
 
 /// Bytes looked at together while the last line's begin is searched.
 const TAIL_CHUNK: u64 = 64 << 10;
@@ -37,6 +45,24 @@ pub struct FileSink {
 struct Open {
     file: BufferedFile,
     end: Cell<u64>,
+    /// Up to here pages have left the cache.
+    forgotten: Cell<u64>,
+}
+
+impl Open {
+    /// Lets what was written a while ago leave the page cache: a reader that follows the file has had it, and the
+    /// pages are there for what comes next, instead of ever new ones.
+    fn forget_old_pages(&self) {
+        let until = self.end.get().saturating_sub(CACHED_BYTES);
+        if let Some(len) = NonZeroU64::new(until.saturating_sub(self.forgotten.get())) {
+            let advice = rustix::fs::Advice::DontNeed;
+            // SAFETY: the descriptor is open as long as `self.file` lives.
+            let file = unsafe { BorrowedFd::borrow_raw(self.file.as_raw_fd()) };
+            // Advice: nothing depends on its being taken.
+            let _ = rustix::fs::fadvise(file, self.forgotten.get(), Some(len), advice);
+            self.forgotten.set(until);
+        }
+    }
 }
 
 impl FileSink {
@@ -104,24 +130,20 @@ impl FileSink {
         };
         let len = lines.len();
         let mut at = open.end.get();
-        let mut rest = lines;
+        let mut rest = &lines[..];
         while !rest.is_empty() {
-            let written = open
-                .file
-                .write_at(rest.clone(), at)
-                .await
-                .map_err(io::Error::from)?;
+            // glommio wants the bytes for itself.
+            let chunk = rest[..rest.len().min(WRITE_BYTES_MAX)].to_vec();
+            let written = open.file.write_at(chunk, at).await.map_err(io::Error::from)?;
             if written == 0 {
                 return Err(io::Error::from(io::ErrorKind::WriteZero));
             }
             at += written as u64;
-            if written == rest.len() {
-                break;
-            }
-            rest.drain(..written);
+            rest = &rest[written..];
         }
         open.file.fdatasync().await.map_err(io::Error::from)?;
         open.end.set(open.end.get() + len as u64);
+        open.forget_old_pages();
         Ok(())
     }
 
@@ -140,6 +162,7 @@ impl FileSink {
         let open = Rc::new(Open {
             file,
             end: Cell::new(end),
+            forgotten: Cell::new(end),
         });
         *self.open.borrow_mut() = Some(open.clone());
         Ok(open)

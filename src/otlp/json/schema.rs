@@ -32,6 +32,8 @@ pub struct Field {
     pub key: &'static str,
     pub label: Label,
     pub kind: Kind,
+    /// A bit for each wire type that it may have: a list of scalars comes packed or not.
+    pub wire_types: u8,
 }
 
 /// How often a field may occur, and whether its default value counts as present.
@@ -113,7 +115,7 @@ impl Message {
 
 impl Kind {
     #[inline]
-    pub fn wire_type(self) -> WireType {
+    pub const fn wire_type(self) -> WireType {
         match self {
             Kind::String | Kind::Bytes | Kind::Id | Kind::Message(_) => WireType::Bytes,
             Kind::Bool | Kind::Enum | Kind::Int32 | Kind::Int64 => WireType::Varint,
@@ -124,20 +126,37 @@ impl Kind {
     }
 }
 
+impl Field {
+    pub const fn new(number: u8, name: &'static str, key: &'static str, label: Label, kind: Kind) -> Field {
+        let packed = match label {
+            Label::Repeated => 1 << WireType::Bytes as u8,
+            Label::Singular | Label::Optional | Label::Oneof => 0,
+        };
+        Field {
+            number,
+            name,
+            key,
+            label,
+            kind,
+            wire_types: packed | 1 << kind.wire_type() as u8,
+        }
+    }
+}
+
 /// `field!(1, "traceId", Singular, Id)`
 macro_rules! field {
     ($number:literal, $name:literal, $label:ident, $kind:expr) => {
-        $crate::otlp::json::schema::Field {
-            number: $number,
-            name: $name,
-            key: concat!(",\"", $name, "\":"),
-            label: $crate::otlp::json::schema::Label::$label,
-            kind: {
+        $crate::otlp::json::schema::Field::new(
+            $number,
+            $name,
+            concat!(",\"", $name, "\":"),
+            $crate::otlp::json::schema::Label::$label,
+            {
                 #[allow(unused_imports, reason = "most tables need some of the kinds, none needs all")]
                 use $crate::otlp::json::schema::Kind::*;
                 $kind
             },
-        }
+        )
     };
 }
 pub(in crate::otlp) use field;

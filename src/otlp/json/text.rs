@@ -74,11 +74,14 @@ fn push_escaped(out: &mut Vec<u8>, mut text: &[u8]) {
 #[inline]
 pub fn push_hex(out: &mut Vec<u8>, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    out.extend(
-        bytes
-            .iter()
-            .flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]),
-    );
+    // Ids have 8 or 16 bytes.
+    for chunk in bytes.chunks(16) {
+        let mut digits = [[0; 2]; 16];
+        for (digits, byte) in digits.iter_mut().zip(chunk) {
+            *digits = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+        }
+        out.extend_from_slice(digits[..chunk.len()].as_flattened());
+    }
 }
 
 /// Replaces `bytes` by what hexadecimal digits of either case say; `None` when they say nothing.
