@@ -400,7 +400,7 @@ mod tests {
             previous: None,
             covers: true,
             policies: vec!["errors".to_string()],
-            dropped: vec![CompactDecision::new(crate::route::HashKey([1, 2]), &trace(), &dropped); 3],
+            dropped: vec![CompactDecision::new(crate::route::HashKey([1, 2]).trace(&trace()), &dropped); 3],
             kept: vec![VerdictRecord {
                 trace: trace(),
                 decision: decision(Verdict::Keep, Some(PolicyNumber(0))),

@@ -225,7 +225,8 @@ impl Drop for Destination {
 
 /// A place with this exporter beside the file.
 pub fn place(name: &str, exporters: &str) -> Place {
-    let mut place = Place::new(name);
+    // One core, so that a destination sees one connection and one queue.
+    let mut place = Place::new(name).with("node.cores", "1");
     place.exporters = exporters.to_owned();
     place
 }

@@ -371,7 +371,7 @@ impl World {
             // It had arrived, and nobody knows.
             self.write(&shipment);
         }
-        self.counted_lost += self.core().stats().spans_lost_queue_full;
+        self.counted_lost += self.spans_without_room();
         self.core = None;
         self.reads.clear();
         // Now and then only the process ends: what was written is with the disk.
@@ -560,17 +560,20 @@ impl World {
             due.len(),
             self.output.len()
         );
-        let now_lost = self
-            .core
-            .as_ref()
-            .map_or(0, |core| core.stats().spans_lost_queue_full);
-        let counted = self.counted_lost + now_lost;
+        let counted = self.counted_lost + self.spans_without_room();
         assert!(
             lost.len() as u64 <= counted,
             "W2: {} of {} due spans are lost, {counted} counted: {lost:?}",
             lost.len(),
             due.len()
         );
+    }
+
+    /// Kept spans that the one destination lost because its queue was full.
+    fn spans_without_room(&self) -> u64 {
+        let landings = self.core.iter().flat_map(|core| core.landings());
+        let reports = landings.flat_map(|landing| landing.destinations());
+        reports.map(|report| report.failed_spans()).sum()
     }
 
     pub fn assert_nothing_invented(&self) {

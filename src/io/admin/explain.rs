@@ -35,8 +35,7 @@ enum Owned {
     Known(Known),
     /// An old decision, of which only the verdict is left.
     Remembered(Decision),
-    /// With how far its memory and its log reach back.
-    Unknown(String),
+    Unknown,
     Starting,
 }
 
@@ -71,9 +70,9 @@ impl Admin {
             Owned::Remembered(decision) => {
                 Reply::json(StatusCode::OK, &self.remembered(&core, trace, decision))
             }
-            Owned::Unknown(reach) => Reply::error(
+            Owned::Unknown => Reply::error(
                 StatusCode::NOT_FOUND,
-                &format!("nothing is known of this trace; {reach}"),
+                &format!("nothing is known of this trace; {}", self.reach().await),
             ),
             Owned::Starting => Reply::error(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -96,8 +95,34 @@ impl Admin {
         }
         match shard.table().decided(&trace) {
             Some(decision) => Owned::Remembered(decision),
-            None => Owned::Unknown(reach(&core)),
+            None => Owned::Unknown,
         }
+    }
+
+    /// How far the memory and the logs of all cores reach back.
+    async fn reach(&self) -> String {
+        let asked = self.mesh.cores().map(|core| {
+            self.mesh.ask(core, |admin| {
+                let core = admin.core.borrow().clone()?;
+                let shard = core.shard();
+                let logs = shard.landings().iter();
+                let oldest = logs
+                    .filter_map(|landing| landing.usage(WhichLog::Main).oldest)
+                    .min();
+                Some((shard.table().recent().reaches_back_to(), oldest))
+            })
+        });
+        let answers = futures_util::future::join_all(asked).await;
+        let answers: Vec<_> = answers.into_iter().flatten().flatten().collect();
+        let memory = match answers.iter().filter_map(|(memory, _)| *memory).min() {
+            Some(oldest) => format!("decisions in memory reach back to {}", time_text(oldest)),
+            None => "no decision is in memory".to_string(),
+        };
+        let log = match answers.iter().filter_map(|(_, log)| *log).min() {
+            Some(oldest) => format!("the log reaches back to {}", time_text(oldest)),
+            None => "the log is empty".to_string(),
+        };
+        format!("{memory}, {log}")
     }
 
     /// Has every core read what it has of the trace.
@@ -308,19 +333,6 @@ fn decided(decided: &DecidedTrace) -> Known {
         late_spans: decided.late_spans,
         places: decided.places.to_vec(),
     }
-}
-
-fn reach(core: &Core) -> String {
-    let shard = core.shard();
-    let memory = match shard.table().recent().reaches_back_to() {
-        Some(oldest) => format!("decisions in memory reach back to {}", time_text(oldest)),
-        None => "no decision is in memory".to_string(),
-    };
-    let log = match shard.landings()[0].usage(WhichLog::Main).oldest {
-        Some(oldest) => format!("the log reaches back to {}", time_text(oldest)),
-        None => "the log is empty".to_string(),
-    };
-    format!("{memory}, {log}")
 }
 
 fn policy_name(core: &Core, decision: &Decision) -> Option<String> {
