@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Kills tailkeep under load again and again and compares what was acknowledged with what was exported.
 
-    kill_rounds.py [--rounds 200] [--seed N] [--policy errors|always] [--binary …] [--bench …] [--set key=value]
+    kill_rounds.py [--rounds 200] [--seed N] [--policy errors|always] [--cores 1,2,4,3]
+                   [--binary …] [--bench …] [--set key=value]
 
-Each round starts tailkeep on the same data directory, lets `tailkeep-bench load --ledger` send to it, and
+Each round starts tailkeep on the same data directory with the next number of cores of the list, lets `tailkeep-bench load --ledger` send to it, and
 kills it (SIGKILL) 0.1 to 2 s after load began; one start in ten is killed before it is ready, in the middle
 of its replay. A last start is left alone until nothing is pending, then gets SIGTERM. Judged:
 
@@ -98,6 +99,11 @@ def play(arguments, work, draw, violations):
     """All rounds. Returns figures: memory at each ready, seconds to each ready, rounds played."""
     config = os.path.join(work, "config.yaml")
     log = os.path.join(work, "server.log")
+
+    def start(turn):
+        cores = arguments.cores[turn % len(arguments.cores)]
+        return Tailkeep(arguments.binary, config, log, [f"node.cores={cores}", *arguments.set])
+
     rss, ready_seconds = [], []
     deadline = time.monotonic() + arguments.time_max
     played = 0
@@ -106,10 +112,10 @@ def play(arguments, work, draw, violations):
             print(f"stopped after {played} rounds: --time-max {arguments.time_max} s is over", file=sys.stderr)
             break
         if draw.random() < 0.1:
-            early = Tailkeep(arguments.binary, config, log, arguments.set)
+            early = start(number + 1)
             time.sleep(draw.uniform(0, 0.3))
             early.kill()
-        server = Tailkeep(arguments.binary, config, log, arguments.set)
+        server = start(number)
         load = None
         try:
             ready_seconds.append(server.wait_ready(arguments.ready_max))
@@ -127,9 +133,11 @@ def play(arguments, work, draw, violations):
                 load.end()
         played += 1
         if arguments.verbose:
-            print(f"round {number}: {transport}, ready in {ready_seconds[-1]:.2f} s, {rss[-1] >> 20} MiB", file=sys.stderr)
+            cores = arguments.cores[number % len(arguments.cores)]
+            figures = f"{cores} cores, ready in {ready_seconds[-1]:.2f} s, {rss[-1] >> 20} MiB"
+            print(f"round {number}: {transport}, {figures}", file=sys.stderr)
 
-    last = Tailkeep(arguments.binary, config, log, arguments.set)
+    last = start(played)
     try:
         ready_seconds.append(last.wait_ready(arguments.ready_max))
         rss.append(last.rss_bytes())
@@ -220,11 +228,21 @@ def rss_violation(rss):
     return None
 
 
+def core_counts(text):
+    counts = [int(count) for count in text.split(",")]
+    if min(counts) < 1:
+        raise ValueError(text)
+    return counts
+
+
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--policy", choices=sorted(POLICIES), default="errors")
+    parser.add_argument(
+        "--cores", type=core_counts, default="1,2,4,3", metavar="LIST", help="node.cores of one start after the other"
+    )
     parser.add_argument("--rate", type=int, default=10_000, help="spans a second")
     parser.add_argument("--error-ratio", type=float, default=0.1)
     parser.add_argument("--decision-wait", default="5s")
@@ -254,7 +272,9 @@ def main():
     with open(os.path.join(work, "config.yaml"), "w", encoding="utf-8") as file:
         policy = POLICIES[arguments.policy]
         file.write(CONFIG.format(work=work, policy=policy, decision_wait=arguments.decision_wait))
-    print(f"seed {seed}; repeat with: scripts/kill_rounds.py --seed {seed} --rounds {arguments.rounds} --policy {arguments.policy}")
+    cores = ",".join(map(str, arguments.cores))
+    options = f"--seed {seed} --rounds {arguments.rounds} --policy {arguments.policy} --cores {cores}"
+    print(f"seed {seed}; repeat with: scripts/kill_rounds.py {options}")
     sys.stdout.flush()
 
     violations = []
