@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # What tailkeep exports arrives at a real OpenTelemetry Collector: gRPC and HTTP, gzip and zstd, through an outage.
 #
-#   scripts/check_collector.sh [BINARY] [--outage SECONDS] [--rate TRACES_PER_SECOND]   default target/debug/tailkeep, 10, 50
+#   scripts/check_collector.sh [BINARY] [--outage SECONDS] [--rate TRACES_PER_SECOND] [--cores N]
+#
+# Default: target/debug/tailkeep, 10, 50, 2.
 #
 # Builds a Collector with its own builder (Go; OTLP receiver, debug exporter) below target/check-collector, where it
 # stays for the next time. Says so and ends with 0 where Go is missing. Exit code 1 on a violation.

@@ -2,7 +2,7 @@
 """tailkeep exports to a real OpenTelemetry Collector, which is away for a while under load.
 
     collector_outage.py --collector PATH [--binary PATH] [--protocol grpc|http] [--compression gzip|zstd|none]
-                        [--outage SECONDS] [--rate TRACES_PER_SECOND] [--work DIRECTORY]
+                        [--outage SECONDS] [--rate TRACES_PER_SECOND] [--cores N] [--work DIRECTORY]
 
 Judged: every request is acknowledged, during the outage too; every acknowledged span is in the Collector's
 output; tailkeep counts as many as sent, none as failed, and exits with 0. Spans that come twice are counted, not
@@ -29,7 +29,7 @@ SPAN_ID = re.compile(r"^    ID +: ([0-9a-f]{16})$")
 CALM_SECONDS = 3
 
 TAILKEEP = """\
-node: {{ data_dir: {work}/data }}
+node: {{ data_dir: {work}/data, cores: {cores} }}
 receivers:
   otlp:
     protocols:
@@ -147,6 +147,7 @@ def main():
     parser.add_argument("--compression", choices=["gzip", "zstd", "none"], default="gzip")
     parser.add_argument("--outage", type=float, default=10)
     parser.add_argument("--rate", type=float, default=50)
+    parser.add_argument("--cores", type=int, default=2, metavar="N", help="node.cores")
     options = parser.parse_args()
 
     work = os.path.abspath(options.work)
@@ -156,7 +157,8 @@ def main():
     kind = f"otlp_{options.protocol}"
     endpoint = f"127.0.0.1:{port}" if options.protocol == "grpc" else f"http://127.0.0.1:{port}"
     with open(f"{work}/tailkeep.yaml", "w", encoding="utf-8") as config:
-        config.write(TAILKEEP.format(work=work, kind=kind, endpoint=endpoint, compression=options.compression))
+        more = {"compression": options.compression, "cores": options.cores}
+        config.write(TAILKEEP.format(work=work, kind=kind, endpoint=endpoint, **more))
     with open(f"{work}/collector.yaml", "w", encoding="utf-8") as config:
         config.write(COLLECTOR.format(work=work, protocol=options.protocol, port=port))
 
