@@ -16,6 +16,7 @@ use serde_json::Value;
 use tailkeep::otlp::grpc::{encode_binary, prefix};
 use tailkeep::otlp::status::{Code, PartialSuccess, Status};
 
+use crate::output::{self, SpanKey};
 use crate::process::{PATIENCE, Place, Tailkeep, wait_for};
 use crate::traffic::trace_id;
 
@@ -78,18 +79,22 @@ impl Received {
         ExportTraceServiceRequest::decode(&self.body[..]).expect("protobuf")
     }
 
-    /// Numbers of [`trace_id`].
-    pub fn traces(&self) -> BTreeSet<u64> {
+    pub fn spans(&self) -> BTreeSet<SpanKey> {
         let request = self.request();
         let scopes = request.resource_spans.iter().flat_map(|part| &part.scope_spans);
-        let spans = scopes.flat_map(|scope| &scope.spans);
-        let number = |id: &[u8]| u64::from_be_bytes(id[8..].try_into().expect("16 bytes"));
-        spans
-            .map(|span| {
-                assert_eq!(span.trace_id[..8], trace_id(0)[..8]);
-                number(&span.trace_id)
-            })
+        scopes
+            .flat_map(|scope| scope.spans.iter().map(output::key))
             .collect()
+    }
+
+    /// Numbers of [`trace_id`].
+    pub fn traces(&self) -> BTreeSet<u64> {
+        let spans = self.spans();
+        let numbers = spans.iter().map(|(trace, _)| {
+            assert_eq!(trace[..8], trace_id(0)[..8]);
+            u64::from_be_bytes(trace[8..].try_into().expect("16 bytes"))
+        });
+        numbers.collect()
     }
 }
 
@@ -180,6 +185,13 @@ impl Destination {
         let received = self.received();
         let accepted = received.iter().filter(|request| request.accepted);
         accepted.flat_map(Received::traces).collect()
+    }
+
+    /// Spans of requests that it accepted.
+    pub fn accepted_spans(&self) -> BTreeSet<SpanKey> {
+        let received = self.received();
+        let accepted = received.iter().filter(|request| request.accepted);
+        accepted.flat_map(Received::spans).collect()
     }
 
     pub fn wait_accepted(&self, traces: impl IntoIterator<Item = u64>) {

@@ -1,10 +1,17 @@
 //! Destinations that are dead, slow or gone for a while, and a tailkeep that dies.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Mutex;
+
+use prost::Message;
 
 use crate::codes::export;
 use crate::destination::{Answer, BOTH, Destination, Wire, exporter, place, status_of, wait_counts};
+use crate::http::Client;
+use crate::output::{self, SpanKey};
 use crate::process::wait_for;
+use crate::traffic::{ERROR, orphan, request, span, trace_id};
 
 fn id(wire: Wire) -> &'static str {
     match wire {
@@ -127,6 +134,73 @@ fn a_restart_sends_only_what_was_not_acknowledged() {
             .flat_map(|request| request.traces())
             .collect();
         assert_eq!(resent, (5..10).collect());
+    }
+}
+
+/// Sends traces from `first` on, each as two requests over this connection, until the process is gone. Every
+/// third has its error in the first of them. What is due goes into `due` as soon as it is acknowledged.
+fn send_until_gone(address: SocketAddr, first: u64, due: &Mutex<BTreeSet<SpanKey>>) {
+    let mut client = Client::new(address);
+    for trace in first.. {
+        let fails = trace % 3 == 0;
+        let (id, status) = (trace_id(trace), if fails { ERROR } else { 0 });
+        let halves = [
+            vec![orphan(id, 1, status), orphan(id, 2, 0)],
+            vec![orphan(id, 3, 0), span(id, 0, 0)],
+        ];
+        for spans in halves {
+            let keys: Vec<SpanKey> = spans.iter().map(output::key).collect();
+            match client.try_export(&request("shop", spans).encode_to_vec()) {
+                Ok(200) if fails => due.lock().expect("unpoisoned").extend(keys),
+                Ok(200) => {}
+                // The rest of a trace without its error would be another story.
+                Ok(503) => break,
+                Ok(other) => panic!("{other}"),
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+#[test]
+fn a_restart_with_more_cores_sends_what_the_killed_ones_owed() {
+    for wire in BOTH {
+        let destination = Destination::start(wire);
+        let mut place = place("more-cores", &destination.exporter("a", "")).errors_only();
+        place.set("node.cores", "2");
+        let tailkeep = place.start();
+        let (address, due) = (tailkeep.http, Mutex::default());
+        std::thread::scope(|scope| {
+            for sender in 0..3u64 {
+                let due = &due;
+                scope.spawn(move || send_until_gone(address, sender << 32, due));
+            }
+            // Killed while some is delivered, some waits in the kept logs of both cores, and some is undecided.
+            wait_for("a delivery of each sender", || {
+                let senders: BTreeSet<u64> = destination.accepted().iter().map(|trace| trace >> 32).collect();
+                (senders.len() == 3).then_some(())
+            });
+            destination.always(Answer::unavailable(wire));
+            wait_for("a queue", || {
+                let status = status_of(&tailkeep, id(wire));
+                (status["queued_items"].as_u64() >= Some(200)).then_some(())
+            });
+            tailkeep.kill();
+        });
+        let due = due.into_inner().expect("unpoisoned");
+        let unsent = due.difference(&destination.accepted_spans()).count();
+        assert!(unsent >= 100, "only {unsent} of {} were left to send", due.len());
+
+        destination.always(Answer::Accept);
+        place.set("node.cores", "3");
+        let tailkeep = place.start();
+        wait_for("every acknowledged due span", || {
+            destination.accepted_spans().is_superset(&due).then_some(())
+        });
+        tailkeep.wait_settled();
+        tailkeep.stop_well();
+        let undue = destination.accepted().into_iter().find(|trace| trace % 3 != 0);
+        assert_eq!(undue, None, "no policy keeps it");
     }
 }
 
