@@ -2,6 +2,7 @@
 """What tailkeep costs: the table of BENCHMARKS.md.
 
     measure.py [--seconds 10] [--only NAME] [--rounds 3] [--json FILE]
+    measure.py --cores-compared 100000      what the mesh costs: one core, and two at twice the rate
 
 Each cell starts a fresh `tailkeep run` on CPU 0 (fsync, real rules, about 5 % kept and exported to a file) and
 `tailkeep-bench load` on CPU 1, first as fast as acknowledgements allow, then at half of that rate. Cells are run
@@ -21,7 +22,7 @@ import time
 from tailkeep_process import PROJECT, Tailkeep
 
 CONFIG = """
-node: { data_dir: %(work)s/data, cores: [0] }
+node: { data_dir: %(work)s/data, cores: %(cores)s }
 receivers: { otlp: { protocols: { grpc: { endpoint: "127.0.0.1:0" }, http: { endpoint: "127.0.0.1:0" } } } }
 admin: { endpoint: "127.0.0.1:0" }
 memory: { limit: %(memory)s }
@@ -67,14 +68,19 @@ def load(arguments, server, transport, size, batch, seconds, rate=None, warmup=4
     return json.loads(run.stdout)
 
 
-def measure(arguments, work, transport, size, batch):
+def start(arguments, work, cores="[0]"):
     shutil.rmtree(work, ignore_errors=True)
     os.makedirs(work)
     config = os.path.join(work, "tailkeep.yaml")
     with open(config, "w", encoding="utf-8") as file:
-        file.write(CONFIG % {"work": work, "durability": arguments.durability, "memory": arguments.memory})
+        file.write(CONFIG % {"work": work, "durability": arguments.durability, "memory": arguments.memory, "cores": cores})
     server = Tailkeep(arguments.binary, config, os.path.join(work, "server.log"))
     server.wait_ready()
+    return server
+
+
+def measure(arguments, work, transport, size, batch):
+    server = start(arguments, work)
     try:
         full = load(arguments, server, transport, size, batch, arguments.seconds)
         half = None
@@ -100,7 +106,10 @@ def main():
     parser.add_argument("--binary", default=os.path.join(PROJECT, "target/release/tailkeep"))
     parser.add_argument("--bench", default=os.path.join(PROJECT, "target/release/tailkeep-bench"))
     parser.add_argument("--work", default=os.path.join(PROJECT, "target/measure"))
+    parser.add_argument("--cores-compared", type=int, metavar="SPANS_PER_SECOND_AND_CORE")
     arguments = parser.parse_args()
+    if arguments.cores_compared:
+        return compare_cores(arguments)
     cells = [cell for cell in CELLS if not arguments.only or arguments.only in cell[0]]
     raw = {name: [] for name, *_ in cells}
     for _ in range(arguments.rounds):
@@ -112,6 +121,26 @@ def main():
         with open(arguments.json, "w", encoding="utf-8") as file:
             json.dump(raw, file, indent=1)
     print(json.dumps(summary(raw), indent=1))
+
+
+def compare_cores(arguments):
+    """One core at a rate, two cores at twice the rate, in turn; spans of a trace come over both connections."""
+    cells = {"one core": ("[0]", arguments.cores_compared), "two cores": ("[0, 1]", 2 * arguments.cores_compared)}
+    costs = {name: [] for name in cells}
+    for _ in range(arguments.rounds):
+        for name, (cores, rate) in cells.items():
+            server = start(arguments, arguments.work, cores)
+            try:
+                report = load(arguments, server, "grpc", 380, 512, arguments.seconds, rate)
+            finally:
+                server.kill()
+                shutil.rmtree(arguments.work, ignore_errors=True)
+            costs[name].append(report["server"]["cpu_seconds_per_million_spans"])
+            print(name, json.dumps(report), file=sys.stderr)
+            time.sleep(1)
+    medians = {name: round(statistics.median(values), 3) for name, values in costs.items()}
+    ratio = round(medians["two cores"] / medians["one core"], 3)
+    print(json.dumps({"cpu_seconds_per_million_spans": medians, "raw": costs, "ratio": ratio}, indent=1))
 
 
 def summary(raw):

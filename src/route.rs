@@ -47,7 +47,8 @@ impl HashKey {
 /// decision that was carried along in a log.
 #[inline]
 pub fn owner(hash: u64, core_count: u16) -> CoreId {
-    CoreId(((hash & 0xffff_ffff) * u64::from(core_count) >> 32) as u16)
+    let low = hash & 0xffff_ffff;
+    CoreId(((low * u64::from(core_count)) >> 32) as u16)
 }
 
 /// What one request showed of one trace.

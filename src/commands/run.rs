@@ -76,6 +76,10 @@ pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, F
     ingress.grpc_message_max = config.receivers.grpc.message_bytes_max as usize;
     ingress.http_body_max = config.receivers.http.body_bytes_max as usize;
     let body_bytes_max = ingress.grpc_message_max.max(ingress.http_body_max);
+    let keepalive = &config.receivers.grpc.keepalive;
+    ingress.time.age_max = keepalive.age_max;
+    ingress.time.keepalive = keepalive.time;
+    ingress.time.keepalive_timeout = keepalive.timeout;
     // After SIGTERM clients have less than the 30 seconds of the contract.
     ingress.time.grace = Duration::from_secs(8);
     ingress.in_flight_max = (memory_limit_bytes as usize / 100 * 5 / cpus.len()).max(body_bytes_max);

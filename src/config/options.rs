@@ -87,6 +87,27 @@ pub struct GrpcReceiverOptions {
     pub endpoint: Endpoint,
     /// Of one message, decompressed.
     pub message_bytes_max: u64,
+    pub keepalive: ServerKeepalive,
+}
+
+/// `keepalive.server_parameters` of the Collector's gRPC server settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerKeepalive {
+    /// The age at which a connection is asked to leave; `None`: never.
+    pub age_max: Option<Duration>,
+    /// Silence after which the peer is pinged, and how long it has to answer.
+    pub time: Duration,
+    pub timeout: Duration,
+}
+
+impl Default for ServerKeepalive {
+    fn default() -> Self {
+        ServerKeepalive {
+            age_max: None,
+            time: Duration::from_secs(60),
+            timeout: Duration::from_secs(20),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -308,6 +329,7 @@ impl Default for ReceiverOptions {
             grpc: GrpcReceiverOptions {
                 endpoint: Endpoint::new("127.0.0.1", 4317),
                 message_bytes_max: 64 << 20,
+                keepalive: ServerKeepalive::default(),
             },
             http: HttpReceiverOptions {
                 endpoint: Endpoint::new("127.0.0.1", 4318),

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::Config;
 use super::options::{
     Auto, Cores, ExporterKind, ExporterOptions, FileExporterOptions, FreeSpace, OnFull, OtlpExporterOptions,
-    OtlpProtocol,
+    OtlpProtocol, ServerKeepalive,
 };
 use super::units::{show_duration, show_size};
 use crate::policy::options::{PolicyEntry, PolicyKind, StatusCode};
@@ -57,6 +57,16 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
         "        max_recv_msg_size_mib: {}",
         grpc.message_bytes_max >> 20
     )?;
+    let keepalive = &grpc.keepalive;
+    if *keepalive != ServerKeepalive::default() {
+        writeln!(
+            out,
+            "        keepalive: {{ server_parameters: {{ max_connection_age: {}, time: {}, timeout: {} }} }}",
+            show_duration(keepalive.age_max.unwrap_or_default()),
+            show_duration(keepalive.time),
+            show_duration(keepalive.timeout)
+        )?;
+    }
     writeln!(out, "      http:")?;
     writeln!(out, "        endpoint: {}", quote(&http.endpoint.to_string()))?;
     writeln!(

@@ -33,8 +33,11 @@ pub enum Post {
         done: oneshot::Sender<Result<(), String>>,
     },
     /// A question to be answered at once.
-    Ask(Box<dyn FnOnce(&Rc<Admin>) + Send>),
+    Ask(Question),
 }
+
+/// Asked of whoever answers for a core; it brings its own way back.
+pub type Question = Box<dyn FnOnce(&Rc<Admin>) + Send>;
 
 /// The sending ends of all inboxes.
 pub struct Mesh {

@@ -374,12 +374,28 @@ impl Recovery {
         });
     }
 
+    /// Looks for the groups of a file, or, if its header is unreadable, for what it was.
+    fn begin_survey(&mut self, seed: Seed, segment: SegmentId) {
+        let index = self.index_of(segment).expect("just found among the files");
+        if let Some(header) = self.files[index].header {
+            self.files[index].surveyed = true;
+            let walk = Walk::new(seed, segment, header.base, header.end(), self.piece_bytes).of_headers();
+            let task = Task::Survey { walk, empty_from: 0 };
+            return self.begin(index, task);
+        }
+        let inference = Inference::new(seed, segment, self.piece_bytes);
+        let (start, len) = inference.first_read();
+        self.want(index, start, len);
+        let task = Task::Infer(inference);
+        self.scan = Some(Scan { index, task });
+    }
+
     /// The next file to look at, and what for.
     fn begin_scan(&mut self) {
         let Some(log_seed) = self.log_seed else { return };
         let seed = Seed::new(log_seed);
         // How far the log was synced: usually the newest file suffices.
-        while self.next.is_none() {
+        if self.next.is_none() {
             let unseen = |file: &&File| !file.surveyed;
             let headless = self
                 .files
@@ -387,24 +403,11 @@ impl Recovery {
                 .filter(unseen)
                 .find(|file| file.header.is_none());
             let newest = self.files.iter().rfind(unseen).filter(|_| !self.group_found);
-            let Some(segment) = headless.or(newest).map(|file| file.segment) else {
-                self.set_limits();
-                self.set_first();
-                break;
-            };
-            let index = self.index_of(segment).expect("just found among the files");
-            if let Some(header) = self.files[index].header {
-                self.files[index].surveyed = true;
-                let walk = Walk::new(seed, segment, header.base, header.end(), self.piece_bytes).of_headers();
-                let task = Task::Survey { walk, empty_from: 0 };
-                return self.begin(index, task);
+            if let Some(segment) = headless.or(newest).map(|file| file.segment) {
+                return self.begin_survey(seed, segment);
             }
-            let inference = Inference::new(seed, segment, self.piece_bytes);
-            let (start, len) = inference.first_read();
-            self.want(index, start, len);
-            let task = Task::Infer(inference);
-            self.scan = Some(Scan { index, task });
-            return;
+            self.set_limits();
+            self.set_first();
         }
         let mut next = self.next.unwrap_or(self.files.len());
         while self.stopped.is_none() && next < self.files.len() {

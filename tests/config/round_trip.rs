@@ -9,7 +9,7 @@ use tailkeep::config::options::{
     AdminOptions, Auto, CompletionOptions, Compression, Cores, Durability, Endpoint, ExporterKind,
     ExporterOptions, FileExporterOptions, FilterOptions, FreeSpace, GrpcReceiverOptions, HttpReceiverOptions,
     Keepalive, MemoryOptions, NodeOptions, OnFull, OtlpExporterOptions, OtlpProtocol, QueueOptions,
-    ReceiverOptions, RetryOptions, RotationOptions, SamplingOptions, WalOptions,
+    ReceiverOptions, RetryOptions, RotationOptions, SamplingOptions, ServerKeepalive, WalOptions,
 };
 use tailkeep::config::render::render;
 use tailkeep::config::{BUILT_IN, Config, DEFAULTS, EXAMPLE, Source, Surroundings, load};
@@ -249,11 +249,22 @@ fn node() -> impl Strategy<Value = NodeOptions> {
 }
 
 fn receivers() -> impl Strategy<Value = ReceiverOptions> {
-    (endpoint(1), endpoint(2), 1..=4_u64, 1..=4_u64 << 20).prop_map(|(grpc, http, mebibytes, bytes)| {
+    let seconds = || (1..=1_000_u64).prop_map(Duration::from_secs);
+    let keepalive =
+        (prop::option::of(seconds()), seconds(), seconds()).prop_map(|(age_max, time, timeout)| {
+            ServerKeepalive {
+                age_max,
+                time,
+                timeout,
+            }
+        });
+    let sizes = (1..=4_u64, 1..=4_u64 << 20);
+    (endpoint(1), endpoint(2), sizes, keepalive).prop_map(|(grpc, http, (mebibytes, bytes), keepalive)| {
         ReceiverOptions {
             grpc: GrpcReceiverOptions {
                 endpoint: grpc,
                 message_bytes_max: mebibytes << 20,
+                keepalive,
             },
             http: HttpReceiverOptions {
                 endpoint: http,

@@ -1,16 +1,16 @@
 //! `receivers`: the Collector's OTLP receiver, as far as it is built.
 
-use crate::config::options::{GrpcReceiverOptions, HttpReceiverOptions, ReceiverOptions};
+use crate::config::options::{GrpcReceiverOptions, HttpReceiverOptions, ReceiverOptions, ServerKeepalive};
 use crate::config::reader::{Section, Value};
+use std::time::Duration;
 
 /// Of the Collector's gRPC server settings (configgrpc) those we lack.
-const GRPC_UNBUILT: [&str; 9] = [
+const GRPC_UNBUILT: [&str; 8] = [
     "transport",
     "tls",
     "max_concurrent_streams",
     "read_buffer_size",
     "write_buffer_size",
-    "keepalive",
     "auth",
     "include_metadata",
     "middlewares",
@@ -57,8 +57,29 @@ fn grpc(mut section: Section<'_>, default: GrpcReceiverOptions) -> GrpcReceiverO
     let options = GrpcReceiverOptions {
         endpoint: section.read("endpoint", Value::endpoint, default.endpoint),
         message_bytes_max: section.read("max_recv_msg_size_mib", size, default.message_bytes_max),
+        keepalive: keepalive(section.section("keepalive"), default.keepalive),
     };
     section.refuse_unbuilt(&GRPC_UNBUILT);
+    section.finish();
+    options
+}
+
+/// In gRPC's words; 0s is no limit, as there.
+fn keepalive(mut section: Section<'_>, default: ServerKeepalive) -> ServerKeepalive {
+    let positive = |value: &Value<'_>| match value.duration()? {
+        Duration::ZERO => value.error("must be longer than 0s", ""),
+        duration => Some(duration),
+    };
+    let age = |value: &Value<'_>| value.duration().map(|age| Some(age).filter(|age| !age.is_zero()));
+    let mut server = section.section("server_parameters");
+    let options = ServerKeepalive {
+        age_max: server.read("max_connection_age", age, default.age_max),
+        time: server.read("time", positive, default.time),
+        timeout: server.read("timeout", positive, default.timeout),
+    };
+    server.refuse_unbuilt(&["max_connection_idle", "max_connection_age_grace"]);
+    server.finish();
+    section.refuse_unbuilt(&["enforcement_policy"]);
     section.finish();
     options
 }

@@ -163,7 +163,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// `\uXXXX`, or two that make a surrogate pair. Half a pair becomes U+FFFD: `otlp/json`.
+    /// `\u` and four digits, or two that make a surrogate pair. Half a pair becomes U+FFFD: `otlp/json`.
     fn unicode_escape(&mut self) -> Read<()> {
         let Some(unit) = self.code_unit(self.at) else {
             return Err(self.fault("four hexadecimal digits after \\u", "other text"));
@@ -182,7 +182,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The UTF-16 code unit of an `\uXXXX` at `at`.
+    /// The UTF-16 code unit of the `\u` and four digits at `at`.
     fn code_unit(&self, at: usize) -> Option<u32> {
         let digits = self.json.get(at..at + 6)?.strip_prefix(b"\\u")?;
         digits
