@@ -378,13 +378,9 @@ impl World {
             parts,
             passed_over,
             corrupt,
-        } = start::replay(
-            &setting,
-            LOG,
-            &mut self.disks,
-            &mut naive,
-            |found| assert!(resuming.decided(found).is_empty(), "one core owns all"),
-        );
+        } = start::replay(&setting, LOG, &mut self.disks, &mut naive, |found| {
+            assert!(resuming.decided(found).is_empty(), "one core owns all")
+        });
         self.passed_over = passed_over;
         let (landing, fragments) = Landing::resume(parts, &policies, now);
         assert!(resuming.replayed(fragments).is_empty(), "one core owns all");

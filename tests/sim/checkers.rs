@@ -42,7 +42,8 @@ impl Output {
     pub fn learned(&mut self, shard: &Serving) {
         let open = shard.table().fold_of_open_traces().into_iter();
         let errored = open.filter(|(_, digest, _)| digest.has_error);
-        self.known_errors.extend(errored.map(|(trace, ..)| spans::number(trace)));
+        self.known_errors
+            .extend(errored.map(|(trace, ..)| spans::number(trace)));
     }
 
     pub fn items_taken(&mut self, batch: &ItemBatch) {
@@ -53,14 +54,21 @@ impl Output {
 
     /// An owner has decided something. A verdict that knew of an error is Keep.
     pub fn decided(&mut self, shard: &Serving, core_count: u16, client: &Client, is_faultless: bool) {
-        let once = client.traces.iter().filter(|(_, errors)| matches!(errors, Errors::At(_)));
+        let once = client
+            .traces
+            .iter()
+            .filter(|(_, errors)| matches!(errors, Errors::At(_)));
         for (trace, _) in once {
             let id = spans::trace_id(*trace);
             if route::owner(HASH_KEY.trace(&id), core_count) != shard.core() || self.excused.contains(trace) {
                 continue;
             }
             let dropped = |verdict| matches!(verdict, Verdict::Rollup | Verdict::Deny);
-            if shard.table().decided(&id).is_some_and(|decision| dropped(decision.verdict)) {
+            if shard
+                .table()
+                .decided(&id)
+                .is_some_and(|decision| dropped(decision.verdict))
+            {
                 assert!(
                     !self.known_errors.contains(trace),
                     "trace {trace} was dropped by an owner that knew of its error"
@@ -101,7 +109,12 @@ impl Output {
         let sent = client.sent_spans();
         for key in self.spans.keys() {
             assert!(sent.contains(key), "{key:?} was never sent");
-            assert_ne!(client.traces[&key.0], Errors::Never, "trace {} has no error", key.0);
+            assert_ne!(
+                client.traces[&key.0],
+                Errors::Never,
+                "trace {} has no error",
+                key.0
+            );
         }
     }
 
@@ -140,7 +153,10 @@ impl Ways {
             Message::Items(batch) => {
                 let on_way = self.items.entry((from.0, to.0)).or_default();
                 *on_way += batch.items.len();
-                assert!(*on_way < credit.items + REQUEST_ITEMS_MAX, "B1: {on_way} items on the way");
+                assert!(
+                    *on_way < credit.items + REQUEST_ITEMS_MAX,
+                    "B1: {on_way} items on the way"
+                );
             }
             Message::Settled { settlements, .. } => {
                 *self.settlements.entry((from.0, to.0)).or_default() += settlements.len();
@@ -159,7 +175,9 @@ impl Ways {
         {
             let give_back = |ways: &mut BTreeMap<(u16, u16), usize>, count: usize| {
                 let on_way = ways.entry((to.0, from.0)).or_default();
-                *on_way = on_way.checked_sub(count).expect("B1: credit for what was never sent");
+                *on_way = on_way
+                    .checked_sub(count)
+                    .expect("B1: credit for what was never sent");
             };
             give_back(&mut self.items, *items_absorbed);
             give_back(&mut self.settlements, *settlements_taken);

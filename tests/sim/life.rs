@@ -25,7 +25,7 @@ pub enum Canary {
 
 /// What one run came to.
 pub struct Outcome {
-    pub hashes: Vec<u64>,
+    pub history: History,
     pub due: usize,
     pub out: usize,
 }
@@ -91,15 +91,20 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
         node.settle(&mut outside);
     }
     node.settle(&mut outside);
-    assert!(outside.client.has_nothing_to_do(), "requests are refused for ever");
+    assert!(
+        outside.client.has_nothing_to_do(),
+        "requests are refused for ever"
+    );
     outside.counted_lost += node.lost_spans();
-    let due = outside.output.assert_durable(&outside.client, outside.counted_lost);
+    let due = outside
+        .output
+        .assert_durable(&outside.client, outside.counted_lost);
     outside.output.assert_nothing_invented(&outside.client);
     if !has_crashes && !has_bad_destinations {
         outside.output.assert_exactly_once(&outside.client);
     }
     Outcome {
-        hashes: outside.history.hashes,
+        history: outside.history,
         due,
         out: outside.output.spans.len(),
     }

@@ -203,7 +203,12 @@ fn destination() -> DestinationOptions {
     }
 }
 
-fn recover(log: LogId, disk: &mut Disk, extent: Extent, mut each: impl FnMut(&ReplayedEntry<'_>)) -> Recovered {
+fn recover(
+    log: LogId,
+    disk: &mut Disk,
+    extent: Extent,
+    mut each: impl FnMut(&ReplayedEntry<'_>),
+) -> Recovered {
     let mut recovery = Recovery::new(log, extent).in_pieces_of(64 << 10);
     let files: BTreeMap<_, _> = disk
         .files
