@@ -63,6 +63,12 @@ fn a_node_keeps_its_promises() {
     (1..=12).chain(fresh_seeds()).for_each(live_twice);
 }
 
+/// A start used the file of a settled segment again, whose verdicts stood nowhere else yet; then it was killed.
+#[test]
+fn verdicts_stay_in_the_log_until_what_covers_them_is_durable() {
+    live_twice(1_795_336_708_272_477_577);
+}
+
 fn assert_caught(canary: Canary) {
     let caught = (1..=CANARY_ROUNDS).find(|seed| catch_unwind(|| live(*seed, canary)).is_err());
     println!("{canary:?} is caught by seed {caught:?}");
