@@ -41,10 +41,23 @@ use crate::wal::{DiskError, OpId};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Items on their way to one owner at most, give or take those of one request.
-const ITEMS_MAX: usize = 64 << 10;
-/// Settlements on their way to one landing core at most, give or take those of one turn.
-const SETTLEMENTS_MAX: usize = 64 << 10;
+/// What may be on its way to one other core. Simulations lower it to see it bind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credit {
+    /// Give or take those of one request.
+    pub items: usize,
+    /// Give or take those of one turn.
+    pub settlements: usize,
+}
+
+impl Default for Credit {
+    fn default() -> Credit {
+        Credit {
+            items: 64 << 10,
+            settlements: 64 << 10,
+        }
+    }
+}
 
 /// What io is to do for one of the core's logs.
 pub struct Effect<P: BlockPool, W> {
@@ -62,6 +75,7 @@ pub struct Shard<P: BlockPool, W> {
     /// The first takes the requests.
     landings: Vec<Landing<P, W>>,
     stats: Stats,
+    credit: Credit,
     /// Items to be sent, by owner.
     batches: Vec<ItemBatch>,
     /// By core; this core's own stays empty.
@@ -101,6 +115,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             table,
             fragments,
             early,
+            credit,
             ..
         } = resuming;
         for (number, landing) in landings.iter().enumerate() {
@@ -117,6 +132,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             policies,
             table,
             landings,
+            credit,
             batches: (0..core_count).map(|_| ItemBatch::default()).collect(),
             peers: (0..core_count).map(|_| Peer::default()).collect(),
             settlements: Vec::new(),
@@ -343,7 +359,7 @@ impl<P: BlockPool, W> Shard<P, W> {
     fn lacks_item_credit(&self) -> bool {
         let on_way = self.peers.iter().zip(&self.batches);
         let mut on_way = on_way.map(|(peer, batch)| peer.items_on_way + batch.items.len());
-        on_way.any(|count| count >= ITEMS_MAX)
+        on_way.any(|count| count >= self.credit.items)
     }
 
     fn lacks_settlement_credit(&self) -> bool {
@@ -351,7 +367,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             .peers
             .iter()
             .map(|peer| peer.settlements_on_way + peer.settlements.len());
-        on_way.any(|count| count >= SETTLEMENTS_MAX)
+        on_way.any(|count| count >= self.credit.settlements)
     }
 
     fn number(&self, log: LogId) -> usize {

@@ -6,10 +6,14 @@
 
 #[path = "support/disk.rs"]
 mod disk; // a disk in memory that forgets, tears, fails and lies
-#[path = "replay/naive.rs"]
+#[path = "support/naive.rs"]
 mod naive; // the fold as one would write it without a table
 #[path = "support/random.rs"]
 mod random; // numbers from one seed
+#[path = "support/spans.rs"]
+mod spans; // numbered spans in requests and exports
+#[path = "support/start.rs"]
+mod start; // from disks to a landing core
 #[path = "replay/world.rs"]
 mod world; // a core, its disks, its destination, and what was sent
 

@@ -83,7 +83,8 @@ pub(super) struct Decided {
     batches: VecDeque<Batch>,
     count: usize,
     newest: Option<Position>,
-    /// Copies that are not durable: where the oldest original is, and where the newest copy ends.
+    /// Copies, and entries that cover verdicts, that are not durable: where the oldest original is, and where the
+    /// newest of them ends.
     copying: Option<(Position, Position)>,
     /// The entry that is being read back; its segment is held meanwhile.
     reading: Option<Position>,
@@ -156,11 +157,13 @@ impl<P: BlockPool, W> Landing<P, W> {
         self.log
             .set_resume_floor(self.decided.resume_floor().min(waiting));
         let oldest = self.decided.batches.front().map(|batch| batch.position);
+        let uncovered = self.decided.uncovered.from;
         let copied = self.decided.copying.map(|(original, _)| original);
         self.log.set_floor(match self.log.is_out_of_space() {
             true => Position(u64::MAX),
             false => oldest
                 .into_iter()
+                .chain(uncovered)
                 .chain(copied)
                 .min()
                 .unwrap_or(Position(u64::MAX)),
@@ -202,11 +205,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             DecidedRecord::relink(&mut payload, self.decided.newest);
             self.decided.pop();
             self.append_decided(now, &payload, batch.count);
-            let original = self
-                .decided
-                .copying
-                .map_or(batch.position, |(original, _)| original);
-            self.decided.copying = Some((original, self.tail));
+            self.copying_from(batch.position);
         }
         self.move_floors();
     }
@@ -233,7 +232,7 @@ impl<P: BlockPool, W> Landing<P, W> {
     }
 
     fn cover_verdicts(&mut self, now: Now) {
-        let Uncovered { dropped, kept, .. } = std::mem::take(&mut self.decided.uncovered);
+        let Uncovered { dropped, kept, from } = std::mem::take(&mut self.decided.uncovered);
         let (mut dropped, mut kept) = (dropped.chunks(DROPPED_PER_ENTRY), kept.chunks(KEPT_PER_ENTRY));
         loop {
             let (some_dropped, some_kept) = (dropped.next(), kept.next());
@@ -249,9 +248,19 @@ impl<P: BlockPool, W> Landing<P, W> {
             record.put(&mut payload);
             self.append_decided(now, &payload, record.dropped.len() + record.kept.len());
             if record.covers {
-                return;
+                break;
             }
         }
+        if let Some(from) = from {
+            self.copying_from(from);
+        }
+    }
+
+    /// What stands at `original` was just written again and must stay there until that is durable.
+    fn copying_from(&mut self, original: Position) {
+        let copying = self.decided.copying;
+        let oldest = copying.map_or(original, |(copied, _)| copied.min(original));
+        self.decided.copying = Some((oldest, self.tail));
     }
 }
 

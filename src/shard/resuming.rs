@@ -3,6 +3,7 @@
 //! Every core replays the logs that it keeps and tells the owners. A decision of any log must be known before a
 //! fragment of another is adopted, so fragments wait until all cores have replayed all logs.
 
+use super::Credit;
 use super::message::Message;
 use crate::base::ids::CoreId;
 use crate::route::{self, HashKey};
@@ -22,6 +23,7 @@ pub struct Resuming {
     missing: u16,
     /// From cores that serve already.
     pub(super) early: Vec<(CoreId, Message)>,
+    pub(super) credit: Credit,
 }
 
 impl Resuming {
@@ -34,7 +36,12 @@ impl Resuming {
             fragments: Vec::new(),
             missing: core_count,
             early: Vec::new(),
+            credit: Credit::default(),
         }
+    }
+
+    pub fn with_credit(self, credit: Credit) -> Resuming {
+        Resuming { credit, ..self }
     }
 
     pub fn handle_message(&mut self, from: CoreId, message: Message) {

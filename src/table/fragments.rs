@@ -40,7 +40,10 @@ impl Fragments {
         self.traces.remove(trace)
     }
 
+    /// In the order of the log, so that the same log is always resumed in the same way.
     pub fn into_traces(self) -> impl Iterator<Item = Trace> {
-        self.traces.into_values()
+        let mut traces: Vec<Trace> = self.traces.into_values().collect();
+        traces.sort_unstable_by_key(|trace| trace.places().next());
+        traces.into_iter()
     }
 }

@@ -3,47 +3,35 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
-use prost::Message;
 use tailkeep::base::block::VecPool;
-use tailkeep::base::ids::{CoreId, LogId, Position, TraceId};
+use tailkeep::base::ids::{CoreId, LogId};
 use tailkeep::base::time::{Instant, Now, WallTime};
-use tailkeep::completion::CompletionOptions;
-use tailkeep::export::batch::Format;
-use tailkeep::export::retry::{Arrival, Cause, Failure, RetryOptions};
-use tailkeep::export::{Destination, DestinationOptions, OnFull, Shipment, Wants};
+use tailkeep::export::Shipment;
+use tailkeep::export::retry::{Arrival, Cause, Failure};
 use tailkeep::landing::fetch::{ReadOp, WhichLog};
-use tailkeep::landing::replay::{KeptReplay, Replay};
-use tailkeep::landing::{Effect, Landing, LandingOptions, LandingParts, Request};
-use tailkeep::otlp::json;
-use tailkeep::policy::{PolicyEntry, PolicyKind, PolicyOptions, PolicySet, StatusCode};
+use tailkeep::landing::{Effect, Landing, Request};
+use tailkeep::policy::PolicySet;
 use tailkeep::route::HashKey;
 use tailkeep::shard::{self, Resuming, Shard};
 use tailkeep::stats::Transport;
-use tailkeep::table::{Table, TableOptions};
-use tailkeep::wal::recover::{Extent, HEAD_BYTES, Recovered, Recovery, ReplayedEntry};
-use tailkeep::wal::{Log, LogOptions};
 
-use crate::disk::{Crash, Disk, Faults};
+use crate::disk::{Crash, Faults};
 use crate::naive::Naive;
 use crate::random::Random;
+use crate::spans::{self, SpanKey, span};
+use crate::start::{self, LogDisks, ReplayedLog, Setting};
 
 const LOG: LogId = LogId(0);
 const HASH_KEY: HashKey = HashKey([0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321]);
 const SEGMENT_BYTES: u64 = 1 << 20;
 
-/// Trace and number of the span in it.
-type SpanKey = (u64, u64);
 /// A request, as the waiter that it leaves behind.
 type Waiter = u64;
 
 pub struct World {
     policies: PolicySet,
     core: Option<Shard<VecPool, Waiter>>,
-    main: Disk,
-    kept: Disk,
+    disks: LogDisks,
     reads: VecDeque<ReadOp>,
     shipment: Option<Shipment>,
     now: Now,
@@ -76,21 +64,10 @@ pub struct Found {
 
 impl World {
     pub fn new(seed: u64) -> World {
-        let errors = PolicyKind::StatusCode {
-            codes: vec![StatusCode::Error],
-        };
-        let options = PolicyOptions {
-            policies: vec![PolicyEntry {
-                name: "errors".to_owned(),
-                kind: errors,
-            }],
-            ..PolicyOptions::default()
-        };
         let mut world = World {
-            policies: PolicySet::compile(&options).expect("a right policy"),
+            policies: start::errors_policy(),
             core: None,
-            main: Disk::new(seed),
-            kept: Disk::new(!seed),
+            disks: LogDisks::new(seed),
             reads: VecDeque::new(),
             shipment: None,
             now: Now {
@@ -147,22 +124,14 @@ impl World {
         let spans = (from..from + count)
             .map(|number| span(trace, number, fails && number == from, filler))
             .collect();
-        let request = ExportTraceServiceRequest {
-            resource_spans: vec![ResourceSpans {
-                scope_spans: vec![ScopeSpans {
-                    spans,
-                    ..ScopeSpans::default()
-                }],
-                ..ResourceSpans::default()
-            }],
-        };
+        let body = spans::request(spans);
         if fails {
             self.errored.insert(trace);
         }
         if let Some((_, sent)) = self.traces.iter_mut().rev().find(|(known, _)| *known == trace) {
             *sent = (*sent).max(from + count);
         }
-        let id = TraceId::new(&trace_id(trace)).expect("not zero");
+        let id = spans::trace_id(trace);
         let table = self.core().table();
         if from > 0 && table.open_trace(&id).is_none() && table.decided(&id).is_none() {
             self.forgotten_from.entry(trace).or_insert(from);
@@ -175,7 +144,7 @@ impl World {
             now,
             Request {
                 transport: Transport::Http,
-                body: &request.encode_to_vec(),
+                body: &body,
                 waiter: number,
             },
         );
@@ -191,12 +160,12 @@ impl World {
         match random.below(5) {
             0 => self.complete_read(),
             1 => {
-                if let Some((op, result)) = self.kept.step() {
+                if let Some((op, result)) = self.disks.kept.step() {
                     self.core().handle_op(now, LOG, WhichLog::Kept, op, result);
                 }
             }
             _ => {
-                if let Some((op, result)) = self.main.step() {
+                if let Some((op, result)) = self.disks.main.step() {
                     self.core().handle_op(now, LOG, WhichLog::Main, op, result);
                 }
             }
@@ -209,8 +178,8 @@ impl World {
             return;
         };
         let disk = match read.log {
-            WhichLog::Main => &self.main,
-            WhichLog::Kept => &self.kept,
+            WhichLog::Main => &self.disks.main,
+            WhichLog::Kept => &self.disks.kept,
         };
         let bytes = disk.read(read.segment, read.offset, read.len);
         self.core().handle_read(LOG, read, bytes);
@@ -236,23 +205,8 @@ impl World {
     }
 
     fn write(&mut self, shipment: &Shipment) {
-        for line in shipment
-            .bytes
-            .split(|byte| *byte == b'\n')
-            .filter(|line| !line.is_empty())
-        {
-            let mut protobuf = Vec::new();
-            json::decode(&json::TRACES_DATA, line, &mut protobuf).expect("our own JSON");
-            let request = ExportTraceServiceRequest::decode(&protobuf[..]).expect("protobuf");
-            let scopes = request.resource_spans.iter().flat_map(|part| &part.scope_spans);
-            for span in scopes.flat_map(|scope| &scope.spans) {
-                let number =
-                    |bytes: &[u8]| u64::from_be_bytes(bytes[bytes.len() - 8..].try_into().expect("8 bytes"));
-                *self
-                    .output
-                    .entry((number(&span.trace_id), number(&span.span_id) - 1))
-                    .or_default() += 1;
-            }
+        for key in spans::exported(&shipment.bytes) {
+            *self.output.entry(key).or_default() += 1;
         }
     }
 
@@ -276,15 +230,15 @@ impl World {
     fn turn(&mut self) {
         let now = self.now;
         while self.core().advance(now) {}
-        for disk in [&self.main, &self.kept] {
+        for disk in [&self.disks.main, &self.disks.kept] {
             assert_eq!(disk.broken, None);
         }
         while let Some(effect) = self.core().poll_effect(now) {
             match effect.what {
                 Effect::Reply(waiter, Ok(())) => self.acknowledged.extend(&self.requests[waiter as usize]),
                 Effect::Reply(..) => {}
-                Effect::Disk(WhichLog::Main, id, op) => self.main.submit(id, op),
-                Effect::Disk(WhichLog::Kept, id, op) => self.kept.submit(id, op),
+                Effect::Disk(WhichLog::Main, id, op) => self.disks.main.submit(id, op),
+                Effect::Disk(WhichLog::Kept, id, op) => self.disks.kept.submit(id, op),
                 Effect::Read(read) => self.reads.push_back(read),
                 Effect::Ship(destination, shipment) => {
                     assert_eq!(destination, 0);
@@ -321,11 +275,11 @@ impl World {
 
     pub fn settle_disks(&mut self) {
         let now = self.now;
-        while self.main.under_way() + self.kept.under_way() + self.reads.len() > 0 {
-            if let Some((op, result)) = self.main.step() {
+        while self.disks.main.under_way() + self.disks.kept.under_way() + self.reads.len() > 0 {
+            if let Some((op, result)) = self.disks.main.step() {
                 self.core().handle_op(now, LOG, WhichLog::Main, op, result);
             }
-            if let Some((op, result)) = self.kept.step() {
+            if let Some((op, result)) = self.disks.kept.step() {
                 self.core().handle_op(now, LOG, WhichLog::Kept, op, result);
             }
             self.complete_read();
@@ -335,9 +289,9 @@ impl World {
 
     /// Other traffic until the segments that were there have gone.
     pub fn recycle(&mut self, random: &mut Random) {
-        let last = *self.main.files.keys().next_back().expect("a segment");
+        let last = *self.disks.main.files.keys().next_back().expect("a segment");
         for _ in 0..2_000 {
-            if self.main.files.keys().next() > Some(&last) {
+            if self.disks.main.files.keys().next() > Some(&last) {
                 return;
             }
             self.fill(random, 1);
@@ -360,7 +314,7 @@ impl World {
 
     /// The core knows what was decided about it.
     pub fn is_late(&mut self, trace: u64) -> bool {
-        let id = TraceId::new(&trace_id(trace)).expect("not zero");
+        let id = spans::trace_id(trace);
         self.core().table().open_trace(&id).is_none() && self.core().table().decided(&id).is_some()
     }
 
@@ -379,18 +333,18 @@ impl World {
             0 => Crash::Kill,
             _ => Crash::PowerCut,
         };
-        self.main.crash(crash);
-        self.kept.crash(crash);
+        self.disks.main.crash(crash);
+        self.disks.kept.crash(crash);
     }
 
     pub fn damage(&mut self) {
-        self.main.rot();
-        self.kept.rot();
+        self.disks.main.rot();
+        self.disks.kept.rot();
     }
 
     pub fn fail_disks(&mut self, faults: Faults) {
-        self.main.faults = faults;
-        self.kept.faults = faults;
+        self.disks.main.faults = faults;
+        self.disks.kept.faults = faults;
     }
 
     /// What was sent before may have been hit.
@@ -407,124 +361,27 @@ impl World {
             wall: self.now.wall.plus(second),
         };
         let now = self.now;
-        let completion = CompletionOptions {
-            decision_wait: Duration::from_secs(5),
-            after_root: None,
-            structural: true,
-            quiet: Duration::from_millis(200),
-            spans_max: 1000,
-            bytes_max: 0,
-            use_expected_count: true,
-        };
-        let options = TableOptions {
-            completion,
-            hash_key: HASH_KEY,
-            state_bytes_max: 64 << 20,
-            kept_count_max: 100_000,
-            decided_count_max: 100_000,
-        };
-        let names = vec!["errors".to_owned()];
-        let mut resuming = Resuming::new(CoreId(0), 1, HASH_KEY, Table::new(options, now));
-        // Like a start, only what is needed; the oracle reads all there is.
+        let table = start::table(HASH_KEY, Duration::from_millis(200), now);
+        let mut resuming = Resuming::new(CoreId(0), 1, HASH_KEY, table);
         let mut naive = Naive::new(HASH_KEY);
-        recover(&mut self.main, Extent::Whole, |entry| {
-            naive.entry(LOG, &self.policies, entry)
-        });
-        let destinations = vec!["file".to_owned()];
-        let mut replay = Replay::new(LOG, HASH_KEY, &self.policies, &names, true, destinations, now);
-        let needed = Extent::Needed { tail_bytes: 1 << 20 };
-        let mut first = None;
-        let found = recover(&mut self.main, needed, |entry| {
-            first.get_or_insert(entry.position);
-            replay.entry(entry);
-        });
-        assert!(
-            resuming.decided(replay.take_found()).is_empty(),
-            "one core owns all"
-        );
-        let mut replayed = replay.finish();
-        let mut kept_replay = KeptReplay::new(&replayed);
-        let kept_found = recover(&mut self.kept, Extent::Whole, |entry| {
-            kept_replay.entry(entry, &names, now)
-        });
-        assert_eq!((replayed.malformed, kept_replay.malformed), (0, 0));
-        let log_options = |interval| LogOptions {
-            log: LOG,
-            log_seed: 0x5eed,
-            segment_size: SEGMENT_BYTES,
+        let policies = self.policies.clone();
+        let setting = Setting {
+            hash_key: HASH_KEY,
+            policies: &policies,
+            segment_bytes: SEGMENT_BYTES,
             size_max: 12 << 20,
             retain: self.retain,
-            group_interval: interval,
-            sync: true,
-        };
-        let mut kept_start = kept_found.start;
-        let beyond = replayed.kept_position_max.0.div_ceil(SEGMENT_BYTES) * SEGMENT_BYTES;
-        kept_start.next_position = kept_start.next_position.max(Position(beyond));
-        let kept_tail = kept_start.next_position;
-        let seeded = |options: LogOptions, seed: Option<u64>| LogOptions {
-            log_seed: seed.unwrap_or(0x5eed),
-            ..options
-        };
-        let log = Log::new(
-            seeded(log_options(Duration::ZERO), found.log_seed),
-            VecPool::default(),
-            found.start,
+            log_seed: 0x5eed,
             now,
-        );
-        while let Some(position) = replayed.decided.poll_older() {
-            let payload = log.locate(position).and_then(|(segment, offset)| {
-                let bytes = self.main.read(segment, offset, 1 << 20)?;
-                log.check(position, &bytes)
-                    .map(|entry| entry.payload.to_vec())
-                    .ok()
-            });
-            let older = replayed.read_decided(position, payload.as_deref(), HASH_KEY, &names);
-            resuming.decided(older);
-        }
-        self.passed_over = first
-            .zip(naive.first)
-            .map_or(0, |(first, oldest)| first.since(oldest));
-
-        let kept_options = LogOptions {
-            retain: Duration::ZERO,
-            ..seeded(log_options(Duration::from_millis(20)), kept_found.log_seed)
         };
-        let kept = Log::new(kept_options, VecPool::default(), kept_start, now);
-        let destination = DestinationOptions {
-            id: "file".to_owned(),
-            flush_interval: Duration::from_millis(30),
-            batch_bytes: 64 << 10,
-            format: Format::Lines,
-            wants: Wants::Everything,
-            retry: RetryOptions::FILE,
-            queue_bytes_max: u64::MAX,
-            on_full: OnFull::LoseNew,
-        };
-        let cursor = replayed.cursors.get("file").copied().unwrap_or(kept_tail);
-        let landing = LandingOptions {
-            log: LOG,
-            hash_key: HASH_KEY,
-            node: "node".to_owned(),
-            annotate: true,
-            acknowledge_at_once: false,
-            span_bytes_max: SEGMENT_BYTES as usize - (64 << 10),
-            // Little, so that spans leave memory and are read back.
-            block_bytes_max: 2 << 20,
-            unsynced_bytes_max: 4 << 20,
-            decided_count_max: 100_000,
-            policy_names: names,
-        };
-        let destinations = vec![Destination::new(destination, cursor)];
-        let policies = self.policies.clone();
-        let corrupt = found.corrupt.len() + kept_found.corrupt.len();
-        let parts = LandingParts {
-            options: landing,
-            log,
-            kept,
-            replayed,
-            kept_replay,
-            destinations,
-        };
+        let ReplayedLog {
+            parts,
+            passed_over,
+            corrupt,
+        } = start::replay(&setting, LOG, &mut self.disks, &mut naive, |found| {
+            assert!(resuming.decided(found).is_empty(), "one core owns all")
+        });
+        self.passed_over = passed_over;
         let (landing, fragments) = Landing::resume(parts, &policies, now);
         assert!(resuming.replayed(fragments).is_empty(), "one core owns all");
         resuming.handle_message(CoreId(0), shard::Message::Replayed);
@@ -594,58 +451,5 @@ impl World {
             went,
             "C1: {spans:?}"
         );
-    }
-}
-
-fn recover(disk: &mut Disk, extent: Extent, mut each: impl FnMut(&ReplayedEntry<'_>)) -> Recovered {
-    let mut recovery = Recovery::new(LOG, extent).in_pieces_of(64 << 10);
-    let files: BTreeMap<_, _> = disk
-        .files
-        .iter()
-        .map(|(segment, file)| (*segment, file.bytes()))
-        .collect();
-    for (segment, file) in &files {
-        recovery
-            .header(*segment, &file[..file.len().min(HEAD_BYTES)])
-            .expect("one log, one version");
-    }
-    while let Some(read) = recovery.poll_read() {
-        let file = &files[&read.segment];
-        let start = (read.offset as usize).min(file.len());
-        let bytes = file[start..(start + read.len).min(file.len())].to_vec();
-        recovery.handle_read(bytes, &mut |entry: ReplayedEntry<'_>| each(&entry));
-    }
-    let recovered = recovery.finish();
-    recovered.unsynced.iter().for_each(|segment| disk.sync(*segment));
-    recovered
-}
-
-fn trace_id(trace: u64) -> Vec<u8> {
-    let mut id = vec![0x7e; 16];
-    id[8..].copy_from_slice(&trace.to_be_bytes());
-    id
-}
-
-fn span(trace: u64, number: u64, fails: bool, filler: usize) -> Span {
-    let id = |number: u64| (number + 1).to_be_bytes().to_vec();
-    let text = AnyValue {
-        value: Some(Value::StringValue("x".repeat(filler))),
-    };
-    Span {
-        trace_id: trace_id(trace),
-        span_id: id(number),
-        parent_span_id: if number == 0 { Vec::new() } else { id(0) },
-        start_time_unix_nano: 1_700_000_000_000_000_000 + number,
-        end_time_unix_nano: 1_700_000_000_000_000_000 + number * 1_000_000,
-        attributes: vec![KeyValue {
-            key: "filler".to_owned(),
-            value: Some(text),
-            ..KeyValue::default()
-        }],
-        status: Some(Status {
-            code: if fails { 2 } else { 0 },
-            message: String::new(),
-        }),
-        ..Span::default()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use tailkeep::base::ids::{LogId, Place, Position, TraceId};
+use tailkeep::base::ids::{LogId, Place, TraceId};
 use tailkeep::base::monoid::Monoid;
 use tailkeep::digest::Digest;
 use tailkeep::landing::record::{DECIDED, DecidedRecord, SPANS, VERDICTS, VerdictRecord};
@@ -22,7 +22,6 @@ pub struct Naive {
     decided: BTreeSet<TraceId>,
     /// Of decisions that were carried along, without the six bits of verdict and reason.
     dropped: HashSet<u64>,
-    pub first: Option<Position>,
 }
 
 impl Naive {
@@ -32,7 +31,6 @@ impl Naive {
             spans: BTreeMap::new(),
             decided: BTreeSet::new(),
             dropped: HashSet::new(),
-            first: None,
         }
     }
 
@@ -49,7 +47,6 @@ impl Naive {
     }
 
     pub fn entry(&mut self, log: LogId, policies: &PolicySet, entry: &ReplayedEntry<'_>) {
-        self.first.get_or_insert(entry.position);
         if entry.kind == DECIDED {
             let record = DecidedRecord::read(entry.payload).expect("checked by its sum");
             self.decided.extend(record.kept.iter().map(|record| record.trace));

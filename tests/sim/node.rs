@@ -1,0 +1,516 @@
+//! A whole node: cores, the logs they keep, and what is on its way between them.
+//!
+//! ```text
+//!            requests                     ┌─ queue (0→1) ─┐
+//!               │                  core 0 ┤               ├ core 1      messages are delivered late, the pairs
+//!   log l ── core l % N                   └─ queue (1→0) ─┘             interleaved, each pair in its order
+//!    main and kept disk, reads, one shipment
+//! ```
+//!
+//! Every method is one event; which comes next is for the caller. A start is a node of its own, made from the
+//! logs of the one before.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use tailkeep::base::block::VecPool;
+use tailkeep::base::ids::{CoreId, LogId};
+use tailkeep::base::time::Now;
+use tailkeep::export::Shipment;
+use tailkeep::export::retry::{Arrival, Cause, Failure};
+use tailkeep::landing::fetch::{ReadOp, WhichLog};
+use tailkeep::landing::{Effect, Landing, Request, Submission};
+use tailkeep::policy::PolicySet;
+use tailkeep::route::{self, HashKey};
+use tailkeep::shard::{Credit, Message, Resuming, Shard};
+use tailkeep::stats::Transport;
+
+use crate::checkers::{Output, Ways};
+use crate::client::Client;
+use crate::disk::{Crash, Faults};
+use crate::history::History;
+use crate::naive::Naive;
+use crate::random::Random;
+use crate::start::{self, LogDisks, Setting};
+
+pub const HASH_KEY: HashKey = HashKey([0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321]);
+const SEGMENT_BYTES: u64 = 512 << 10;
+const LOG_BYTES_MAX: u64 = 8 << 20;
+/// Long enough that most traces are whole when they are decided, short enough that some are not.
+const QUIET: Duration = Duration::from_millis(400);
+
+pub type Serving = Shard<VecPool, usize>;
+
+/// A log of the directory, whoever keeps it.
+pub struct LogFiles {
+    disks: LogDisks,
+    reads: VecDeque<ReadOp>,
+    shipment: Option<Shipment>,
+}
+
+/// A core between its start and its first request, then one that serves.
+enum Core {
+    Starting(Resuming, Vec<Landing<VecPool, usize>>),
+    Serving(Serving),
+}
+
+/// What goes on from start to start.
+pub struct Outside {
+    pub random: Random,
+    pub client: Client,
+    pub output: Output,
+    pub history: History,
+    pub now: Now,
+    pub logs: Vec<LogFiles>,
+    pub counted_lost: u64,
+    /// Nothing was done to any disk so far.
+    pub disks_are_sound: bool,
+    /// The canary: one message of settlements goes astray.
+    pub loses_settlements: bool,
+    /// The canary: disks say yes to a sync and do nothing.
+    pub disks_lie: bool,
+}
+
+pub struct Node {
+    cores: Vec<Option<Core>>,
+    queues: BTreeMap<(u16, u16), VecDeque<Message>>,
+    ways: Ways,
+    credit: Credit,
+    policies: PolicySet,
+}
+
+impl Node {
+    /// Adopts all logs, adds those that are missing. W4 is checked on the way.
+    pub fn start(outside: &mut Outside, core_count: u16, credit: Credit) -> Node {
+        let now = outside.now;
+        while outside.logs.len() < usize::from(core_count) {
+            let mut disks = LogDisks::new(outside.random.next());
+            disks.main.lies = outside.disks_lie;
+            outside.logs.push(LogFiles {
+                disks,
+                reads: VecDeque::new(),
+                shipment: None,
+            });
+        }
+        let mut node = Node {
+            cores: (0..core_count).map(|_| None).collect(),
+            queues: BTreeMap::new(),
+            ways: Ways::default(),
+            credit,
+            policies: start::errors_policy(),
+        };
+        let mut naive = Naive::new(HASH_KEY);
+        for core in 0..core_count {
+            let table = start::table(HASH_KEY, QUIET, now);
+            let mut resuming = Resuming::new(CoreId(core), core_count, HASH_KEY, table).with_credit(credit);
+            let landings = node.replay(outside, core, &mut resuming, &mut naive);
+            node.cores[usize::from(core)] = Some(Core::Starting(resuming, landings));
+        }
+        for from in 0..core_count {
+            (0..core_count).for_each(|to| node.push(outside, CoreId(from), CoreId(to), Message::Replayed));
+        }
+        while node.starting() > 0 {
+            assert!(node.deliver(outside), "W4: a start waits for nothing");
+        }
+        let mut fold: Vec<_> = node
+            .serving()
+            .flat_map(|shard| shard.table().fold_of_open_traces())
+            .collect();
+        let mut naive = naive.open_traces();
+        for fold in [&mut fold, &mut naive] {
+            fold.sort_by_key(|(trace, ..)| *trace);
+            fold.iter_mut().for_each(|(_, _, places)| places.sort());
+        }
+        assert_eq!(fold, naive, "W4");
+        outside.output.started(node.serving());
+        (0..core_count).for_each(|core| node.turn(outside, core));
+        node
+    }
+
+    fn replay(
+        &mut self,
+        outside: &mut Outside,
+        core: u16,
+        resuming: &mut Resuming,
+        naive: &mut Naive,
+    ) -> Vec<Landing<VecPool, usize>> {
+        let count = self.cores.len() as u16;
+        let mut landings = Vec::new();
+        for number in (core..outside.logs.len() as u16).step_by(usize::from(count)) {
+            let log = LogId(number.try_into().expect("few logs"));
+            assert_eq!(route::keeper(log, count), CoreId(core));
+            let policies = self.policies.clone();
+            let setting = Setting {
+                hash_key: HASH_KEY,
+                policies: &policies,
+                segment_bytes: SEGMENT_BYTES,
+                size_max: LOG_BYTES_MAX,
+                retain: Duration::from_millis(500),
+                log_seed: outside.random.next(),
+                now: outside.now,
+            };
+            let mut told = Vec::new();
+            let disks = &mut outside.logs[usize::from(number)].disks;
+            let replayed = start::replay(&setting, log, disks, naive, |found| {
+                told.extend(resuming.decided(found));
+            });
+            assert!(outside.disks_lie || replayed.corrupt == 0, "a cut is not damage");
+            let (landing, fragments) = Landing::resume(replayed.parts, &policies, outside.now);
+            told.extend(resuming.replayed(fragments));
+            for (to, message) in told {
+                self.push(outside, CoreId(core), to, message);
+            }
+            landings.push(landing);
+        }
+        landings
+    }
+
+    // ---- events -----------------------------------------------------------------------------------------
+
+    /// A request to a core.
+    pub fn send(&mut self, outside: &mut Outside, core: u16) {
+        let Some((number, body)) = outside.client.next(&mut outside.random) else {
+            return;
+        };
+        let now = outside.now;
+        let lacks_credit = self.ways.lacks_items(CoreId(core), self.credit);
+        let request = Request {
+            transport: Transport::Http,
+            body: &body,
+            waiter: number,
+        };
+        let shard = self.shard(core);
+        let before = shard.table().len();
+        let (submission, waiter) = shard.handle_export(now, request);
+        outside.history.note(&("send", core, number, &submission, before));
+        if lacks_credit {
+            assert!(
+                matches!(submission, Submission::InFlight),
+                "B1: taken without credit"
+            );
+        }
+        match (&submission, waiter) {
+            (Submission::Appended(rejected), None) => assert_eq!(rejected.count(), 0),
+            (
+                Submission::LogRefused(_) | Submission::InFlight | Submission::PushedBack { .. },
+                Some(number),
+            ) => {
+                outside.client.refused(number);
+            }
+            (other, _) => panic!("{other:?} to a sound request"),
+        }
+        self.learn_own(outside, core);
+        self.turn(outside, core);
+    }
+
+    /// Items of a core for itself have no message; what its table holds now, its owner knows.
+    fn learn_own(&mut self, outside: &mut Outside, core: u16) {
+        let shard = self.shard(core);
+        outside.output.learned(shard);
+        self.decided(outside, core);
+    }
+
+    /// An operation or a read of a log.
+    pub fn complete(&mut self, outside: &mut Outside, log: usize) {
+        let core = (log % self.cores.len()) as u16;
+        let now = outside.now;
+        let id = LogId(log.try_into().expect("few logs"));
+        let files = &mut outside.logs[log];
+        let which = match outside.random.below(5) {
+            0 => {
+                if let Some(read) = files.reads.pop_front() {
+                    let disk = match read.log {
+                        WhichLog::Main => &files.disks.main,
+                        WhichLog::Kept => &files.disks.kept,
+                    };
+                    let bytes = disk.read(read.segment, read.offset, read.len);
+                    outside.history.note(&("read", log, &read));
+                    self.shard(core).handle_read(id, read, bytes);
+                }
+                self.turn(outside, core);
+                return;
+            }
+            1 | 2 => WhichLog::Kept,
+            _ => WhichLog::Main,
+        };
+        let disk = match which {
+            WhichLog::Main => &mut files.disks.main,
+            WhichLog::Kept => &mut files.disks.kept,
+        };
+        if let Some((op, result)) = disk.step() {
+            outside.history.note(&("op", log, op, &result));
+            self.shard(core).handle_op(now, id, which, op, result);
+        }
+        self.turn(outside, core);
+    }
+
+    /// The shipment of a log arrives, or does not.
+    pub fn ship(&mut self, outside: &mut Outside, log: usize, arrives: bool) {
+        let Some(shipment) = outside.logs[log].shipment.take() else {
+            return;
+        };
+        let core = (log % self.cores.len()) as u16;
+        outside.history.note(&("ship", log, shipment.through, arrives));
+        let result = match arrives {
+            true => {
+                outside.output.exported(&shipment.bytes);
+                Ok(Arrival::default())
+            }
+            false => Err(Failure::new(Cause::Io, "the destination is away")),
+        };
+        let (now, random) = (outside.now, outside.random.next());
+        let id = LogId(log.try_into().expect("few logs"));
+        self.shard(core)
+            .handle_shipped(now, id, 0, shipment.through, result, random);
+        self.turn(outside, core);
+    }
+
+    /// The time has passed; a core looks what is due.
+    pub fn wake(&mut self, outside: &mut Outside, core: u16) {
+        let now = outside.now;
+        let lacks_credit = self.ways.lacks_settlements(CoreId(core), self.credit);
+        let shard = self.shard(core);
+        if shard.poll_timeout().is_some_and(|due| due <= now.instant) {
+            let before = decisions(shard);
+            shard.handle_timeout(now);
+            assert!(
+                !lacks_credit || decisions(shard) == before,
+                "B1: decided without credit"
+            );
+        }
+        self.decided(outside, core);
+        self.turn(outside, core);
+    }
+
+    /// Some message arrives; `false`: there is none.
+    pub fn deliver(&mut self, outside: &mut Outside) -> bool {
+        let ways: Vec<(u16, u16)> = self
+            .queues
+            .iter()
+            .filter(|(_, queue)| !queue.is_empty())
+            .map(|(way, _)| *way)
+            .collect();
+        if ways.is_empty() {
+            return false;
+        }
+        let way = ways[outside.random.index(ways.len())];
+        self.deliver_on(outside, way);
+        true
+    }
+
+    /// The queues to a core that have something.
+    pub fn waiting_for(&self, core: u16) -> Vec<(u16, u16)> {
+        let waiting = self
+            .queues
+            .iter()
+            .filter(|((_, to), queue)| *to == core && !queue.is_empty());
+        waiting.map(|(way, _)| *way).collect()
+    }
+
+    pub fn deliver_on(&mut self, outside: &mut Outside, way: (u16, u16)) {
+        let Some(message) = self.queues.get_mut(&way).and_then(VecDeque::pop_front) else {
+            return;
+        };
+        let (from, to) = (CoreId(way.0), way.1);
+        outside.history.note(&("deliver", way, &message));
+        self.ways.delivered(from, CoreId(to), &message);
+        let lacks_credit = self.ways.lacks_settlements(CoreId(to), self.credit);
+        let now = outside.now;
+        match self.cores[usize::from(to)].take().expect("in use by nobody") {
+            Core::Starting(mut resuming, landings) => {
+                resuming.handle_message(from, message);
+                self.cores[usize::from(to)] = Some(match resuming.is_complete() {
+                    true => Core::Serving(Shard::new(resuming, self.policies.clone(), landings, now)),
+                    false => Core::Starting(resuming, landings),
+                });
+                if self.starting() == 0 || self.is_serving(to) {
+                    self.turn(outside, to);
+                }
+            }
+            Core::Serving(mut shard) => {
+                if let Message::Items(batch) = &message {
+                    outside.output.items_taken(batch);
+                }
+                let is_items = matches!(message, Message::Items(_));
+                let before = decisions(&shard);
+                shard.handle_message(now, from, message);
+                let went_on = decisions(&shard) != before;
+                assert!(
+                    !(is_items && lacks_credit && went_on),
+                    "B1: decided without credit"
+                );
+                self.cores[usize::from(to)] = Some(Core::Serving(shard));
+                self.decided(outside, to);
+                self.turn(outside, to);
+            }
+        }
+    }
+
+    /// Takes what a core has for others.
+    pub fn post(&mut self, outside: &mut Outside, core: u16) {
+        while let Some((to, message)) = self.shard(core).poll_message() {
+            self.ways.sent(CoreId(core), to, &message, self.credit);
+            let settles = matches!(&message, Message::Settled { settlements, .. } if !settlements.is_empty());
+            if settles && std::mem::take(&mut outside.loses_settlements) {
+                continue;
+            }
+            self.push(outside, CoreId(core), to, message);
+        }
+    }
+
+    fn push(&mut self, outside: &mut Outside, from: CoreId, to: CoreId, message: Message) {
+        outside.history.note(&("post", from, to, &message));
+        self.queues.entry((from.0, to.0)).or_default().push_back(message);
+    }
+
+    fn turn(&mut self, outside: &mut Outside, core: u16) {
+        let now = outside.now;
+        while self.shard(core).advance(now) {}
+        while let Some(effect) = self.shard(core).poll_effect(now) {
+            let files = &mut outside.logs[usize::from(u16::from(effect.log.0))];
+            match effect.what {
+                Effect::Reply(number, answer) => {
+                    outside.history.note(&("reply", number, &answer));
+                    match answer {
+                        Ok(()) => outside.client.acknowledged(number),
+                        Err(_) => outside.client.refused(number),
+                    }
+                }
+                Effect::Disk(WhichLog::Main, id, op) => files.disks.main.submit(id, op),
+                Effect::Disk(WhichLog::Kept, id, op) => files.disks.kept.submit(id, op),
+                Effect::Read(read) => files.reads.push_back(read),
+                Effect::Ship(_, shipment) => {
+                    let before = files.shipment.replace(shipment);
+                    assert!(before.is_none(), "B1: one shipment at a time");
+                }
+            }
+            assert_eq!(files.disks.main.broken, None);
+            assert_eq!(files.disks.kept.broken, None);
+        }
+        // Several turns may follow each other closely.
+        if outside.random.below(3) > 0 {
+            self.post(outside, core);
+        }
+    }
+
+    fn decided(&mut self, outside: &mut Outside, core: u16) {
+        let count = self.cores.len() as u16;
+        let shard = self.shard(core);
+        outside
+            .output
+            .decided(shard, count, &outside.client, outside.disks_are_sound);
+    }
+
+    // ---- ends -------------------------------------------------------------------------------------------
+
+    /// All processes of the node at once.
+    pub fn crash(mut self, outside: &mut Outside, crash: Crash) {
+        outside.history.note(&("crash", crash));
+        outside.counted_lost += self.lost_spans();
+        self.cores.clear();
+        for files in &mut outside.logs {
+            if let Some(shipment) = files.shipment.take().filter(|_| outside.random.coin()) {
+                // It had arrived, and nobody knows.
+                outside.output.exported(&shipment.bytes);
+            }
+            files.reads.clear();
+            files.disks.main.crash(crash);
+            files.disks.kept.crash(crash);
+        }
+        outside.client.disconnected();
+    }
+
+    pub fn fail_disks(outside: &mut Outside, faults: Faults) {
+        outside.disks_are_sound &= faults == Faults::default();
+        for files in &mut outside.logs {
+            files.disks.main.faults = faults;
+            files.disks.kept.faults = faults;
+        }
+    }
+
+    /// Everything under way is done, again and again, until there is nothing left and nothing pends.
+    pub fn settle(&mut self, outside: &mut Outside) {
+        for _ in 0..5_000 {
+            for log in 0..outside.logs.len() {
+                for _ in 0..1_000 {
+                    let files = &outside.logs[log];
+                    if files.disks.main.under_way() + files.disks.kept.under_way() + files.reads.len() == 0 {
+                        break;
+                    }
+                    self.complete(outside, log);
+                }
+                self.ship(outside, log, true);
+            }
+            (0..self.cores.len() as u16).for_each(|core| self.post(outside, core));
+            while self.deliver(outside) {}
+            if self.is_settled(outside) {
+                crate::checkers::assert_ledger(self.serving());
+                self.ways.assert_all_came_home();
+                return;
+            }
+            outside.pass(20);
+            (0..self.cores.len() as u16).for_each(|core| self.wake(outside, core));
+        }
+        let pending: usize = self.serving().map(|shard| shard.table().len()).sum();
+        panic!("it does not settle: {pending} traces pend");
+    }
+
+    fn is_settled(&self, outside: &Outside) -> bool {
+        let is_delivered = |shard: &Serving| {
+            let mut reports = shard.landings().iter().flat_map(Landing::destinations);
+            reports.all(|report| report.queued_spans == 0)
+        };
+        self.queues.values().all(VecDeque::is_empty)
+            && outside.logs.iter().all(|files| files.shipment.is_none())
+            && self
+                .serving()
+                .all(|shard| shard.table().is_empty() && shard.is_settled(outside.now) && is_delivered(shard))
+    }
+
+    /// Kept spans that destinations lost because a kept log took no writes.
+    pub fn lost_spans(&self) -> u64 {
+        let landings = self.serving().flat_map(|shard| shard.landings());
+        let reports = landings.flat_map(Landing::destinations);
+        reports.map(|report| report.failed_spans()).sum()
+    }
+
+    pub fn core_count(&self) -> u16 {
+        self.cores.len() as u16
+    }
+
+    fn serving(&self) -> impl Iterator<Item = &Serving> + Clone {
+        self.cores.iter().filter_map(|core| match core {
+            Some(Core::Serving(shard)) => Some(shard),
+            _ => None,
+        })
+    }
+
+    fn starting(&self) -> usize {
+        self.cores.len() - self.serving().count()
+    }
+
+    fn is_serving(&self, core: u16) -> bool {
+        matches!(self.cores[usize::from(core)], Some(Core::Serving(_)))
+    }
+
+    fn shard(&mut self, core: u16) -> &mut Serving {
+        match &mut self.cores[usize::from(core)] {
+            Some(Core::Serving(shard)) => shard,
+            _ => unreachable!("a core that starts gets messages only"),
+        }
+    }
+}
+
+impl Outside {
+    pub fn pass(&mut self, milliseconds: u64) {
+        let duration = Duration::from_millis(milliseconds);
+        self.now = Now {
+            instant: self.now.instant.plus(duration),
+            wall: self.now.wall.plus(duration),
+        };
+    }
+}
+
+fn decisions(shard: &Serving) -> u64 {
+    shard.stats().traces.decided.iter().sum()
+}
