@@ -10,6 +10,7 @@ mod disk; // a disk in memory that forgets, tears, fails and lies
 mod naive; // the fold as one would write it without a table
 #[path = "support/random.rs"]
 mod random; // numbers from one seed
+#[allow(dead_code, reason = "traces are not asked for their number here")]
 #[path = "support/spans.rs"]
 mod spans; // numbered spans in requests and exports
 #[path = "support/start.rs"]

@@ -51,7 +51,7 @@ pub struct LogFiles {
 /// A core between its start and its first request, then one that serves.
 enum Core {
     Starting(Resuming, Vec<Landing<VecPool, usize>>),
-    Serving(Serving),
+    Serving(Box<Serving>),
 }
 
 /// What goes on from start to start.
@@ -320,7 +320,12 @@ impl Node {
             Core::Starting(mut resuming, landings) => {
                 resuming.handle_message(from, message);
                 self.cores[usize::from(to)] = Some(match resuming.is_complete() {
-                    true => Core::Serving(Shard::new(resuming, self.policies.clone(), landings, now)),
+                    true => Core::Serving(Box::new(Shard::new(
+                        resuming,
+                        self.policies.clone(),
+                        landings,
+                        now,
+                    ))),
                     false => Core::Starting(resuming, landings),
                 });
                 if self.starting() == 0 || self.is_serving(to) {
@@ -480,7 +485,7 @@ impl Node {
 
     fn serving(&self) -> impl Iterator<Item = &Serving> + Clone {
         self.cores.iter().filter_map(|core| match core {
-            Some(Core::Serving(shard)) => Some(shard),
+            Some(Core::Serving(shard)) => Some(&**shard),
             _ => None,
         })
     }
