@@ -49,6 +49,7 @@ pub struct LogFiles {
 }
 
 /// A core between its start and its first request, then one that serves.
+#[allow(clippy::large_enum_variant, reason = "a handful of them, and briefly")]
 enum Core {
     Starting(Resuming, Vec<Landing<VecPool, usize>>),
     Serving(Box<Serving>),
