@@ -96,6 +96,13 @@ struct Peer {
     settlements_taken: usize,
 }
 
+impl Peer {
+    /// There are settlements for it, or credit to give back.
+    fn is_owed_settled(&self) -> bool {
+        !self.settlements.is_empty() || self.items_absorbed > 0 || self.settlements_taken > 0
+    }
+}
+
 impl<P: BlockPool, W> Shard<P, W> {
     /// Ends the replay of the node: adopts the fragments of this core's traces, takes what came early.
     /// `landings` are those of this core's logs, by [`Landing::resume`]. Their fragments have been handed on.
@@ -279,7 +286,7 @@ impl<P: BlockPool, W> Shard<P, W> {
                 peer.items_on_way += batch.items.len();
                 return Some((core, Message::Items(std::mem::take(batch))));
             }
-            if !peer.settlements.is_empty() || peer.items_absorbed > 0 || peer.settlements_taken > 0 {
+            if peer.is_owed_settled() {
                 let settlements = std::mem::take(&mut peer.settlements);
                 peer.settlements_on_way += settlements.len();
                 let message = Message::Settled {
@@ -298,12 +305,7 @@ impl<P: BlockPool, W> Shard<P, W> {
         let peers = self.peers.iter().zip(&self.batches).enumerate();
         peers
             .filter(|(number, _)| *number != usize::from(self.core.0))
-            .any(|(_, (peer, batch))| {
-                !batch.is_empty()
-                    || !peer.settlements.is_empty()
-                    || peer.items_absorbed > 0
-                    || peer.settlements_taken > 0
-            })
+            .any(|(_, (peer, batch))| !batch.is_empty() || peer.is_owed_settled())
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {

@@ -36,6 +36,8 @@ use std::time::Duration;
 /// From SIGTERM to exit at most, split between clients and destinations.
 const STOP_CLIENTS_TIME: Duration = Duration::from_secs(10);
 const STOP_LOG_TIME: Duration = Duration::from_secs(15);
+/// For what other cores still had to say when they were done.
+const STOP_LAST_TIME: Duration = Duration::from_secs(2);
 /// How often signals and the free disk are looked at.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// How often a core that waits for all others looks.
@@ -177,12 +179,14 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     admin.set_stopping();
     core.refuse();
     stop_clients(&ingress).await;
+    let until = clock.instant().plus(STOP_LOG_TIME);
     let settled = core.stop(STOP_LOG_TIME).await;
     flags.settled.fetch_add(1, Ordering::Relaxed);
     // Others may still have something for this core to settle or to write.
     let patient = AtomicBool::new(false);
-    let everybody = wait_for_all(&flags.settled, core_count, &patient, STOP_LOG_TIME, &clock).await;
-    let settled = everybody && core.stop(WAIT_FOR_ALL).await && settled;
+    let patience = until.since(clock.instant().min(until));
+    let everybody = wait_for_all(&flags.settled, core_count, &patient, patience, &clock).await;
+    let settled = everybody && core.stop(STOP_LAST_TIME).await && settled;
     let pending = core.shard().table().len();
     tracing::info!(core = id.0, pending_traces = pending, "stopped");
     posts.cancel().await;

@@ -89,10 +89,12 @@ impl Resuming {
         message: impl Fn(Vec<T>) -> Message,
     ) -> Vec<(CoreId, Message)> {
         let mut messages = Vec::new();
-        for (owner, mut rest) in by_owner.into_iter().enumerate() {
+        for (owner, all) in by_owner.into_iter().enumerate() {
             let owner = CoreId(owner as u16);
-            while !rest.is_empty() {
-                let part = rest.split_off(rest.len().saturating_sub(MESSAGE_COUNT_MAX));
+            let mut rest = all.into_iter();
+            while rest.len() > 0 {
+                // In the order of the log.
+                let part = rest.by_ref().take(MESSAGE_COUNT_MAX).collect();
                 match owner == self.core {
                     true => self.handle_message(owner, message(part)),
                     false => messages.push((owner, message(part))),
