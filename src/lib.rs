@@ -30,6 +30,7 @@ pub mod otlp; // borrowed views over OTLP bytes: cut, join, JSON, gRPC framing
 pub mod wal; // the log: entries, groups, segments, replay
 pub mod policy; // rules over digests, in three-valued logic
 pub mod completion; // when a trace is closed
+pub mod gossip; // what nodes tell each other
 pub mod stats; // plain counters of a core
 pub mod export; // what leaves: the kept log's readers
 pub mod table; // the traces a core owns

@@ -1,0 +1,77 @@
+//! What nodes tell each other: who is there, what was decided, and what a trace has shown elsewhere.
+//!
+//! ```text
+//!            node A                                        node B, the trace's home
+//!  shards ──Outbound──→ gossip ══ numbered streams ══→ gossip ──Inbound──→ shard of the owner
+//!         ←──Inbound──         ══  over one UDP    ══        ←─Outbound──      │ judges the
+//!                                  socket, TCP for                             │ merged digests
+//!                                  long gaps                                   └─ answers A
+//! ```
+//!
+//! Spans stay where they land; digests travel. A Keep is announced to every live peer; a fragment that cannot be
+//! decided alone goes as a digest to the trace's home node, which answers every sender.
+//!
+//! The words of this module, which shards and the wire share, are here; its parts are sans-IO.
+
+use crate::base::ids::TraceId;
+use crate::digest::{Digest, PredicateSet};
+use crate::route::Decision;
+
+/// One life of one node: address-independent, drawn at its first start and kept in its data directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u64);
+
+/// The nodes among which the home of a trace is chosen, this one included. Sorted, without duplicates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    pub own: NodeId,
+    pub live: Vec<NodeId>,
+    /// Shared by the cluster, so that all choose alike.
+    pub home_key: [u64; 2],
+}
+
+/// What one node's fragment of a trace has shown so far. A newer one of the same node replaces the older (D3).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NodeDigest {
+    pub trace: TraceId,
+    /// In the predicate numbers of the reader.
+    pub digest: Digest,
+    /// Predicates of the reader of which the sender knows nothing: they may hold or not.
+    pub unknown: PredicateSet,
+    /// Rises with each version of this fragment's digest within one incarnation.
+    pub version: u32,
+    /// The fragment is closed: root and quiet, or its age, its size, its memory; no more is expected of it.
+    pub closed: bool,
+}
+
+/// A decision that a node has made for the cluster, durable in its log.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PeerDecision {
+    pub trace: TraceId,
+    /// The policy by its number among the reader's names.
+    pub decision: Decision,
+}
+
+/// From a shard to the cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outbound {
+    /// A durable Keep, for every live peer.
+    Announce(PeerDecision),
+    /// For the trace's home.
+    Digest(NodeId, NodeDigest),
+    /// From the home to a node that sent a digest.
+    Answer(NodeId, PeerDecision),
+}
+
+/// From the cluster to a shard: the owner of the trace, or, of members and names, every shard.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Inbound {
+    /// Decided and announced elsewhere.
+    Announced(PeerDecision),
+    Digest(NodeId, NodeDigest),
+    /// Of this node's own digest.
+    Answer(PeerDecision),
+    Members(Members),
+    /// Policy names that decisions of peers may name from now on, after those known already.
+    PolicyNames(Vec<String>),
+}
