@@ -430,10 +430,19 @@ impl<P: BlockPool> Log<P> {
             .count() as u64
     }
 
-    pub(super) fn recycle_expired(&mut self, now: Now) {
-        while self.may_recycle_first() && self.segments[0].expires <= now.instant {
+    /// Lets go what is too old, and what is too much: each start brings a segment that nobody admitted.
+    pub(super) fn recycle_surplus(&mut self, now: Now) {
+        while self.may_recycle_first() && (self.segments[0].expires <= now.instant || self.is_over_size()) {
             self.recycle_first();
         }
+    }
+
+    fn is_over_size(&self) -> bool {
+        // Files that are going were counted when they were told to.
+        let planned = self.segments.iter().rev();
+        let planned = planned.take_while(|segment| segment.state == SegmentState::Planned);
+        let files = self.segments.len() - planned.count() + self.free.len() + self.blank.len();
+        files as u64 > self.file_count_max()
     }
 
     fn recycle_first(&mut self) {
