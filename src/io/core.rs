@@ -53,6 +53,7 @@ pub struct Core {
     clock: Rc<Clock>,
     mesh: Rc<Mesh>,
     seats: Seats,
+    pool: DmaPool,
     disk: Disk,
     sinks: Vec<Sink>,
     queue: TaskQueueHandle,
@@ -77,6 +78,8 @@ pub struct CoreParts {
     pub clock: Rc<Clock>,
     pub mesh: Rc<Mesh>,
     pub seats: Seats,
+    /// Of the logs' blocks.
+    pub pool: DmaPool,
     pub disk: Disk,
     /// One for each exporter, in the order of the configuration.
     pub sinks: Vec<Sink>,
@@ -94,6 +97,7 @@ impl Core {
             clock,
             mesh,
             seats,
+            pool,
             disk,
             sinks,
             queue,
@@ -105,6 +109,7 @@ impl Core {
             clock,
             mesh,
             seats,
+            pool,
             disk,
             sinks,
             queue,
@@ -131,6 +136,11 @@ impl Core {
 
     pub fn mesh(&self) -> &Mesh {
         &self.mesh
+    }
+
+    /// Of buffers for the disk that wait for their next use.
+    pub fn spare_bytes(&self) -> usize {
+        self.pool.spare_bytes() + self.disk.spare_bytes()
     }
 
     pub fn sinks(&self) -> &[Sink] {

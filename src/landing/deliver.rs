@@ -120,9 +120,12 @@ impl Delivery {
         self.destination.options.on_full == OnFull::PushBack
     }
 
-    /// Whether `more` bytes are more than its queue may hold; says so once.
-    fn is_full(&mut self, more: u64) -> bool {
-        let full = self.waiting().bytes + more > self.destination.options.queue_bytes_max;
+    /// Whether `more` bytes are more than its queue may hold, or as many entries wait for it as there is memory for;
+    /// says so once.
+    fn is_full(&mut self, more: u64, queue: &Queue, count_max: usize) -> bool {
+        let count = queue.next_number() - self.destination.next();
+        let full = self.waiting().bytes + more > self.destination.options.queue_bytes_max
+            || count >= count_max as u64;
         if full != self.full && (full || self.waiting().bytes < self.destination.options.queue_bytes_max / 2)
         {
             self.full = full;
@@ -178,8 +181,10 @@ impl<P: BlockPool, W> Landing<P, W> {
     /// counted.
     pub(super) fn readers_of(&mut self, wanted: Readers, framed_len: usize, span_count: u32) -> Readers {
         let mut readers = wanted;
+        let (queue, count_max) = (&self.queue, self.options.queued_count_max);
         for (index, delivery) in self.deliveries.iter_mut().enumerate() {
-            if readers.contains(index) && delivery.is_full(framed_len as u64) && !delivery.pushes_back() {
+            let mut is_full = || delivery.is_full(framed_len as u64, queue, count_max);
+            if readers.contains(index) && is_full() && !delivery.pushes_back() {
                 readers.remove(index);
                 delivery
                     .destination
@@ -200,9 +205,10 @@ impl<P: BlockPool, W> Landing<P, W> {
 
     /// The first destination whose full queue refuses requests.
     pub fn pushed_back_by(&mut self) -> Option<&str> {
+        let (queue, count_max) = (&self.queue, self.options.queued_count_max);
         let mut deliveries = self.deliveries.iter_mut();
         deliveries.find_map(|delivery| {
-            let full = delivery.pushes_back() && delivery.is_full(0);
+            let full = delivery.pushes_back() && delivery.is_full(0, queue, count_max);
             full.then_some(delivery.destination.options.id.as_str())
         })
     }

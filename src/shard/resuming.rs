@@ -51,7 +51,10 @@ impl Resuming {
                 .for_each(|found| self.table.remember_replayed(found)),
             Message::Adopt(fragments) => self.fragments.extend(fragments),
             Message::Replayed => self.missing -= 1,
-            Message::Items(_) | Message::Settled { .. } => self.early.push((from, message)),
+            Message::Items(_)
+            | Message::Settled { .. }
+            | Message::Asked { .. }
+            | Message::Answered { .. } => self.early.push((from, message)),
         }
     }
 

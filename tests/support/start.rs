@@ -75,7 +75,7 @@ pub fn errors_policy() -> PolicySet {
 
 pub fn table(hash_key: HashKey, quiet: Duration, now: Now) -> Table {
     let completion = CompletionOptions {
-        decision_wait: Duration::from_secs(5),
+        decision_wait: Duration::from_secs(60),
         after_root: None,
         structural: true,
         quiet,
@@ -185,6 +185,7 @@ fn landing(log: LogId, hash_key: HashKey, segment_bytes: u64, policy_names: Vec<
         // Little, so that spans leave memory and are read back.
         block_bytes_max: 2 << 20,
         unsynced_bytes_max: 4 << 20,
+        queued_count_max: 1_000_000,
         decided_count_max: 100_000,
         policy_names,
     }

@@ -495,13 +495,9 @@ impl Admin {
         text.gauge("wal_oldest_seconds", "How far the log reaches back.", oldest);
         text.gauge("wal_replay_seconds", "What the last replay took.", replay.seconds);
         text.head("memory_bytes", "gauge", "Bytes of the memory accounts.");
-        text.sample(
-            "memory_bytes",
-            &[("kind", "blocks")],
-            log.resident_bytes + kept.resident_bytes,
-        );
-        text.sample("memory_bytes", &[("kind", "trace_state")], report.state_bytes);
-        text.sample("memory_bytes", &[("kind", "in_flight")], report.in_flight_bytes);
+        for (kind, bytes) in report.memory.kinds() {
+            text.sample("memory_bytes", &[("kind", kind)], bytes);
+        }
         text.gauge(
             "memory_limit_bytes",
             "memory.limit.",

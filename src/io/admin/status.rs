@@ -114,12 +114,16 @@ impl Admin {
                 },
             }),
         );
-        let used = log.resident_bytes + kept.resident_bytes + report.state_bytes + report.in_flight_bytes;
+        let kinds = report
+            .memory
+            .kinds()
+            .map(|(kind, bytes)| (kind.to_owned(), Value::from(bytes)));
         status.insert(
             "memory".into(),
             json!({
-                "limit_bytes": facts.memory_limit_bytes, "used_bytes": used,
+                "limit_bytes": facts.memory_limit_bytes, "used_bytes": report.memory.used_bytes(),
                 "evicted_bytes": report.evicted_bytes, "tier": report.tier,
+                "kinds": kinds.into_iter().collect::<Map<String, Value>>(),
             }),
         );
         let exporters = report.destinations.iter().map(|destination| {
