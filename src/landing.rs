@@ -41,7 +41,7 @@ use crate::otlp::cut;
 use crate::otlp::wire::FramingError;
 use crate::policy::PolicySet;
 use crate::route::{HashKey, ItemBatch};
-use crate::stats::{Stats, Transport};
+use crate::stats::{ItemLoss, Stats, Transport};
 use crate::table::Trace;
 use crate::wal::{DiskError, DiskOp, Log, OpId, Refused, Usage};
 use bumpalo::Bump;
@@ -53,6 +53,8 @@ use settle::KeepJob;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+/// A disk that makes requests wait longer for their sync gets no more of them.
+const COMMIT_WAIT_MAX: Duration = Duration::from_secs(1);
 /// The arena of one request is given back to the system above this.
 const SCRATCH_BYTES_MAX: usize = 4 << 20;
 /// Cursors are logged at most this often.
@@ -102,7 +104,7 @@ pub enum Submission {
     Invalid(FramingError),
     /// The log cannot take it now; nothing was written.
     LogRefused(Refused),
-    /// Too much waits for its sync; nothing was written.
+    /// Too much waits for its sync, or for too long; nothing was written.
     InFlight,
     /// The queue of this destination is full, and it pushes back; nothing was written.
     PushedBack { exporter: String },
@@ -147,8 +149,11 @@ pub struct Landing<P: BlockPool, W> {
     options: LandingOptions,
     log: Log<P>,
     kept: Log<P>,
-    waiters: VecDeque<(Position, W)>,
+    /// By the position that must be durable, with the moment of the request.
+    waiters: VecDeque<(Position, Instant, W)>,
     replies: VecDeque<(W, Acknowledged)>,
+    /// See [`Landing::set_taken_from`].
+    taken_from: u64,
     /// End of the last entry of the log.
     tail: Position,
     /// Keep verdicts in the order of their entries.
@@ -217,6 +222,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             kept,
             waiters: VecDeque::new(),
             replies: VecDeque::new(),
+            taken_from: 0,
             tail,
             keeps: VecDeque::new(),
             copies: VecDeque::new(),
@@ -257,7 +263,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             body,
             waiter,
         } = request;
-        if self.tail.since(self.log.durable().min(self.tail)) > self.options.unsynced_bytes_max {
+        if self.pressure(now) >= 100 {
             return (Submission::InFlight, Some(waiter));
         }
         if let Err(refused) = self.log.admit(body.len() as u64) {
@@ -272,6 +278,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             by_trace,
             log,
             options,
+            taken_from,
             ..
         } = self;
         let mut draft =
@@ -281,6 +288,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             Ok(()) => {
                 let rejected = draft.rejected;
                 stats.spans.accepted[transport as usize] += draft.spans.len() as u64;
+                stats.spans.lost[ItemLoss::OverloadSampled as usize] += draft.leave_out(*taken_from);
                 match write::write(now, bump, &draft, options.log, log, batches) {
                     Some(end) => {
                         self.tail = end;
@@ -297,23 +305,39 @@ impl<P: BlockPool, W> Landing<P, W> {
             self.bump.reset();
         }
         if matches!(submission, Submission::Appended(_)) {
-            self.waiters.push_back((self.tail, waiter));
+            self.waiters.push_back((self.tail, now.instant, waiter));
             (submission, None)
         } else {
             (submission, Some(waiter))
         }
     }
 
+    /// Of what waits for its sync, in percent of what refuses requests: its bytes, or how long it has waited.
+    pub fn pressure(&self, now: Now) -> u64 {
+        let bytes = self.tail.since(self.log.durable().min(self.tail));
+        let waits = self
+            .waiters
+            .front()
+            .map(|(_, since, _)| now.instant.since(*since));
+        let waits = waits.map_or(0, |waits| waits.as_nanos() * 100 / COMMIT_WAIT_MAX.as_nanos());
+        (bytes * 100 / self.options.unsynced_bytes_max.max(1)).max(waits as u64)
+    }
+
+    /// Of traces with a randomness below this nothing is taken from now on ([`ItemLoss::OverloadSampled`]).
+    pub fn set_taken_from(&mut self, randomness: u64) {
+        self.taken_from = randomness;
+    }
+
     fn answer_waiters(&mut self) {
         let (durable, failed) = (self.log.durable(), self.log.failed_through());
-        while let Some((position, _)) = self.waiters.front() {
+        while let Some((position, ..)) = self.waiters.front() {
             let answer = match *position {
                 _ if self.options.acknowledge_at_once => Ok(()),
                 position if position <= durable => Ok(()),
                 position if position <= failed => Err(NotDurable),
                 _ => break,
             };
-            let (_, waiter) = self.waiters.pop_front().expect("just seen");
+            let (.., waiter) = self.waiters.pop_front().expect("just seen");
             self.replies.push_back((waiter, answer));
         }
     }

@@ -20,10 +20,12 @@
 //!    cores are to know.
 //! 5. [`Shard::poll_timeout`]: when [`Shard::handle_timeout`] is to be called.
 
+pub mod overload; // when more comes than can be taken
 mod message; // what one core tells another
 mod resuming; // from the logs of all cores to a table
 
 pub use message::Message;
+pub use overload::{OnOverload, Overload};
 pub use resuming::Resuming;
 
 use crate::base::block::BlockPool;
@@ -78,6 +80,7 @@ pub struct Shard<P: BlockPool, W> {
     landings: Vec<Landing<P, W>>,
     stats: Stats,
     credit: Credit,
+    overload: Overload,
     /// Items to be sent, by owner.
     batches: Vec<ItemBatch>,
     /// By core; this core's own stays empty.
@@ -132,6 +135,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             fragments,
             early,
             credit,
+            on_overload,
             ..
         } = resuming;
         for landing in &landings {
@@ -145,6 +149,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             table,
             landings,
             credit,
+            overload: Overload::new(on_overload),
             batches: (0..core_count).map(|_| ItemBatch::default()).collect(),
             peers: (0..core_count).map(|_| Peer::default()).collect(),
             settlements: Vec::new(),
@@ -167,6 +172,8 @@ impl<P: BlockPool, W> Shard<P, W> {
     /// Takes one request. On `Appended` the waiter is answered by an effect; otherwise it is given back.
     pub fn handle_export(&mut self, now: Now, request: Request<'_, W>) -> (Submission, Option<W>) {
         let transport = request.transport;
+        self.overload.look(now, self.pressure(now));
+        self.landings[0].set_taken_from(self.overload.taken_from());
         // Without room for traces, and none for what deciding some would set going.
         let is_stuck = self.table.pressure_tier() > 0 && self.lacks_settlement_credit();
         let (submission, waiter) = if is_stuck || self.lacks_item_credit() {
@@ -389,6 +396,20 @@ impl<P: BlockPool, W> Shard<P, W> {
         for (landing, mut settlements) in self.landings.iter_mut().zip(own) {
             landing.settle(now, &mut settlements, &mut self.stats);
         }
+    }
+
+    /// What would refuse requests at 100.
+    fn pressure(&self, now: Now) -> u64 {
+        let tier = u64::from(self.table.pressure_tier());
+        self.landings[0].pressure(now).max(tier * 100 / 3)
+    }
+
+    pub fn overload(&self) -> &Overload {
+        &self.overload
+    }
+
+    pub fn overload_mut(&mut self) -> &mut Overload {
+        &mut self.overload
     }
 
     /// Hands what landing cores ask to the owners of the traces; `true`: some was answered here.

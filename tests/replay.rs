@@ -254,3 +254,26 @@ fn a_log_that_is_mostly_alive_refuses_and_is_not_copied_for_ever() {
     world.assert_nothing_invented();
     world.assert_ledger();
 }
+
+/// `overload: sample`: of a trace all parts are taken or none, by its randomness, and the ledger says what was not.
+#[test]
+fn under_overload_whole_traces_are_left_out_by_their_randomness() {
+    let mut world = World::new(15);
+    world.leave_out(4);
+    let traces: Vec<u64> = (1..32).map(|part| part << 51).collect();
+    for trace in &traces {
+        world.send_trace(*trace, true);
+    }
+    for number in 2..4 {
+        for trace in &traces {
+            world.send_more(*trace, number);
+        }
+    }
+    world.settle();
+    for (part, trace) in (1..32).zip(&traces) {
+        let expected = if part < 8 { 0 } else { 4 };
+        assert_eq!(world.out_of(*trace), expected, "trace {part} of 32");
+    }
+    assert_eq!(world.left_out_spans(), 7 * 4);
+    world.assert_ledger();
+}

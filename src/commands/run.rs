@@ -97,6 +97,7 @@ pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, F
         completion: completion(&config),
         annotate: config.sampling.annotate,
         memory_limit_bytes,
+        on_overload: config.overload,
         exporters: config
             .exporters
             .iter()
@@ -176,6 +177,7 @@ fn exporter(exporter: &config::ExporterOptions, wal_bytes: u64) -> ExporterOptio
         batch_bytes,
         retry,
         queue_bytes_max: queue.bytes_max.clone().or_else(|| wal_bytes / 2),
+        queue_age_max: Some(queue.age_max).filter(|age| !age.is_zero()),
         on_full: queue.on_full,
     };
     ExporterOptions { destination, sink }

@@ -18,7 +18,7 @@ use super::ingress::{
     self, Connection, Durable, Partial, Replied, Submitted, Ticket, TraceService, Unavailable,
 };
 use super::mesh::{Mesh, Post};
-use super::seats::Seats;
+use super::seats::{LeftOut, Seats};
 use crate::base::ids::{CoreId, LogId, Place};
 use crate::base::time::{Instant, Now};
 use crate::export::{Notice, Shipment};
@@ -53,6 +53,7 @@ pub struct Core {
     clock: Rc<Clock>,
     mesh: Rc<Mesh>,
     seats: Seats,
+    left_out: LeftOut,
     pool: DmaPool,
     disk: Disk,
     sinks: Vec<Sink>,
@@ -78,6 +79,7 @@ pub struct CoreParts {
     pub clock: Rc<Clock>,
     pub mesh: Rc<Mesh>,
     pub seats: Seats,
+    pub left_out: LeftOut,
     /// Of the logs' blocks.
     pub pool: DmaPool,
     pub disk: Disk,
@@ -97,6 +99,7 @@ impl Core {
             clock,
             mesh,
             seats,
+            left_out,
             pool,
             disk,
             sinks,
@@ -109,6 +112,7 @@ impl Core {
             clock,
             mesh,
             seats,
+            left_out,
             pool,
             disk,
             sinks,
@@ -262,6 +266,13 @@ impl Core {
                 timer.wake();
             }
         }
+    }
+
+    /// Leaves out what the core leaves out that is worst off.
+    fn share_overload(&self) {
+        let mut shard = self.shard.borrow_mut();
+        let overload = shard.overload_mut();
+        overload.set_node_share(self.left_out.exchange(self.mesh.core(), overload.own_share()));
     }
 
     pub fn spawn(&self, work: impl Future<Output = ()> + 'static) {
@@ -456,6 +467,7 @@ impl TraceService for Service {
         }
         let (ticket, durable) = ingress::ticket::ticket();
         let now = core.clock.now();
+        core.share_overload();
         let (submission, ticket) = core.shard.borrow_mut().handle_export(
             now,
             Request {
@@ -500,7 +512,7 @@ impl TraceService for Service {
             },
             Submission::InFlight => Submitted::Refused {
                 retry_after: IN_FLIGHT_RETRY,
-                message: "too many bytes wait to be written to disk".to_string(),
+                message: "too much waits to be written to disk".to_string(),
             },
         }
     }

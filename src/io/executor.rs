@@ -21,7 +21,7 @@ use super::mesh::{Inbox, Mesh, Post};
 use super::metronome::Metronome;
 use super::node::{NodeError, NodeOptions};
 use super::resume::{self, Found};
-use super::seats::Seats;
+use super::seats::{LeftOut, Seats};
 use crate::base::ids::{CoreId, LogId};
 use crate::shard::{Resuming, Shard};
 use crate::table::{Table, TableOptions};
@@ -71,6 +71,7 @@ pub struct CoreSetup {
     pub mesh: Mesh,
     pub inbox: Inbox,
     pub seats: Seats,
+    pub left_out: LeftOut,
     pub grpc: TcpListener,
     pub http: TcpListener,
     /// On one core only.
@@ -92,6 +93,7 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
         mesh,
         mut inbox,
         seats,
+        left_out,
         grpc,
         http,
         admin: admin_listener,
@@ -109,7 +111,9 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     let hash_key = data_dir.hash_key();
     let budget = Budget::new(options.memory_limit_bytes, core_count);
     let table = Table::new(table_options(&options, budget, hash_key), clock.now());
-    let resuming = Resuming::new(id, core_count, hash_key, table).with_credit(budget.credit);
+    let resuming = Resuming::new(id, core_count, hash_key, table)
+        .with_credit(budget.credit)
+        .with_overload(options.on_overload);
     let resuming = Rc::new(RefCell::new(resuming));
     let mut early = Vec::new();
     let pool = DmaPool::new(budget.spares);
@@ -149,6 +153,7 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
             clock: clock.clone(),
             mesh,
             seats,
+            left_out,
             pool,
             disk: Disk::new(data_dir.path().to_path_buf(), budget.spares),
             sinks,

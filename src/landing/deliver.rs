@@ -150,6 +150,27 @@ impl Delivery {
         full
     }
 
+    /// Passes over what stands at the cursor and has waited too long: for it that is lost.
+    fn pass_old(&mut self, now: Now, queue: &Queue, index: usize) -> bool {
+        let Some(age_max) = self.destination.options.queue_age_max else {
+            return false;
+        };
+        let mut passed = 0;
+        while passed < TURN_PASSED_MAX
+            && let Some(entry) = queue.get(self.destination.next())
+            && now.instant.since(entry.kept_at) >= age_max
+        {
+            if entry.readers.contains(index) {
+                self.done.add(entry);
+                let spans = u64::from(entry.span_count);
+                self.destination.stats.lose(Loss::TooOld, spans);
+            }
+            self.destination.pass_over(entry.end, 1);
+            passed += 1;
+        }
+        passed > 0
+    }
+
     /// Passes over what stands at the cursor and is not for it.
     fn pass_others(&mut self, queue: &Queue, index: usize) -> bool {
         let mut passed = 0;
@@ -295,6 +316,7 @@ impl<P: BlockPool, W> Landing<P, W> {
         for index in 0..self.deliveries.len() {
             let delivery = &mut self.deliveries[index];
             if !delivery.is_busy() {
+                passed |= delivery.pass_old(now, &self.queue, index);
                 passed |= delivery.pass_others(&self.queue, index);
             }
             more |= self.gather_for(now, index);
@@ -520,7 +542,13 @@ impl<P: BlockPool, W> Landing<P, W> {
                 .queue
                 .get(delivery.destination.next())
                 .map(|entry| entry.kept_at);
-            delivery.destination.poll_timeout(oldest)
+            let age_max = delivery.destination.options.queue_age_max;
+            let too_old = oldest.zip(age_max).map(|(oldest, age_max)| oldest.plus(age_max));
+            let too_old = too_old.filter(|_| !delivery.is_busy());
+            [delivery.destination.poll_timeout(oldest), too_old]
+                .into_iter()
+                .flatten()
+                .min()
         });
         timeouts.min()
     }

@@ -164,7 +164,7 @@ impl<'a> Replay<'a> {
 
     fn spans(&mut self, entry: &ReplayedEntry<'_>) -> Option<()> {
         let payload = SpansPayload::parse(entry.payload).ok()?;
-        let now = self.moment(entry.arrived);
+        let now = moment(self.now, entry.arrived);
         let resources: Vec<ResourceMatch> = payload
             .resources()
             .map(|part| self.policies.match_resource(view::resource_attributes(part)))
@@ -209,18 +209,8 @@ impl<'a> Replay<'a> {
         Some(())
     }
 
-    /// When the entry arrived, on the clocks of this process.
-    fn moment(&self, arrived: WallTime) -> Now {
-        let ago = Duration::from_nanos(self.now.wall.0.saturating_sub(arrived.0));
-        let instant = Instant(self.now.instant.0.saturating_sub(ago.as_nanos() as u64));
-        Now {
-            instant,
-            wall: arrived.min(self.now.wall),
-        }
-    }
-
     fn verdicts(&mut self, entry: &ReplayedEntry<'_>) -> Option<()> {
-        let now = self.moment(entry.arrived);
+        let now = moment(self.now, entry.arrived);
         for mut record in VerdictRecord::read_all(entry.payload)? {
             record.decision.policy = match record.decision.policy {
                 Some(number) => policy_number(self.names, self.segment_names.get(number.0 as usize)?),
@@ -380,6 +370,16 @@ impl Replayed {
     }
 }
 
+/// When an entry arrived, on the clocks of this process.
+fn moment(now: Now, arrived: WallTime) -> Now {
+    let ago = Duration::from_nanos(now.wall.0.saturating_sub(arrived.0));
+    let instant = Instant(now.instant.0.saturating_sub(ago.as_nanos() as u64));
+    Now {
+        instant,
+        wall: arrived.min(now.wall),
+    }
+}
+
 /// `None`: there can be no such place.
 fn place_of(log: LogId, entry: Position, run: u16) -> Option<Place> {
     let aligned = entry.0.is_multiple_of(Place::ENTRY_ALIGN) && entry.0 < crate::wal::POSITION_MAX;
@@ -478,7 +478,7 @@ impl KeptReplay {
                 .policy
                 .and_then(|number| policy_number(names, self.segment_names.get(number.0 as usize)?)),
             readers: Readers::default(),
-            kept_at: now.instant,
+            kept_at: moment(now, entry.arrived).instant,
             needs: Position(0),
         });
     }

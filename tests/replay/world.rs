@@ -59,6 +59,7 @@ pub struct World {
     pub quiet: Duration,
     /// Bytes that the cores before this one copied forward.
     forwarded: u64,
+    damaged: bool,
 }
 
 /// What a start found.
@@ -92,6 +93,7 @@ impl World {
             // Now and then longer than segments last.
             quiet: Duration::from_millis(if seed % 3 == 0 { 3_000 } else { 200 }),
             forwarded: 0,
+            damaged: false,
         };
         world.restart();
         world
@@ -127,6 +129,21 @@ impl World {
     pub fn try_send(&mut self, trace: u64, length: usize) -> bool {
         self.traces.push((trace, 0));
         self.submit(trace, 0, 1, false, length)
+    }
+
+    /// Of all traces, in sixteenths.
+    pub fn leave_out(&mut self, share: u8) {
+        self.core().overload_mut().set_node_share(share);
+    }
+
+    /// Spans of a trace that came out.
+    pub fn out_of(&self, trace: u64) -> usize {
+        self.output.range((trace, 0)..(trace + 1, 0)).count()
+    }
+
+    /// Spans that were acknowledged and not taken.
+    pub fn left_out_spans(&mut self) -> u64 {
+        self.core().stats().spans.lost_total()
     }
 
     /// Time goes by, and all that is due is done.
@@ -379,6 +396,7 @@ impl World {
     }
 
     pub fn damage(&mut self) {
+        self.damaged = true;
         self.disks.main.rot();
         self.disks.kept.rot();
     }
@@ -414,6 +432,7 @@ impl World {
             retain: self.retain,
             log_seed: 0x5eed,
             now,
+            damaged: self.damaged,
         };
         let ReplayedLog {
             parts,
@@ -487,7 +506,7 @@ impl World {
     /// C1.
     pub fn assert_ledger(&mut self) {
         let spans = &self.core().stats().spans;
-        let went: u64 = spans.decided.iter().sum::<u64>() + spans.lost;
+        let went: u64 = spans.decided.iter().sum::<u64>() + spans.lost_total();
         assert_eq!(
             spans.accepted_total() + spans.resumed + spans.upgraded,
             went,

@@ -152,6 +152,7 @@ impl Node {
                 retain: Duration::from_millis(500),
                 log_seed: outside.random.next(),
                 now: outside.now,
+                damaged: false,
             };
             let mut told = Vec::new();
             let disks = &mut outside.logs[usize::from(number)].disks;

@@ -31,6 +31,9 @@ pub struct ServingReport {
     pub log: Usage,
     pub kept: Usage,
     pub evicted_bytes: u64,
+    pub forwarded_bytes: u64,
+    /// Of [`crate::shard::overload::SHARE_MAX`].
+    pub overload_share: u8,
     pub destinations: Vec<DestinationReport>,
     /// Why the log takes no writes.
     pub refuses: Option<String>,
@@ -141,6 +144,8 @@ impl Admin {
             tier: table.pressure_tier(),
             log: usage(WhichLog::Main),
             kept: usage(WhichLog::Kept),
+            forwarded_bytes: of_logs(Landing::forwarded_bytes),
+            overload_share: shard.overload().share(),
             evicted_bytes: landings.iter().map(|landing| landing.evicted_bytes()).sum(),
             destinations,
             refuses: landings[0].admits().err().map(|refused| refused.to_string()),
@@ -192,6 +197,8 @@ impl ServingReport {
             log: self.log.merge(other.log),
             kept: self.kept.merge(other.kept),
             evicted_bytes: self.evicted_bytes + other.evicted_bytes,
+            forwarded_bytes: self.forwarded_bytes + other.forwarded_bytes,
+            overload_share: self.overload_share.max(other.overload_share),
             refuses: self.refuses.or(other.refuses),
             connection_count: self.connection_count + other.connection_count,
             turned_away_count: self.turned_away_count + other.turned_away_count,

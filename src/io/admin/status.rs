@@ -2,6 +2,7 @@
 
 use super::report::{NodeReport, ServingReport};
 use super::{Admin, time_text};
+use crate::shard::overload::SHARE_MAX;
 use crate::stats::Ledger;
 use crate::verdict::{Reason, Verdict};
 use serde_json::{Map, Value, json};
@@ -152,6 +153,13 @@ fn problems(node: &NodeReport) -> Vec<Value> {
     if let Some(refused) = &report.refuses {
         problems.push(problem("error", "log_refuses", refused.clone()));
     }
+    if report.overload_share > 0 {
+        let message = format!(
+            "more comes than can be taken: {} of {SHARE_MAX} traces are not taken (overload: sample)",
+            report.overload_share
+        );
+        problems.push(problem("warning", "overload_sampled", message));
+    }
     let corrupt = report.last_replay.skipped_bytes;
     if corrupt > 0 {
         let message = format!("{corrupt} bytes of the log were corrupt at the last start");
@@ -182,7 +190,7 @@ fn ledger(ledger: &Ledger, refused: u64) -> Value {
         "kept": ledger.decided[Verdict::Keep as usize],
         "rolled_up": ledger.decided[Verdict::Rollup as usize],
         "denied": ledger.decided[Verdict::Deny as usize],
-        "lost": ledger.lost, "pending": ledger.pending(), "refused": refused,
+        "lost": ledger.lost_total(), "pending": ledger.pending(), "refused": refused,
     })
 }
 
