@@ -29,6 +29,11 @@ impl PredicateSet {
     }
 
     #[inline]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    #[inline]
     pub fn contains(self, predicate: PredicateIndex) -> bool {
         self.0 >> predicate.0 & 1 == 1
     }

@@ -57,7 +57,8 @@ pub async fn landings(
     for log in sources.logs {
         let parts = replay(&sources, *log, clock, mesh, resuming, &mut found.last_replay).await?;
         let (landing, fragments) = Landing::resume(parts, &sources.options.policies, clock.now());
-        post_all(mesh, resuming.borrow_mut().replayed(fragments));
+        let upgrades = landing.resumed_upgrades();
+        post_all(mesh, resuming.borrow_mut().replayed(fragments, upgrades));
         found.landings.push(landing);
     }
     for core in mesh.cores() {

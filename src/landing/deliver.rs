@@ -307,8 +307,10 @@ impl<P: BlockPool, W> Landing<P, W> {
             kept,
             fetcher,
             stopping,
+            draining,
             ..
         } = self;
+        let at_once = *stopping || *draining;
         let delivery = &mut deliveries[index];
         let waiting_bytes = delivery.waiting().bytes;
         let destination = &mut delivery.destination;
@@ -317,7 +319,7 @@ impl<P: BlockPool, W> Landing<P, W> {
         }
         if delivery.gathering.is_none() {
             let oldest = queue.get(destination.next()).map(|entry| entry.kept_at);
-            if !destination.wants_shipment(now, waiting_bytes, oldest, *stopping) {
+            if !destination.wants_shipment(now, waiting_bytes, oldest, at_once) {
                 return false;
             }
         }
@@ -491,7 +493,14 @@ impl<P: BlockPool, W> Landing<P, W> {
     pub(super) fn write_prologue(&mut self) {
         let mut payload = Vec::new();
         let decided = self.decided.newest();
-        record::put_names(&mut payload, &self.options.policy_names, self.cursors(), decided);
+        let contents = self.index.newest();
+        record::put_names(
+            &mut payload,
+            &self.options.policy_names,
+            self.cursors(),
+            decided,
+            contents,
+        );
         self.log
             .set_prologue(payload)
             .expect("names and cursors are few, config sees to it");
@@ -499,7 +508,13 @@ impl<P: BlockPool, W> Landing<P, W> {
 
     pub(super) fn write_kept_prologue(&mut self) {
         let mut payload = Vec::new();
-        record::put_names(&mut payload, &self.options.policy_names, [].into_iter(), None);
+        record::put_names(
+            &mut payload,
+            &self.options.policy_names,
+            [].into_iter(),
+            None,
+            None,
+        );
         self.kept
             .set_prologue(payload)
             .expect("names are few, config sees to it");
@@ -517,6 +532,13 @@ impl<P: BlockPool, W> Landing<P, W> {
             delivery.destination.poll_timeout(oldest)
         });
         timeouts.min()
+    }
+
+    pub(super) fn queues_are_empty(&self) -> bool {
+        let is_empty = |delivery: &Delivery| {
+            !delivery.is_busy() && self.queue.get(delivery.destination.next()).is_none()
+        };
+        self.deliveries.iter().all(is_empty)
     }
 
     pub(super) fn deliveries_are_settled(&self) -> bool {

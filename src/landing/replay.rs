@@ -18,12 +18,13 @@
 //! Any core can fold any log: logs belong to the directory.
 
 use super::decided::{Batch, Uncovered};
+use super::index::Index;
 use super::queue::Readers;
 use super::record::{
-    self, COPIED, CURSORS, CopiedRecord, DECIDED, DecidedRecord, KEPT, KeptRecord, NamesRecord, SPANS,
-    VERDICTS, VerdictRecord,
+    self, CONTENTS, COPIED, CURSORS, CopiedRecord, DECIDED, DecidedRecord, INDEX, KEPT, KeptRecord,
+    NamesRecord, SPANS, UPGRADED, UPGRADES, UpgradedRecord, VERDICTS, VerdictRecord,
 };
-use super::{KeptEntry, LandingOptions};
+use super::{Asked, KeptEntry, LandingOptions};
 use crate::base::ids::{LogId, Place, Position, SpanId, TraceId};
 use crate::base::monoid::Monoid;
 use crate::base::time::{Instant, Now, WallTime};
@@ -61,6 +62,9 @@ pub struct Replay<'a> {
     cursors: HashMap<String, Position>,
     names_seen: bool,
     decided: DecidedChain,
+    /// Not done for all that is known.
+    upgrades: Vec<Asked>,
+    index: Index,
     kept_position_max: Position,
     batch: ItemBatch,
     /// Entries whose payload no version of tailkeep wrote.
@@ -84,6 +88,9 @@ pub struct Replayed {
     /// Every destination has got what is before it.
     pub lowest_cursor: Position,
     pub decided: DecidedChain,
+    /// Traces to be kept after all, of which some log may not have exported its part.
+    pub upgrades: Vec<Asked>,
+    pub(super) index: Index,
     /// Kept fragments, oldest verdict first, with their copies in the kept log.
     pub keeps: Vec<(Settlement, Option<(Position, Position)>)>,
     /// The kept log must go on beyond this: positions before it have had a meaning.
@@ -120,6 +127,8 @@ impl<'a> Replay<'a> {
             cursors: HashMap::new(),
             names_seen: false,
             decided: DecidedChain::default(),
+            upgrades: Vec::new(),
+            index: Index::default(),
             kept_position_max: Position::default(),
             batch: ItemBatch::default(),
             malformed: 0,
@@ -145,8 +154,13 @@ impl<'a> Replay<'a> {
             COPIED => self.copied(entry.payload),
             CURSORS => record::read_cursors(entry.payload).map(|cursors| self.move_cursors(cursors)),
             DECIDED => self.decided(entry),
+            UPGRADES => self.upgrades(entry),
+            UPGRADED => self.upgraded(entry.payload),
+            INDEX => Some(()),
+            CONTENTS => self.index.contents_found(entry.position, entry.payload),
             EntryKind::NAMES => NamesRecord::read(entry.payload).map(|names| {
                 self.segment_names = names.policies;
+                self.index.names_found(names.contents);
                 // A destination that is not among them any more begins anew when it comes back.
                 self.cursors.clear();
                 self.move_cursors(names.cursors);
@@ -190,6 +204,7 @@ impl<'a> Replay<'a> {
                 .places
                 .push(Place::new(self.log, entry.position, number as u16));
             self.spans += u64::from(digest.span_count);
+            self.index.note(self.hash_key.trace(&run.trace), entry.position);
             self.batch.items.push(Item {
                 trace: run.trace,
                 digest,
@@ -214,11 +229,7 @@ impl<'a> Replay<'a> {
 
     fn verdicts(&mut self, entry: &ReplayedEntry<'_>) -> Option<()> {
         let now = self.moment(entry.arrived);
-        for mut record in VerdictRecord::read_all(entry.payload)? {
-            record.decision.policy = match record.decision.policy {
-                Some(number) => policy_number(self.names, self.segment_names.get(number.0 as usize)?),
-                None => None,
-            };
+        for record in self.read_verdicts(entry.payload)? {
             self.decided.uncovered.add(self.hash_key, &record);
             self.decided.uncovered.from.get_or_insert(entry.position);
             let VerdictRecord {
@@ -247,6 +258,44 @@ impl<'a> Replay<'a> {
                 };
                 self.jobs.insert((trace, last), job);
             }
+        }
+        Some(())
+    }
+
+    /// With the policy numbers of this process.
+    fn read_verdicts(&self, payload: &[u8]) -> Option<Vec<VerdictRecord>> {
+        let mut records = VerdictRecord::read_all(payload)?;
+        for record in &mut records {
+            record.decision.policy = match record.decision.policy {
+                Some(number) => policy_number(self.names, self.segment_names.get(number.0 as usize)?),
+                None => None,
+            };
+        }
+        Some(records)
+    }
+
+    /// A decision about traces, not about what stands before it: that has its verdicts.
+    fn upgrades(&mut self, entry: &ReplayedEntry<'_>) -> Option<()> {
+        for record in self.read_verdicts(entry.payload)? {
+            let VerdictRecord { trace, decision, .. } = record;
+            self.decided.uncovered.add(self.hash_key, &record);
+            self.decided.uncovered.from.get_or_insert(entry.position);
+            self.found.push(FoundDecision::Verdict {
+                trace,
+                decision,
+                late: false,
+                seen: None,
+            });
+            let at = entry.position;
+            self.upgrades.push(Asked { at, trace, decision });
+        }
+        Some(())
+    }
+
+    fn upgraded(&mut self, payload: &[u8]) -> Option<()> {
+        for record in UpgradedRecord::read_all(payload)? {
+            let is_it = |asked: &Asked| asked.at == record.asked_at && asked.trace == record.trace;
+            self.upgrades.retain(|asked| !is_it(asked));
         }
         Some(())
     }
@@ -320,6 +369,8 @@ impl<'a> Replay<'a> {
         Replayed {
             lowest_cursor,
             decided: self.decided,
+            upgrades: self.upgrades,
+            index: self.index,
             fragments: self.fragments.into_traces().collect(),
             cursors: self.cursors,
             keeps: jobs.into_iter().map(|job| (job.settlement, job.copy)).collect(),

@@ -1,8 +1,9 @@
 //! What one core tells another.
 //!
 //! ```text
-//!  start:    Decided*  Adopt*  Replayed      each core to every other, in this order
+//!  start:    Decided*  Adopt*  Upgrades*  Replayed      each core to every other, in this order
 //!  then:     Items →    ← Settled            landing core to owner, owner to landing core
+//!            ← Search   Searched →           owner to the keepers of all logs, and back
 //! ```
 //!
 //! Both kinds are credit: so many items and settlements are on their way between two cores at most, until the
@@ -10,7 +11,9 @@
 //! settlements decides nothing and leaves items waiting. `Settled` itself is always taken at once, whatever its
 //! receiver lacks, so that no two cores can wait for each other.
 
-use crate::route::{ItemBatch, Settlement};
+use crate::base::ids::TraceId;
+use crate::landing::{Searched, Wanted};
+use crate::route::{Decision, ItemBatch, Settlement};
 use crate::table::{FoundDecision, Trace};
 
 #[derive(Debug)]
@@ -19,6 +22,8 @@ pub enum Message {
     Decided(Vec<FoundDecision>),
     /// What a log holds of traces without a verdict, for their owners.
     Adopt(Vec<Trace>),
+    /// Traces that a log says are to be kept after all, for their owners.
+    Upgrades(Vec<(TraceId, Decision)>),
     /// All of the sender's logs are replayed.
     Replayed,
     Items(ItemBatch),
@@ -28,4 +33,11 @@ pub enum Message {
         items_absorbed: usize,
         settlements_taken: usize,
     },
+    /// Look for a trace in the receiver's logs. So many are under way from one core as it allows itself.
+    Search {
+        number: u64,
+        trace: TraceId,
+        wanted: Wanted,
+    },
+    Searched(Searched),
 }
