@@ -424,8 +424,10 @@ impl<P: BlockPool, W> Landing<P, W> {
         .min()
     }
 
-    /// Lets the oldest durable blocks leave memory above 70 % of the account.
+    /// Lets settled blocks leave memory; above 70 % of the account the oldest durable ones too.
     fn evict(&mut self) {
+        self.log.drop_settled();
+        self.kept.drop_settled();
         let target = self.options.block_bytes_max / 10 * 7;
         if self.log.resident_bytes() + self.kept.resident_bytes() <= target {
             return;

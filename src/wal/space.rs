@@ -123,6 +123,7 @@ impl<P: BlockPool> Log<P> {
     /// `count` runs of the entry at `position` are live: its segment stays.
     pub fn hold(&mut self, position: Position, count: u32) {
         *self.holds_at(position) += u64::from(count);
+        self.memory.hold(position, count);
     }
 
     /// Takes back what `hold` said.
@@ -131,6 +132,7 @@ impl<P: BlockPool> Log<P> {
         *holds = holds
             .checked_sub(u64::from(count))
             .unwrap_or_else(|| panic!("W3: {position} is released more often than held"));
+        self.memory.release(position, count);
     }
 
     /// Nothing at or after `position` may be recycled. At the start there is no floor.
@@ -239,6 +241,13 @@ impl<P: BlockPool> Log<P> {
         let position = settled.min(self.resume_floor);
         if position > self.resumes_at {
             self.resumes_next = Some((position, self.tail));
+        }
+    }
+
+    /// Lets the durable blocks go from memory in which nothing is held: few will ask for them, and those can read.
+    pub fn drop_settled(&mut self) {
+        for block in self.memory.take_settled(self.durable) {
+            self.pool.give(block);
         }
     }
 
@@ -481,10 +490,19 @@ impl<P: BlockPool> Log<P> {
             .count() as u64
     }
 
-    pub(super) fn recycle_expired(&mut self, now: Now) {
-        while self.may_recycle_first() && self.segments[0].expires <= now.instant {
+    /// Lets go what is too old, and what is too much: each start brings a segment that nobody admitted.
+    pub(super) fn recycle_surplus(&mut self, now: Now) {
+        while self.may_recycle_first() && (self.segments[0].expires <= now.instant || self.is_over_size()) {
             self.recycle_first();
         }
+    }
+
+    fn is_over_size(&self) -> bool {
+        // Files that are going were counted when they were told to.
+        let planned = self.segments.iter().rev();
+        let planned = planned.take_while(|segment| segment.state == SegmentState::Planned);
+        let files = self.segments.len() - planned.count() + self.free.len() + self.blank.len();
+        files as u64 > self.file_count_max()
     }
 
     fn recycle_first(&mut self) {
