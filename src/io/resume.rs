@@ -2,7 +2,7 @@
 
 use super::admin::LastReplay;
 use super::clock::Clock;
-use super::datadir::{self, DataDir};
+use super::datadir::DataDir;
 use super::disk::DmaPool;
 use super::executor::DECIDED_COUNT_MAX;
 use super::ingress::Ticket;
@@ -104,7 +104,8 @@ async fn replay(
         began,
     );
     let main_path = data_dir.log_path(WhichLog::Main, log);
-    let found = recovery::replay(&main_path, log, clock, |entry| {
+    let [main_seed, kept_seed] = [WhichLog::Main, WhichLog::Kept].map(|which| data_dir.log_seed(which, log));
+    let found = recovery::replay(&main_path, log, main_seed, clock, |entry| {
         replay.entry(entry);
         if replay.found_count() >= FOUND_COUNT {
             post_all(mesh, resuming.borrow_mut().decided(replay.take_found()));
@@ -115,7 +116,7 @@ async fn replay(
     let replayed = replay.finish();
     let mut kept_replay = KeptReplay::new(&replayed);
     let kept_path = data_dir.log_path(WhichLog::Kept, log);
-    let kept_found = recovery::replay(&kept_path, log, clock, |entry| {
+    let kept_found = recovery::replay(&kept_path, log, kept_seed, clock, |entry| {
         kept_replay.entry(entry, names, began);
     })
     .await?;
@@ -158,9 +159,9 @@ fn parts(
         ..
     } = *sources;
     let share = log_count as u64;
-    let log_options = |retain, group_interval, seed: Option<u64>| LogOptions {
+    let log_options = |retain, group_interval, seed: Option<u64>, which| LogOptions {
         log: log_id,
-        log_seed: seed.unwrap_or_else(datadir::random_u64),
+        log_seed: seed.unwrap_or_else(|| data_dir.log_seed(which, log_id)),
         segment_size: options.segment_bytes,
         size_max: options.wal_bytes_max / 2 / share,
         retain,
@@ -175,13 +176,18 @@ fn parts(
     let now = clock.now();
     let pool = DmaPool::default();
     let log = Log::new(
-        log_options(options.retain, Duration::ZERO, found.log_seed),
+        log_options(options.retain, Duration::ZERO, found.log_seed, WhichLog::Main),
         pool.clone(),
         found.start,
         now,
     );
     // What is behind every cursor is of no use to anyone.
-    let kept_options = log_options(Duration::ZERO, KEPT_GROUP_INTERVAL, kept_found.log_seed);
+    let kept_options = log_options(
+        Duration::ZERO,
+        KEPT_GROUP_INTERVAL,
+        kept_found.log_seed,
+        WhichLog::Kept,
+    );
     let kept = Log::new(kept_options, pool, kept_start, now);
     let destinations = options.exporters.iter().map(|exporter| {
         let mut options = exporter.destination.clone();
