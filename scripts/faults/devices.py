@@ -114,6 +114,12 @@ class VolatileDisk:
             time.sleep(0.05)
         self.filesystem = Filesystem(case, backing, make=image is None)
         self.path = self.filesystem.path
+        # Before the file system goes, which syncs.
+        case.undo.callback(self.heal)
+
+    def heal(self):
+        if self.process.poll() is None:
+            self.command("faults")
 
     def command(self, do, **what):
         self.process.stdin.write(json.dumps({"do": do, **what}) + "\n")
@@ -131,7 +137,7 @@ class VolatileDisk:
         if self.process.poll() is not None:
             return
         try:
-            self.command("faults")
+            self.heal()
             filesystem = getattr(self, "filesystem", None)
             if filesystem:
                 filesystem.close()

@@ -137,4 +137,7 @@ def now_and_then(case):
         failed += disk.faults()["failed_now"]
         load.end()
         process.kill()
+        # A journal that failed leaves the file system read-only until it is mounted again.
+        disk.filesystem.unmount()
+        disk.filesystem.mount()
     return f"{failed:,} failures; {words(node.finish())}"

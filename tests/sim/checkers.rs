@@ -9,6 +9,7 @@ use tailkeep::stats::Stats;
 use tailkeep::verdict::Verdict;
 
 use crate::client::{Client, Errors};
+use crate::damage::Toll;
 use crate::node::{HASH_KEY, Serving};
 use crate::spans::{self, SpanKey};
 
@@ -21,6 +22,8 @@ pub struct Output {
     pub spans: BTreeMap<SpanKey, u32>,
     /// Traces with one error whose verdict was given before it came. Late spans follow the verdict.
     excused: BTreeSet<u64>,
+    /// Spans that damage hit in a log, or their only copy in a kept log.
+    hit: BTreeSet<SpanKey>,
     /// Traces whose error their owner has been told of since the start.
     known_errors: BTreeSet<u64>,
 }
@@ -30,6 +33,16 @@ impl Output {
         for key in spans::exported(lines) {
             *self.spans.entry(key).or_default() += 1;
         }
+    }
+
+    /// Damage took these entries. A trace whose requests all bring an error loses what was hit; of one with a single
+    /// error the rest may be dropped with it.
+    pub fn damaged(&mut self, toll: &Toll, client: &Client) {
+        self.hit.extend(toll.spans.iter().chain(&toll.copies));
+        let of_spans = toll.spans.iter().map(|(trace, _)| *trace);
+        let single = |trace: &u64| matches!(client.traces[trace], Errors::At(_));
+        let traces = of_spans.chain(toll.traces.iter().copied());
+        self.excused.extend(traces.filter(single));
     }
 
     /// A start: owners know what stands in the logs.
@@ -98,6 +111,7 @@ impl Output {
 
     fn due(&self, client: &Client) -> Vec<SpanKey> {
         let is_due = |key: &&SpanKey| match client.traces[&key.0] {
+            _ if self.hit.contains(key) => false,
             Errors::Never => false,
             Errors::At(at) => client.acknowledged.contains(&(key.0, at)) && !self.excused.contains(&key.0),
             Errors::Always => true,

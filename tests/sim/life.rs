@@ -1,5 +1,7 @@
 //! What happens to a node, as a seed has it.
 
+use std::time::Duration;
+
 use tailkeep::base::time::{Instant, Now, WallTime};
 use tailkeep::shard::Credit;
 
@@ -12,6 +14,9 @@ use crate::random::Random;
 
 const CORES_MAX: u64 = 4;
 const STEPS: u64 = 500;
+/// A run with faults goes on for so long at least, and over so many restarts.
+const LIFE: Duration = Duration::from_secs(60);
+const LIVES: u32 = 3;
 /// A core is slow or a destination away for so many steps at most.
 const AWAY_STEPS_MAX: u64 = 150;
 
@@ -21,21 +26,59 @@ pub enum Canary {
     None,
     SyncsThatDoNothing,
     LostSettlements,
+    EarlyAcknowledgements,
+    IgnoredChecksums,
+}
+
+/// What may go wrong in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub crashes: bool,
+    /// Disks fail, fill up, and stall.
+    pub bad_disks: bool,
+    /// They also lose and misplace what they were given, and rot.
+    pub damage: bool,
+    pub bad_destinations: bool,
+}
+
+impl Plan {
+    pub const FAULTLESS: Plan = Plan {
+        crashes: false,
+        bad_disks: false,
+        damage: false,
+        bad_destinations: false,
+    };
+
+    fn draw(random: &mut Random, canary: Canary) -> Plan {
+        let (disks, damage) = (random.below(2) == 0, random.below(3) == 0);
+        Plan {
+            crashes: true,
+            bad_disks: disks,
+            damage: damage && canary == Canary::None || canary == Canary::IgnoredChecksums,
+            bad_destinations: random.coin(),
+        }
+    }
 }
 
 /// What one run came to.
 pub struct Outcome {
     pub history: History,
+    pub seconds: u64,
+    pub restarts: u32,
+    /// The node's disks lost or changed something.
+    pub damaged: bool,
     pub due: usize,
     pub out: usize,
 }
 
-/// One run from the first start to the last span.
+/// One run from the first start to the last span, with whatever the seed has in store.
 pub fn live(seed: u64, canary: Canary) -> Outcome {
-    let mut random = Random(seed);
-    let has_crashes = random.below(4) > 0;
-    let has_bad_disks = has_crashes && random.below(3) == 0;
-    let has_bad_destinations = random.coin();
+    let plan = Plan::draw(&mut Random(seed), canary);
+    live_by(plan, seed, canary)
+}
+
+pub fn live_by(plan: Plan, seed: u64, canary: Canary) -> Outcome {
+    let random = Random(!seed);
     let mut outside = Outside {
         client: Client::default(),
         output: Output::default(),
@@ -48,28 +91,19 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
         counted_lost: 0,
         disks_are_sound: true,
         loses_settlements: canary == Canary::LostSettlements,
-        disks_lie: canary == Canary::SyncsThatDoNothing,
+        has_damage: false,
+        canary,
         random,
     };
-    let lives = match has_crashes {
-        true => 1 + outside.random.below(4),
-        false => 0,
-    };
-    for _ in 0..lives {
+    let began = outside.now.instant;
+    let mut restarts = 0;
+    while plan.crashes && (restarts < LIVES || outside.now.instant.since(began) < LIFE) {
+        restarts += 1;
         let mut node = start(&mut outside);
-        if has_bad_disks {
-            let faults = Faults {
-                write_error: 5,
-                sync_error: 10,
-                no_space: 20,
-                stall: 20,
-                misdirect: 0,
-            };
-            Node::fail_disks(&mut outside, faults);
-        }
+        Node::fail_disks(&mut outside, faults(plan, canary));
         let steps = outside.random.below(STEPS);
-        busy(&mut node, &mut outside, steps, has_bad_destinations);
-        if !has_bad_disks && outside.random.below(4) == 0 {
+        busy(&mut node, &mut outside, steps, plan.bad_destinations);
+        if !plan.bad_disks && outside.random.below(4) == 0 {
             node.settle(&mut outside);
         }
         let crash = match outside.random.coin() {
@@ -78,9 +112,12 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
         };
         node.crash(&mut outside, crash);
         Node::fail_disks(&mut outside, Faults::default());
+        if plan.damage && outside.random.coin() {
+            Node::rot(&mut outside);
+        }
     }
     let mut node = start(&mut outside);
-    busy(&mut node, &mut outside, STEPS / 2, has_bad_destinations);
+    busy(&mut node, &mut outside, STEPS / 2, plan.bad_destinations);
     for _ in 0..1_000 {
         if outside.client.has_nothing_to_do() {
             break;
@@ -100,19 +137,37 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
         .output
         .assert_durable(&outside.client, outside.counted_lost);
     outside.output.assert_nothing_invented(&outside.client);
-    if !has_crashes && !has_bad_destinations {
+    if plan == Plan::FAULTLESS {
         outside.output.assert_exactly_once(&outside.client);
     }
     Outcome {
+        seconds: outside.now.instant.since(began).as_secs(),
+        restarts,
+        damaged: outside.has_damage,
         history: outside.history,
         due,
         out: outside.output.spans.len(),
     }
 }
 
+fn faults(plan: Plan, canary: Canary) -> Faults {
+    let odds = |is_planned: bool, per_mille| if is_planned { per_mille } else { 0 };
+    let strays = plan.damage && canary == Canary::None;
+    Faults {
+        write_error: odds(plan.bad_disks, 5),
+        sync_error: odds(plan.bad_disks, 10),
+        no_space: odds(plan.bad_disks, 20),
+        stall: odds(plan.bad_disks, 20),
+        misdirect: odds(strays, 3),
+        lose: odds(strays, 3),
+    }
+}
+
 /// With any number of cores, whatever it was before.
 fn start(outside: &mut Outside) -> Node {
-    outside.pass(1000);
+    // Down for a moment, or for long.
+    let seconds = 1 + outside.random.below(10);
+    outside.pass(seconds * 1000);
     let cores = 1 + outside.random.below(CORES_MAX);
     let credit = match outside.random.coin() {
         true => Credit::default(),
@@ -151,7 +206,11 @@ fn busy(node: &mut Node, outside: &mut Outside, steps: u64, has_bad_destinations
                 node.ship(outside, log, !is_away);
             }
             84..97 => {
-                let longest = if outside.random.below(8) == 0 { 400 } else { 40 };
+                let longest = match outside.random.below(40) {
+                    0 => 6_000,
+                    1..6 => 400,
+                    _ => 40,
+                };
                 let milliseconds = 1 + outside.random.below(longest);
                 outside.pass(milliseconds);
                 for core in (0..slow.len()).filter(|core| slow[*core] <= step) {
