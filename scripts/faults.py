@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -41,6 +42,9 @@ def play(fault, options, seed):
     except Exception as error:
         case.violations.append("".join(traceback.format_exception(error)))
         result = "no result"
+    if not case.violations:
+        # What a failed one leaves is to be looked at.
+        shutil.rmtree(case.work, ignore_errors=True)
     return ("FAILED" if case.violations else "ok"), result, case.violations
 
 
@@ -82,6 +86,9 @@ def main():
     for path in (options.binary, options.bench):
         if not os.access(path, os.X_OK):
             sys.exit(f"error: no {path}; cargo build --release --workspace makes it")
+    room = shutil.disk_usage(os.path.dirname(os.path.abspath(options.work)))
+    if room.free < room.total * 0.06:
+        sys.exit(f"error: {room.free >> 30} GiB are free beside {options.work}: tailkeep would refuse requests (wal.min_free)")
     seed = options.seed if options.seed is not None else random.SystemRandom().getrandbits(32)
     length = "--long" if options.long else "--short"
     print(f"seed {seed}; repeat with: scripts/faults.py {length} --seed {seed}", flush=True)

@@ -54,6 +54,10 @@ def soak(case):
         if end == "power":
             disk.close()
             disk = VolatileDisk(case, image=image)
+        else:
+            # A journal that failed leaves the file system read-only until it is mounted again.
+            disk.filesystem.unmount()
+            disk.filesystem.mount()
     counts = node.finish()
     fifth = max(1, len(figures) // 5)
     for what, index, slack in (("memory", 0, RSS_SLACK_BYTES), ("descriptors", 1, 64), ("disk", 2, 128 * MIB)):

@@ -24,6 +24,8 @@ pub struct Output {
     excused: BTreeSet<u64>,
     /// Spans that damage hit in a log, or their only copy in a kept log.
     hit: BTreeSet<SpanKey>,
+    /// Traces of which damage took spans before they were judged.
+    robbed: BTreeSet<u64>,
     /// Traces whose error their owner has been told of since the start.
     known_errors: BTreeSet<u64>,
 }
@@ -35,14 +37,13 @@ impl Output {
         }
     }
 
-    /// Damage took these entries. A trace whose requests all bring an error loses what was hit; of one with a single
-    /// error the rest may be dropped with it.
+    /// Damage took these entries. What was hit may be lost; of its trace the rest may be dropped for want of the error
+    /// that was in it, or of the verdict.
     pub fn damaged(&mut self, toll: &Toll, client: &Client) {
         self.hit.extend(toll.spans.iter().chain(&toll.copies));
-        let of_spans = toll.spans.iter().map(|(trace, _)| *trace);
         let single = |trace: &u64| matches!(client.traces[trace], Errors::At(_));
-        let traces = of_spans.chain(toll.traces.iter().copied());
-        self.excused.extend(traces.filter(single));
+        self.excused.extend(toll.traces.iter().copied().filter(single));
+        self.robbed.extend(toll.spans.iter().map(|(trace, _)| *trace));
     }
 
     /// A start: owners know what stands in the logs.
@@ -111,7 +112,7 @@ impl Output {
 
     fn due(&self, client: &Client) -> Vec<SpanKey> {
         let is_due = |key: &&SpanKey| match client.traces[&key.0] {
-            _ if self.hit.contains(key) => false,
+            _ if self.hit.contains(key) || self.robbed.contains(&key.0) => false,
             Errors::Never => false,
             Errors::At(at) => client.acknowledged.contains(&(key.0, at)) && !self.excused.contains(&key.0),
             Errors::Always => true,

@@ -20,7 +20,7 @@ use crate::start;
 type Entries = BTreeMap<Position, (EntryKind, Vec<u8>)>;
 
 /// What stood in entries that are not there any more.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Toll {
     pub spans: BTreeSet<SpanKey>,
     /// Their verdicts.

@@ -165,14 +165,7 @@ impl Node {
             };
             toll.collect(log, &mut disks.main, fallback);
             toll.collect(log, &mut disks.kept, fallback);
-            outside.history.note(&(
-                "damage",
-                log,
-                toll.spans.len(),
-                toll.copies.len(),
-                toll.traces.len(),
-                toll.untold,
-            ));
+            outside.history.note(&("damage", log, &toll));
             outside.output.damaged(&toll, &outside.client);
             let replayed = start::replay(&setting, log, disks, naive, |found| {
                 told.extend(resuming.decided(found));
