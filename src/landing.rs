@@ -509,6 +509,11 @@ impl<P: BlockPool, W> Landing<P, W> {
         self.log.admit(0)
     }
 
+    /// How long the log has been waiting for its disk.
+    pub fn stalled_for(&self, now: Now) -> Duration {
+        self.log.stalled_for(now)
+    }
+
     pub fn evicted_bytes(&self) -> u64 {
         self.evicted_bytes
     }
