@@ -163,7 +163,9 @@ mod tests {
     #[test]
     fn a_full_slot_is_taken_in_parts() {
         let mut wheel = Wheel::new(Instant(0));
-        (0..10).for_each(|key| wheel.arm(Instant(5), key));
+        for key in 0..10 {
+            wheel.arm(Instant(5), key);
+        }
         let mut due = Vec::new();
         assert!(wheel.expire(Instant(TICK_NS), 4, &mut due));
         assert!(wheel.expire(Instant(TICK_NS), 4, &mut due));
