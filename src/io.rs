@@ -16,6 +16,7 @@ pub mod egress; // where kept traces go
 pub mod mesh; // what goes from core to core
 pub mod core; // one core at work
 pub mod admin; // health, metrics, status, explain
+pub mod drain; // everything given away
 pub mod resume; // from a core's logs to what it serves from
 pub mod executor; // one core from start to stop
 pub mod node; // all cores from start to stop

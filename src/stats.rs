@@ -98,6 +98,10 @@ pub struct TraceCounts {
     pub incomplete: u64,
     /// By memory tier 1, 2, 3.
     pub forced: [u64; 3],
+    /// Dropped and kept later.
+    pub upgraded: u64,
+    /// Dropped, and late spans may have made them ones to keep, but too many were looked at already.
+    pub upgrades_skipped: u64,
 }
 
 impl TraceCounts {
@@ -112,6 +116,8 @@ impl TraceCounts {
         add_all(&mut self.with_error, &other.with_error);
         self.incomplete += other.incomplete;
         add_all(&mut self.forced, &other.forced);
+        self.upgraded += other.upgraded;
+        self.upgrades_skipped += other.upgrades_skipped;
     }
 }
 

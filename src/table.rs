@@ -18,12 +18,14 @@ mod fragments;
 mod found;
 mod generation;
 mod index;
+mod late;
 mod recent;
 mod trace;
 
 pub use cache::{CompactDecision, DecidedCache, FALSE_HIT_ODDS_MAX};
 pub use found::FoundDecision;
 pub use fragments::Fragments;
+pub use late::{LateCandidate, LateEvidence, upgrade_by};
 pub use recent::{DecidedTrace, Recent};
 pub use trace::Trace;
 
@@ -37,6 +39,7 @@ use crate::policy::{PolicySet, Ruling};
 use crate::route::{self, Decision, HashKey, Item, ItemBatch, Places, PolicyNumber, Settlement};
 use crate::stats::Stats;
 use crate::verdict::Reason;
+use hashbrown::HashMap;
 use index::Index;
 use std::time::Duration;
 
@@ -77,6 +80,11 @@ pub struct Table {
     hashes: Vec<u64>,
     decided: DecidedCache,
     recent: Recent,
+    /// Dropped traces with late spans that may matter.
+    candidates: Vec<LateCandidate>,
+    /// Open traces that will be kept, and those that have been since somebody asked.
+    promised: HashMap<TraceId, Decision>,
+    kept_promises: Vec<TraceId>,
     relieved_at: Option<Instant>,
     /// Traces that are still to be forced of the share that was last due, and by which tier.
     forcing: (u8, usize),
@@ -99,6 +107,9 @@ impl Table {
             heap_bytes: 0,
             hashes: Vec::new(),
             recent: Recent::default(),
+            candidates: Vec::new(),
+            promised: HashMap::new(),
+            kept_promises: Vec::new(),
             relieved_at: None,
             forcing: (0, 0),
             options,
@@ -147,8 +158,16 @@ impl Table {
         let key = match self.find(hash, &item.trace) {
             Some(key) => key,
             None => {
+                // Late spans follow the verdict at once, with a settlement of their own.
                 if let Some(decision) = self.decided.get(hash, &item.trace) {
-                    self.settle_late(now, item, decision, places, stats, out);
+                    self.note_late(now, item, decision, places, policies, stats);
+                    out.push(Settlement {
+                        trace: item.trace,
+                        decision,
+                        late: true,
+                        span_count: item.digest.span_count,
+                        places: Places::from_slice(places),
+                    });
                     return;
                 }
                 stats.traces.opened += 1;
@@ -164,33 +183,6 @@ impl Table {
         trace.absorb(now, item.digest, places, spans, parents);
         self.heap_bytes = self.heap_bytes + trace.heap_bytes() - heap_before;
         self.check(now, key, policies, stats, out);
-    }
-
-    /// Late spans follow the verdict at once, with a settlement of their own.
-    fn settle_late(
-        &mut self,
-        now: Now,
-        item: &Item,
-        decision: Decision,
-        places: &[Place],
-        stats: &mut Stats,
-        out: &mut Vec<Settlement>,
-    ) {
-        stats.late_spans[decision.verdict as usize] += u64::from(item.digest.span_count);
-        if let Some(decided) = self.recent.get_mut(&item.trace) {
-            stats.late_span_age.record(Duration::from_nanos(
-                now.wall.0.saturating_sub(decided.decided_at.0),
-            ));
-            decided.add_late(item.digest.span_count, places);
-        }
-        let span_count = item.digest.span_count;
-        out.push(Settlement {
-            trace: item.trace,
-            decision,
-            late: true,
-            span_count,
-            places: Places::from_slice(places),
-        });
     }
 
     fn find(&self, hash: u64, trace: &TraceId) -> Option<Key> {
@@ -266,7 +258,9 @@ impl Table {
             policy: ruling.policy.map(|policy| PolicyNumber(policy.0)),
             threshold: ruling.threshold,
             incomplete,
+            upgraded: false,
         };
+        let decision = self.redeem(trace.id(), decision);
         self.count_decision(now, &trace, &ruling, decision, stats);
         self.remember(now, &trace, decision);
         out.extend(trace.into_settlements(decision, false));
@@ -368,6 +362,21 @@ impl Table {
         for hash in hashes {
             self.decided.prefetch(*hash);
             self.index.prefetch(*hash);
+        }
+    }
+
+    /// Closes the oldest traces, at most so many.
+    pub fn close_oldest(
+        &mut self,
+        now: Now,
+        (count, reason): (usize, Reason),
+        policies: &PolicySet,
+        stats: &mut Stats,
+        out: &mut Vec<Settlement>,
+    ) {
+        for _ in 0..count {
+            let Some(oldest) = self.oldest else { break };
+            self.close(now, oldest, reason, policies, stats, out);
         }
     }
 
@@ -484,14 +493,22 @@ impl Table {
                 late,
                 seen,
             } => {
-                self.decided
-                    .insert(self.options.hash_key.trace(&trace), trace, decision);
-                let Some(seen) = seen else { return };
+                let hash = self.options.hash_key.trace(&trace);
+                self.decided.insert(hash, trace, decision);
+                let seen = seen.map(|seen| DecidedTrace {
+                    // Another log may have said that it was upgraded.
+                    decision: self.decided.get(hash, &trace).unwrap_or(decision),
+                    ..seen
+                });
+                let Some(seen) = seen else {
+                    self.know_upgraded(&trace, decision);
+                    return;
+                };
                 match self.recent.get_mut(&trace) {
-                    Some(known) if late => known.add_late(seen.digest.span_count, &seen.places),
+                    Some(known) if late => known.add_late(seen.digest, &seen.places),
                     Some(known) => known.merge(seen),
                     None if late => {}
-                    None => self.recent.push(seen),
+                    None => self.recent.push(seen.replayed()),
                 }
             }
             FoundDecision::CarriedDrop(compact) => self.decided.insert_older(compact, None),
@@ -500,6 +517,13 @@ impl Table {
                 trace,
                 decision,
             } => self.decided.insert_older(compact, Some((trace, decision))),
+        }
+    }
+
+    /// Of an upgrade its owner's log says only that it was decided.
+    fn know_upgraded(&mut self, trace: &TraceId, decision: Decision) {
+        if let Some(known) = self.recent.get_mut(trace).filter(|_| decision.upgraded) {
+            known.decision = decision;
         }
     }
 
@@ -512,7 +536,7 @@ impl Table {
         if let Some(decision) = self.decided.get(hash, &fragment.id()) {
             if let Some(decided) = self.recent.get_mut(&fragment.id()) {
                 let places: Places = fragment.places().collect();
-                decided.add_late(span_count, &places);
+                decided.add_late(*fragment.digest(), &places);
             }
             stats.late_spans[decision.verdict as usize] += u64::from(span_count);
             out.extend(fragment.into_settlements(decision, true));

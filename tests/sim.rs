@@ -51,8 +51,13 @@ fn fresh_seeds() -> Vec<u64> {
 }
 
 fn live_twice(seed: u64) {
+    live_twice_with(seed, false);
+}
+
+fn live_twice_with(seed: u64, has_wishes: bool) {
     println!("TAILKEEP_TEST_SEED={seed}");
-    let (one, other) = (live(seed, Canary::None), live(seed, Canary::None));
+    let run = || live(seed, Canary::None, has_wishes);
+    let (one, other) = (run(), run());
     one.history.assert_same(&other.history);
     let (events, hash) = (one.history.len(), one.history.hash());
     let forwarded = one.forwarded;
@@ -67,6 +72,13 @@ fn a_node_keeps_its_promises() {
     (1..=12).chain(fresh_seeds()).for_each(live_twice);
 }
 
+/// Traces are kept by hand at any moment, nodes give everything away and start again.
+#[test]
+fn what_is_kept_after_all_comes_out_of_all_logs() {
+    let seeds = (1..=12).chain(fresh_seeds());
+    seeds.for_each(|seed| live_twice_with(seed, true));
+}
+
 /// A start used the file of a settled segment again, whose verdicts stood nowhere else yet; then it was killed.
 #[test]
 fn verdicts_stay_in_the_log_until_what_covers_them_is_durable() {
@@ -74,7 +86,7 @@ fn verdicts_stay_in_the_log_until_what_covers_them_is_durable() {
 }
 
 fn assert_caught(canary: Canary) {
-    let caught = (1..=CANARY_ROUNDS).find(|seed| catch_unwind(|| live(*seed, canary)).is_err());
+    let caught = (1..=CANARY_ROUNDS).find(|seed| catch_unwind(|| live(*seed, canary, false)).is_err());
     println!("{canary:?} is caught by seed {caught:?}");
     assert!(caught.is_some(), "nobody notices {canary:?}");
 }

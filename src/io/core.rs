@@ -19,12 +19,13 @@ use super::ingress::{
 };
 use super::mesh::{Mesh, Post};
 use super::seats::{LeftOut, Seats};
-use crate::base::ids::{CoreId, LogId, Place};
+use crate::base::ids::{CoreId, LogId, Place, TraceId};
 use crate::base::time::{Instant, Now};
 use crate::export::{Notice, Shipment};
 use crate::landing::fetch::{ReadOp, WhichLog};
-use crate::landing::{Effect, Request, Submission};
-use crate::shard::{self, Message, Shard};
+use crate::landing::{Effect, Request, Searched, Submission};
+use crate::route::Decision;
+use crate::shard::{self, Message, Shard, Upgrade};
 use crate::stats::{Refusal, Stats, Transport};
 use crate::wal::{DiskOp, EntryError, OpId, Refused};
 use futures_util::future::{Either, select};
@@ -63,6 +64,7 @@ pub struct Core {
     random: Cell<u64>,
     span_bytes_max: usize,
     serving: Cell<bool>,
+    draining: Cell<bool>,
     disk_low: Cell<bool>,
     /// A task will post what other cores are to know.
     posting: Cell<bool>,
@@ -121,6 +123,7 @@ impl Core {
             random: Cell::new(datadir::random_u64()),
             span_bytes_max,
             serving: Cell::new(true),
+            draining: Cell::new(false),
             disk_low: Cell::new(false),
             posting: Cell::new(false),
             wakes_at: Cell::new(Instant(u64::MAX)),
@@ -164,6 +167,37 @@ impl Core {
     /// Takes no more requests.
     pub fn refuse(&self) {
         self.serving.set(false);
+    }
+
+    /// Takes no more requests, decides everything, and empties the queues.
+    pub fn drain(self: &Rc<Core>) {
+        if !self.draining.replace(true) {
+            self.refuse();
+            self.shard.borrow_mut().drain();
+            self.turn(self.clock.now());
+        }
+    }
+
+    /// [`Shard::upgrade`], and a turn.
+    pub fn upgrade(self: &Rc<Core>, trace: TraceId, decision: Decision) -> Upgrade {
+        let upgrade = self.shard.borrow_mut().upgrade(trace, decision);
+        self.turn(self.clock.now());
+        upgrade
+    }
+
+    /// [`Shard::find`], and a turn.
+    pub fn find(self: &Rc<Core>, trace: TraceId) -> Option<u64> {
+        let number = self.shard.borrow_mut().find(trace)?;
+        self.turn(self.clock.now());
+        Some(number)
+    }
+
+    pub fn take_found(&self, number: u64) -> Option<Searched> {
+        self.shard.borrow_mut().take_found(number)
+    }
+
+    pub fn give_up_find(&self, number: u64) {
+        self.shard.borrow_mut().give_up_find(number);
     }
 
     /// Less is free on the disk than has to be: requests are refused, exports go on.
@@ -220,7 +254,9 @@ impl Core {
     /// Why this core is not ready; empty if it is.
     pub fn obstacles(&self) -> Vec<String> {
         let mut why = Vec::new();
-        if !self.serving.get() {
+        if self.draining.get() {
+            why.push("draining".to_string());
+        } else if !self.serving.get() {
             why.push("stopping".to_string());
         }
         if self.disk_low.get() {
@@ -451,7 +487,10 @@ impl TraceService for Service {
         let core = &self.0;
         if !core.serving.get() {
             core.shard.borrow_mut().stats_mut().refused[transport as usize][Refusal::NotReady as usize] += 1;
-            let message = "this node is stopping".to_string();
+            let message = match core.draining.get() {
+                true => "this node is draining".to_string(),
+                false => "this node is stopping".to_string(),
+            };
             return Submitted::Refused {
                 retry_after: IN_FLIGHT_RETRY,
                 message,

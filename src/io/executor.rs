@@ -15,6 +15,7 @@ use super::clock::Clock;
 use super::core::{Core, CoreParts, FILE_WRITER, Service};
 use super::datadir::{self, DataDir};
 use super::disk::{Disk, DmaPool};
+use super::drain;
 use super::egress::{ExporterOptions, Sink, SinkOptions};
 use super::ingress::{Connection, Ingress, TraceService, Transport};
 use super::mesh::{Inbox, Mesh, Post};
@@ -49,6 +50,8 @@ const WAIT_FOR_ALL: Duration = Duration::from_millis(2);
 pub struct Flags {
     pub stop: Arc<AtomicBool>,
     pub reopen: Arc<AtomicBool>,
+    /// Nothing is accepted any more, and the process ends when nothing is left.
+    pub drain: AtomicBool,
     /// Cores that serve.
     up: AtomicU16,
     /// Cores that have nothing left to do.
@@ -101,7 +104,13 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     let clock = Rc::new(Clock::new());
     let mesh = Rc::new(mesh);
     let queues = Queues::create();
-    let admin = Admin::new(facts.clone(), clock.clone(), mesh.clone(), cpu as u32);
+    let admin = Admin::new(
+        facts.clone(),
+        clock.clone(),
+        mesh.clone(),
+        flags.clone(),
+        cpu as u32,
+    );
     let says_ready = admin_listener.is_some();
     if let Some(listener) = admin_listener {
         admin.serve(listener);
@@ -163,6 +172,9 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
         },
     );
     core.start();
+    if flags.drain.load(Ordering::Relaxed) {
+        core.drain();
+    }
     let ingress = start_ingress(&options, &core, &clock, queues.ingest, grpc, http, &facts)?;
     admin.attach(core.clone(), ingress.clone(), last_replay);
     let desk = Desk {
@@ -178,10 +190,18 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     flags.up.fetch_add(1, Ordering::Relaxed);
     if says_ready {
         wait_for_all(&flags.up, core_count, &flags.stop, Duration::MAX, &clock).await;
+        let state = match flags.drain.load(Ordering::Relaxed) {
+            true => "draining",
+            false => "ready",
+        };
         eprintln!(
-            "tailkeep ready node={} grpc={} http={} admin={} data={}",
+            "tailkeep {state} node={} grpc={} http={} admin={} data={}",
             facts.node, facts.grpc, facts.http, facts.admin, facts.data_dir
         );
+        let drain = drain::watch(admin.clone(), flags.clone());
+        glommio::spawn_local_into(drain, queues.log)
+            .expect("the queue exists")
+            .detach();
     }
     watch(&options, &core, &flags).await;
     tracing::info!(core = id.0, "stopping: finishing what is in flight");
@@ -368,6 +388,9 @@ async fn watch(options: &NodeOptions, core: &Rc<Core>, flags: &Flags) {
         if core.mesh().core() == FILE_WRITER && flags.reopen.swap(false, Ordering::Relaxed) {
             tracing::info!("SIGHUP: reopening output files");
             core.sinks().iter().for_each(Sink::reopen);
+        }
+        if flags.drain.load(Ordering::Relaxed) {
+            core.drain();
         }
         if rounds.is_multiple_of(10) {
             let disk = rustix::fs::statvfs(&options.data_dir);

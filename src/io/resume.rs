@@ -67,7 +67,8 @@ pub async fn landings(
             continue;
         }
         let (landing, fragments) = Landing::resume(parts, &sources.options.policies, clock.now());
-        post_all(mesh, resuming.borrow_mut().replayed(fragments));
+        let upgrades = landing.resumed_upgrades();
+        post_all(mesh, resuming.borrow_mut().replayed(fragments, upgrades));
         found.landings.push(landing);
     }
     for core in mesh.cores() {

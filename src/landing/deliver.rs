@@ -335,8 +335,10 @@ impl<P: BlockPool, W> Landing<P, W> {
             kept,
             fetcher,
             stopping,
+            draining,
             ..
         } = self;
+        let at_once = *stopping || *draining;
         let delivery = &mut deliveries[index];
         let waiting_bytes = delivery.waiting().bytes;
         let destination = &mut delivery.destination;
@@ -345,7 +347,7 @@ impl<P: BlockPool, W> Landing<P, W> {
         }
         if delivery.gathering.is_none() {
             let oldest = queue.get(destination.next()).map(|entry| entry.kept_at);
-            if !destination.wants_shipment(now, waiting_bytes, oldest, *stopping) {
+            if !destination.wants_shipment(now, waiting_bytes, oldest, at_once) {
                 return false;
             }
         }
@@ -519,7 +521,14 @@ impl<P: BlockPool, W> Landing<P, W> {
     pub(super) fn write_prologue(&mut self) {
         let mut payload = Vec::new();
         let decided = self.decided.newest();
-        record::put_names(&mut payload, &self.options.policy_names, self.cursors(), decided);
+        let contents = self.index.newest();
+        record::put_names(
+            &mut payload,
+            &self.options.policy_names,
+            self.cursors(),
+            decided,
+            contents,
+        );
         self.log
             .set_prologue(payload)
             .expect("names and cursors are few, config sees to it");
@@ -527,7 +536,13 @@ impl<P: BlockPool, W> Landing<P, W> {
 
     pub(super) fn write_kept_prologue(&mut self) {
         let mut payload = Vec::new();
-        record::put_names(&mut payload, &self.options.policy_names, [].into_iter(), None);
+        record::put_names(
+            &mut payload,
+            &self.options.policy_names,
+            [].into_iter(),
+            None,
+            None,
+        );
         self.kept
             .set_prologue(payload)
             .expect("names are few, config sees to it");
@@ -551,6 +566,13 @@ impl<P: BlockPool, W> Landing<P, W> {
                 .min()
         });
         timeouts.min()
+    }
+
+    pub(super) fn queues_are_empty(&self) -> bool {
+        let is_empty = |delivery: &Delivery| {
+            !delivery.is_busy() && self.queue.get(delivery.destination.next()).is_none()
+        };
+        self.deliveries.iter().all(is_empty)
     }
 
     pub(super) fn deliveries_are_settled(&self) -> bool {

@@ -144,6 +144,8 @@ impl Trace {
             last_seen: wall_of(self.last_span_at),
             decided_at: now.wall,
             late_spans: 0,
+            late: Digest::EMPTY,
+            is_replayed: false,
             places: self.places().take(PLACES_REMEMBERED).collect(),
         }
     }

@@ -157,6 +157,11 @@ impl<P: BlockPool> Log<P> {
         known.any(|segment| segment.expires > now.instant)
     }
 
+    /// Where the oldest segment begins: nothing before it is in the log.
+    pub fn begins_at(&self) -> Position {
+        self.segments.front().map_or(self.tail, |segment| segment.base)
+    }
+
     /// Segments find no file, unless an old one is used again.
     pub fn is_out_of_space(&self) -> bool {
         self.no_space

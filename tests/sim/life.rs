@@ -1,5 +1,7 @@
 //! What happens to a node, as a seed has it.
 
+use std::time::Duration;
+
 use tailkeep::base::time::{Instant, Now, WallTime};
 use tailkeep::shard::Credit;
 
@@ -32,7 +34,11 @@ pub struct Outcome {
 }
 
 /// One run from the first start to the last span.
-pub fn live(seed: u64, canary: Canary) -> Outcome {
+///
+/// With wishes traces are kept by hand, nodes are drained, and logs keep all they can.
+pub fn live(seed: u64, canary: Canary, has_wishes: bool) -> Outcome {
+    // Apart, so that what happens besides is the same.
+    let mut wishes = has_wishes.then_some(Random(!seed));
     let mut random = Random(seed);
     let has_crashes = random.below(4) > 0;
     let has_bad_disks = has_crashes && random.below(3) == 0;
@@ -51,6 +57,7 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
         disks_are_sound: true,
         loses_settlements: canary == Canary::LostSettlements,
         disks_lie: canary == Canary::SyncsThatDoNothing,
+        retain: Duration::from_millis(if has_wishes { 3_600_000 } else { 500 }),
         random,
     };
     let lives = match has_crashes {
@@ -70,7 +77,11 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
             Node::fail_disks(&mut outside, faults);
         }
         let steps = outside.random.below(STEPS);
-        busy(&mut node, &mut outside, steps, has_bad_destinations);
+        busy(&mut node, &mut outside, steps, has_bad_destinations, &mut wishes);
+        let drains = wishes.as_mut().is_some_and(|random| random.below(4) == 0);
+        if !has_bad_disks && drains {
+            node.drain(&mut outside);
+        }
         if !has_bad_disks && outside.random.below(4) == 0 {
             node.settle(&mut outside);
         }
@@ -82,7 +93,13 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
         Node::fail_disks(&mut outside, Faults::default());
     }
     let mut node = start(&mut outside);
-    busy(&mut node, &mut outside, STEPS / 2, has_bad_destinations);
+    busy(
+        &mut node,
+        &mut outside,
+        STEPS / 2,
+        has_bad_destinations,
+        &mut wishes,
+    );
     for _ in 0..1_000 {
         if outside.client.has_nothing_to_do() {
             break;
@@ -103,8 +120,14 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
         .output
         .assert_durable(&outside.client, outside.counted_lost);
     outside.output.assert_nothing_invented(&outside.client);
+    if node.logs_are_whole() && outside.counted_lost == 0 {
+        outside.output.assert_kept_is_out(&outside.client, node.serving());
+    }
     if !has_crashes && !has_bad_destinations {
         outside.output.assert_exactly_once(&outside.client);
+        if node.logs_are_whole() && node.skipped_upgrades() == 0 {
+            outside.output.assert_late_errors_keep(&outside.client);
+        }
     }
     Outcome {
         history: outside.history,
@@ -129,7 +152,13 @@ fn start(outside: &mut Outside) -> Node {
     Node::start(outside, cores as u16, credit)
 }
 
-fn busy(node: &mut Node, outside: &mut Outside, steps: u64, has_bad_destinations: bool) {
+fn busy(
+    node: &mut Node,
+    outside: &mut Outside,
+    steps: u64,
+    has_bad_destinations: bool,
+    wishes: &mut Option<Random>,
+) {
     // Until which step a core is slow, and the destination of a log away.
     let mut slow = vec![0; usize::from(node.core_count())];
     let mut away = vec![0; outside.logs.len()];
@@ -139,6 +168,12 @@ fn busy(node: &mut Node, outside: &mut Outside, steps: u64, has_bad_destinations
         let until = step + outside.random.below(AWAY_STEPS_MAX);
         let keeper_is_slow = slow[log % slow.len()] > step;
         let core_is_slow = slow[core] > step;
+        if let Some(random) = wishes
+            && random.below(20) == 0
+        {
+            let trace = 1 + random.below(outside.client.traces.len().max(1) as u64);
+            node.wish(outside, trace);
+        }
         match outside.random.below(100) {
             0..8 => outside.client.begin(&mut outside.random),
             8..28 if !core_is_slow => node.send(outside, core as u16),

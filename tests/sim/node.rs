@@ -21,9 +21,10 @@ use tailkeep::export::retry::{Arrival, Cause, Failure};
 use tailkeep::landing::fetch::{ReadOp, WhichLog};
 use tailkeep::landing::{Effect, Landing, Request, Submission};
 use tailkeep::policy::PolicySet;
-use tailkeep::route::{self, HashKey};
+use tailkeep::route::{self, Decision, HashKey};
 use tailkeep::shard::{Credit, Message, Resuming, Shard};
 use tailkeep::stats::Transport;
+use tailkeep::verdict::{Reason, Verdict};
 
 use crate::checkers::{Output, Ways};
 use crate::client::Client;
@@ -31,6 +32,7 @@ use crate::disk::{Crash, Faults};
 use crate::history::History;
 use crate::naive::Naive;
 use crate::random::Random;
+use crate::spans;
 use crate::start::{self, LogDisks, Setting};
 
 pub const HASH_KEY: HashKey = HashKey([0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321]);
@@ -70,6 +72,8 @@ pub struct Outside {
     pub disks_are_sound: bool,
     /// The canary: one message of settlements goes astray.
     pub loses_settlements: bool,
+    /// How long segments stay that nothing needs.
+    pub retain: Duration,
     /// The canary: disks say yes to a sync and do nothing.
     pub disks_lie: bool,
 }
@@ -149,7 +153,7 @@ impl Node {
                 policies: &policies,
                 segment_bytes: SEGMENT_BYTES,
                 size_max: LOG_BYTES_MAX,
-                retain: Duration::from_millis(500),
+                retain: outside.retain,
                 log_seed: outside.random.next(),
                 now: outside.now,
                 damaged: false,
@@ -161,7 +165,7 @@ impl Node {
             });
             assert!(outside.disks_lie || replayed.corrupt == 0, "a cut is not damage");
             let (landing, fragments) = Landing::resume(replayed.parts, &policies, outside.now);
-            told.extend(resuming.replayed(fragments));
+            told.extend(resuming.replayed(fragments, landing.resumed_upgrades()));
             for (to, message) in told {
                 self.push(outside, CoreId(core), to, message);
             }
@@ -213,6 +217,48 @@ impl Node {
         let shard = self.shard(core);
         outside.output.learned(shard);
         self.decided(outside, core);
+    }
+
+    /// Somebody wants a trace kept, whatever it is.
+    pub fn wish(&mut self, outside: &mut Outside, trace: u64) {
+        let id = spans::trace_id(trace);
+        let core = route::owner(HASH_KEY.trace(&id), self.cores.len() as u16).0;
+        let decision = Decision {
+            verdict: Verdict::Keep,
+            reason: Reason::Expired,
+            policy: None,
+            threshold: None,
+            incomplete: false,
+            upgraded: true,
+        };
+        let upgrade = self.shard(core).upgrade(id, decision);
+        outside.history.note(&("wish", trace, upgrade));
+        outside.output.wished.insert(trace);
+        self.turn(outside, core);
+    }
+
+    /// Everything open is decided, everything kept goes out.
+    pub fn drain(&mut self, outside: &mut Outside) {
+        outside.history.note(&"drain");
+        for core in 0..self.core_count() {
+            self.shard(core).drain();
+            self.turn(outside, core);
+        }
+        self.settle(outside);
+        let drained = |shard: &Serving| shard.drained().is_some();
+        assert!(self.serving().all(drained), "a core has something left");
+    }
+
+    /// No log has lost anything.
+    pub fn logs_are_whole(&self) -> bool {
+        let mut landings = self.serving().flat_map(|shard| shard.landings());
+        landings.all(|landing| landing.reaches_back_to().0 == 0)
+    }
+
+    pub fn skipped_upgrades(&self) -> u64 {
+        self.serving()
+            .map(|shard| shard.stats().traces.upgrades_skipped)
+            .sum()
     }
 
     /// An operation or a read of a log.
@@ -473,9 +519,10 @@ impl Node {
         };
         self.queues.values().all(VecDeque::is_empty)
             && outside.logs.iter().all(|files| files.shipment.is_none())
-            && self
-                .serving()
-                .all(|shard| shard.table().is_empty() && shard.is_settled(outside.now) && is_delivered(shard))
+            && self.serving().all(|shard| {
+                let is_idle = shard.table().is_empty() && shard.upgrades_are_idle();
+                is_idle && shard.is_settled(outside.now) && is_delivered(shard)
+            })
     }
 
     /// Kept spans that destinations lost because a kept log took no writes.
@@ -495,7 +542,7 @@ impl Node {
         self.cores.len() as u16
     }
 
-    fn serving(&self) -> impl Iterator<Item = &Serving> + Clone {
+    pub fn serving(&self) -> impl Iterator<Item = &Serving> + Clone {
         self.cores.iter().filter_map(|core| match core {
             Some(Core::Serving(shard)) => Some(&**shard),
             _ => None,

@@ -254,6 +254,16 @@ impl Admin {
         for (tier, count) in ["1", "2", "3"].iter().zip(traces.forced) {
             text.sample("traces_forced_total", &[("tier", tier)], count);
         }
+        text.counter(
+            "traces_upgraded_total",
+            "Dropped traces that were kept later.",
+            traces.upgraded,
+        );
+        text.counter(
+            "upgrades_skipped_total",
+            "Late spans that may have made a dropped trace one to keep, while too many were looked at.",
+            traces.upgrades_skipped,
+        );
         text.head(
             "traces_with_error_total",
             "counter",

@@ -155,6 +155,18 @@ impl Admin {
         }
     }
 
+    /// What [`crate::shard::Shard::drained`] says of every core; `None` unless it says so of all.
+    pub async fn drained(&self) -> Option<Vec<u64>> {
+        let asked = self.mesh.cores().map(|core| {
+            self.mesh.ask(core, |admin| {
+                let core = admin.core.borrow();
+                core.as_ref().and_then(|core| core.shard().drained())
+            })
+        });
+        let answers = futures_util::future::join_all(asked).await;
+        answers.into_iter().map(Option::flatten).collect()
+    }
+
     /// Asks every core. One that is going is left out.
     pub async fn node_report(&self) -> NodeReport {
         let asked = self
