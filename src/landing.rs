@@ -26,6 +26,7 @@ pub mod replay; // a log folded again after a start
 mod collect;
 mod deliver;
 mod index;
+mod saved;
 mod search;
 mod settle;
 mod upgrades;
@@ -34,6 +35,7 @@ mod write;
 pub use collect::Rejected;
 pub use deliver::DestinationReport;
 pub use queue::{DESTINATION_COUNT_MAX, KeptEntry};
+pub use saved::SavedLog;
 pub use search::{SearchId, Searched, Wanted};
 pub use upgrades::Asked;
 

@@ -54,9 +54,10 @@ pub struct LogFiles {
 
 impl LogFiles {
     /// For the process that holds the lock: only what a start needs is read; a file that goes away is an error.
-    pub fn open(directory: &Path, log: LogId) -> Result<LogFiles, RecoveryError> {
+    /// What waits before `from` is known otherwise.
+    pub fn open(directory: &Path, log: LogId, from: Position) -> Result<LogFiles, RecoveryError> {
         let tail_bytes = TAIL_BYTES;
-        LogFiles::open_as(directory, log, false, Extent::Needed { tail_bytes })
+        LogFiles::open_as(directory, log, false, Extent::Needed { tail_bytes, from })
     }
 
     /// For readers beside a running process: the oldest files may go away while they read.
@@ -196,16 +197,17 @@ pub fn read_entry<P: BlockPool>(directory: &Path, log: &Log<P>, position: Positi
     }
 }
 
-/// Replays one log through `fold`, oldest entry first. Between two pieces that are read the executor has its turn, so
+/// Replays one log through `fold`, oldest entry first, `from` as in [`LogFiles::open`]. Between two pieces that are read the executor has its turn, so
 /// that the admin port answers meanwhile.
 pub async fn replay(
     directory: &Path,
     log: LogId,
+    from: Position,
     clock: &Clock,
     mut fold: impl FnMut(&ReplayedEntry<'_>),
 ) -> Result<FoundLog, RecoveryError> {
     let began = clock.now();
-    let mut files = LogFiles::open(directory, log)?;
+    let mut files = LogFiles::open(directory, log, from)?;
     for path in files.foreign() {
         tracing::warn!(path = %path.display(), "not a segment; left alone");
     }

@@ -1,6 +1,7 @@
 //! From the logs that a core keeps to its landing cores, telling the owners of traces on the way.
 
 use super::admin::LastReplay;
+use super::checkpoint::{self, Checkpoint};
 use super::clock::Clock;
 use super::datadir::{self, DataDir};
 use super::disk::DmaPool;
@@ -14,7 +15,7 @@ use crate::config::options::Durability;
 use crate::export::Destination;
 use crate::landing::fetch::WhichLog;
 use crate::landing::replay::{KeptReplay, Replay, Replayed};
-use crate::landing::{Landing, LandingOptions, LandingParts};
+use crate::landing::{Landing, LandingOptions, LandingParts, SavedLog};
 use crate::shard::{Message, Resuming};
 use crate::wal::{Log, LogOptions};
 use std::cell::RefCell;
@@ -34,6 +35,10 @@ pub struct Sources<'a> {
     pub logs: &'a [LogId],
     /// Logs of the whole directory, which share its space.
     pub log_count: usize,
+    /// This core, and how many there are.
+    pub share: (CoreId, u16),
+    /// What was open when the process before ended.
+    pub checkpoint: Option<&'a Checkpoint>,
 }
 
 /// What the logs of one core held.
@@ -56,16 +61,41 @@ pub async fn landings(
     };
     for log in sources.logs {
         let parts = replay(&sources, *log, clock, mesh, resuming, &mut found.last_replay).await?;
-        let (landing, fragments) = Landing::resume(parts, &sources.options.policies, clock.now());
+        let (mut landing, fragments) = Landing::resume(parts, &sources.options.policies, clock.now());
+        if let Some(saved) = sources.saved(*log) {
+            landing.hold_saved(saved);
+        }
         let upgrades = landing.resumed_upgrades();
         post_all(mesh, resuming.borrow_mut().replayed(fragments, upgrades));
         found.landings.push(landing);
+    }
+    if let Some(checkpoint) = sources.checkpoint {
+        let (core, core_count) = sources.share;
+        for frame in checkpoint.share_of(core.0, core_count) {
+            let Some(traces) = checkpoint::traces_of(frame, clock.now()) else {
+                return Err(misfit(mesh));
+            };
+            post_all(mesh, resuming.borrow_mut().replayed(traces, Vec::new()));
+            glommio::yield_if_needed().await;
+        }
     }
     for core in mesh.cores() {
         mesh.post(core, Post::Message(Message::Replayed));
     }
     found.last_replay.seconds = clock.instant().since(began.instant).as_secs_f64();
     Ok(found)
+}
+
+impl Sources<'_> {
+    fn saved(&self, log: LogId) -> Option<&SavedLog> {
+        self.checkpoint?.logs.get(&log)
+    }
+}
+
+/// Nothing was written yet, so every core can begin anew without the checkpoint.
+fn misfit(mesh: &Mesh) -> NodeError {
+    mesh.cores().for_each(|core| mesh.post(core, Post::Misfit));
+    NodeError::Checkpoint
 }
 
 fn post_all(mesh: &Mesh, messages: Vec<(CoreId, Message)>) {
@@ -105,7 +135,9 @@ async fn replay(
         began,
     );
     let main_path = data_dir.log_path(WhichLog::Main, log);
-    let found = recovery::replay(&main_path, log, clock, |entry| {
+    let saved = sources.saved(log);
+    let from = saved.map_or(Position(0), |saved| Position(saved.fold_from));
+    let found = recovery::replay(&main_path, log, from, clock, |entry| {
         replay.entry(entry);
         if replay.found_count() >= FOUND_COUNT {
             post_all(mesh, resuming.borrow_mut().decided(replay.take_found()));
@@ -113,10 +145,14 @@ async fn replay(
     })
     .await?;
     post_all(mesh, resuming.borrow_mut().decided(replay.take_found()));
-    let replayed = replay.finish();
+    let replayed = match saved {
+        None => replay.finish(),
+        Some(saved) if saved.next_sequence == found.start.next_sequence => replay.finish_saved(),
+        Some(_) => return Err(misfit(mesh)),
+    };
     let mut kept_replay = KeptReplay::new(&replayed);
     let kept_path = data_dir.log_path(WhichLog::Kept, log);
-    let kept_found = recovery::replay(&kept_path, log, clock, |entry| {
+    let kept_found = recovery::replay(&kept_path, log, Position(0), clock, |entry| {
         kept_replay.entry(entry, names, began);
     })
     .await?;

@@ -145,6 +145,17 @@ impl<P: BlockPool> Log<P> {
         self.resumes_at
     }
 
+    /// Segments that live runs keep: where each begins, and how many runs.
+    pub fn held(&self) -> impl Iterator<Item = (Position, u64)> {
+        let held = self.segments.iter().filter(|segment| segment.holds > 0);
+        held.map(|segment| (segment.base, segment.holds))
+    }
+
+    /// The number of the next entry of a caller.
+    pub fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
     /// Where the oldest segment begins: nothing before it is in the log.
     pub fn begins_at(&self) -> Position {
         self.segments.front().map_or(self.tail, |segment| segment.base)

@@ -55,6 +55,7 @@ pub fn live(seed: u64, canary: Canary, has_wishes: bool) -> Outcome {
         disks_are_sound: true,
         loses_settlements: canary == Canary::LostSettlements,
         disks_lie: canary == Canary::SyncsThatDoNothing,
+        saved: None,
         retain: Duration::from_millis(if has_wishes { 3_600_000 } else { 500 }),
         random,
     };
@@ -82,6 +83,9 @@ pub fn live(seed: u64, canary: Canary, has_wishes: bool) -> Outcome {
         }
         if !has_bad_disks && outside.random.below(4) == 0 {
             node.settle(&mut outside);
+        }
+        if !has_bad_disks && wishes.as_mut().is_some_and(|random| random.coin()) {
+            node.stop(&mut outside);
         }
         let crash = match outside.random.coin() {
             true => Crash::Kill,

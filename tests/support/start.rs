@@ -11,7 +11,7 @@ use tailkeep::export::batch::Format;
 use tailkeep::export::retry::RetryOptions;
 use tailkeep::export::{Destination, DestinationOptions, OnFull, Wants};
 use tailkeep::landing::replay::{KeptReplay, Replay};
-use tailkeep::landing::{LandingOptions, LandingParts};
+use tailkeep::landing::{LandingOptions, LandingParts, SavedLog};
 use tailkeep::policy::{PolicyEntry, PolicyKind, PolicyOptions, PolicySet, StatusCode};
 use tailkeep::route::HashKey;
 use tailkeep::table::{FoundDecision, Table, TableOptions};
@@ -48,6 +48,8 @@ pub struct Setting<'a> {
     pub retain: Duration,
     /// Of new logs.
     pub log_seed: u64,
+    /// What a checkpoint has of this log.
+    pub saved: Option<&'a SavedLog>,
     pub now: Now,
 }
 
@@ -106,6 +108,7 @@ pub fn replay(
         policies,
         segment_bytes,
         now,
+        saved,
         ..
     } = *setting;
     let names = vec![POLICY.to_owned()];
@@ -118,6 +121,7 @@ pub fn replay(
     let mut replay = Replay::new(log_id, hash_key, policies, &names, true, destinations, now);
     let needed = Extent::Needed {
         tail_bytes: segment_bytes,
+        from: saved.map_or(Position(0), |saved| Position(saved.fold_from)),
     };
     let mut first = None;
     let found = recover(log_id, &mut disks.main, needed, |entry| {
@@ -125,7 +129,16 @@ pub fn replay(
         replay.entry(entry);
     });
     tell(replay.take_found());
-    let mut replayed = replay.finish();
+    let mut replayed = match saved {
+        None => replay.finish(),
+        Some(saved) => {
+            assert_eq!(
+                saved.next_sequence, found.start.next_sequence,
+                "nothing was written since"
+            );
+            replay.finish_saved()
+        }
+    };
     let mut kept_replay = KeptReplay::new(&replayed);
     let kept_found = recover(log_id, &mut disks.kept, Extent::Whole, |entry| {
         kept_replay.entry(entry, &names, now)
