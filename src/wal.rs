@@ -8,7 +8,7 @@
 //!            └─────────────────┴──────┴──────────┴──────────────┴─────────┴───────┴────┘
 //!  in memory                      ░░░░░░░░▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓
 //!                                 may be  must stay until durable
-//!                                 evicted
+//!                                 evicted; goes when no run in it is live
 //! ```
 //!
 //! An entry is written once, by its caller, in place in a block; that block is what is read, what goes to
@@ -170,7 +170,7 @@ impl<P: BlockPool> Log<P> {
         let mut log = Log {
             seed: Seed::new(options.log_seed),
             pool,
-            memory: Memory::new(),
+            memory: Memory::new(tail),
             begun: None,
             tail,
             next_sequence: start.next_sequence,
@@ -237,6 +237,26 @@ impl<P: BlockPool> Log<P> {
     pub fn locate(&self, position: Position) -> Option<(SegmentId, u64)> {
         let segment = &self.segments[self.segment_index(position).filter(|_| position < self.durable)?];
         Some((segment.id, PAGE_BYTES as u64 + position.since(segment.base)))
+    }
+
+    /// The entry at `position` of a durable segment, whose bytes `bytes` begin with, and where the next one begins;
+    /// errors as [`Log::check`].
+    pub fn walk<'a>(&self, position: Position, bytes: &'a [u8]) -> Result<(Entry<'a>, Position), EntryError> {
+        let index = self.segment_index(position).ok_or(EntryError::NoHeader)?;
+        let header = EntryHeader::read(self.seed, position, bytes)?;
+        if header.segment != self.segments[index].id {
+            return Err(EntryError::NoHeader);
+        }
+        let entry = match header.kind {
+            EntryKind::PAD => header.view(&[]),
+            _ => header.entry(bytes)?,
+        };
+        Ok((entry, header.end()))
+    }
+
+    /// Data bytes of a segment.
+    pub fn segment_bytes(&self) -> u64 {
+        self.options.segment_size
     }
 
     /// Checks whole an entry that was read from disk; `bytes` begin with it. [`EntryError::Short`] says

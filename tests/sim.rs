@@ -60,7 +60,11 @@ fn live_twice_with(seed: u64, has_wishes: bool) {
     let (one, other) = (run(), run());
     one.history.assert_same(&other.history);
     let (events, hash) = (one.history.len(), one.history.hash());
-    println!("{events} events, hash {hash:x}, {} due, {} out", one.due, one.out);
+    let forwarded = one.forwarded;
+    println!(
+        "{events} events, hash {hash:x}, {} due, {} out, {forwarded} bytes copied forward",
+        one.due, one.out
+    );
 }
 
 #[test]

@@ -252,7 +252,7 @@ mod tests {
     fn trace(number: u8) -> SavedTrace {
         SavedTrace {
             id: [number; 16],
-            predicates: u128::from(number) << 100,
+            predicates: [0, u64::from(number) << 50],
             start_ns: 1,
             end_ns: 2,
             bytes: 3,

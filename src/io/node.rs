@@ -15,13 +15,14 @@ use super::ingress::{self, listener};
 use super::mesh::mesh;
 use super::recovery::RecoveryError;
 use super::reload::{Event, Load, oversee};
-use super::seats::Seats;
+use super::seats::{LeftOut, Seats};
 use crate::base::ids::{CoreId, LogId};
 use crate::base::time::Now;
 use crate::completion::CompletionOptions;
 use crate::config::options::Durability;
 use crate::policy::PolicySet;
 use crate::route;
+use crate::shard::OnOverload;
 use glommio::{LocalExecutorBuilder, Placement};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -59,6 +60,7 @@ pub struct NodeOptions {
     pub completion: CompletionOptions,
     pub annotate: bool,
     pub memory_limit_bytes: u64,
+    pub on_overload: OnOverload,
     pub exporters: Vec<ExporterOptions>,
     pub grpc: Vec<SocketAddr>,
     pub http: Vec<SocketAddr>,
@@ -215,6 +217,7 @@ fn start(
     let facts = Arc::new(facts(options, data_dir, listeners, began));
     let terms = Arc::new(terms(options, data_dir, 0));
     let seats = Seats::new(core_count);
+    let left_out = LeftOut::new(core_count);
     // The ports stay bound while cores start again.
     let again = |listener: &TcpListener| {
         let cloned = listener.try_clone();
@@ -242,6 +245,7 @@ fn start(
             mesh,
             inbox,
             seats: seats.clone(),
+            left_out: left_out.clone(),
             grpc: again(&listeners.grpc[number])?,
             http: again(&listeners.http[number])?,
             admin: admin.take(),

@@ -22,7 +22,7 @@ impl<P: BlockPool, W> Landing<P, W> {
     /// Nothing is under way: what is open waits for its owner alone.
     pub fn is_quiet(&self) -> bool {
         let nothing_waits = self.waiters.is_empty() && self.replies.is_empty() && !self.is_searching();
-        let copied = self.keeps.is_empty() && self.copies.is_empty();
+        let copied = self.keeps.is_empty() && self.copies.is_empty() && self.forward.is_idle();
         nothing_waits && copied && self.log.durable() >= self.tail && self.kept_is_durable()
     }
 

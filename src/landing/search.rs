@@ -14,7 +14,7 @@ use super::index::read_bucket;
 use super::settle::{Found, KeepJob, find_payload, read_op};
 use super::{Fetcher, Landing};
 use crate::base::block::BlockPool;
-use crate::base::ids::{CoreId, Place, Position, SpanId, TraceId};
+use crate::base::ids::{CoreId, LogId, Place, Position, SpanId, TraceId};
 use crate::base::monoid::Monoid;
 use crate::digest::Digest;
 use crate::otlp::payload::{Spans, SpansPayload};
@@ -83,8 +83,18 @@ struct Plan {
     buckets: Vec<Position>,
     /// Entries to be looked at; each is held.
     candidates: Vec<Position>,
-    /// What of the places found is held.
-    places: Places,
+    /// Runs of the trace; each place is held.
+    runs: Vec<FoundRun>,
+}
+
+/// Spans of the trace in one entry.
+#[derive(Clone, Copy, Debug)]
+struct FoundRun {
+    place: Place,
+    span_count: u32,
+    digest: Digest,
+    /// From where it was copied forward. That one may still be there.
+    replaces: Option<(Position, u16)>,
 }
 
 #[derive(Debug, Default)]
@@ -164,7 +174,7 @@ impl<P: BlockPool, W> Landing<P, W> {
                 ..Plan::default()
             };
             let noted: Vec<Position> = self.index.noted(search.hash).collect();
-            self.add_candidates(&mut plan, search.before, noted);
+            self.add_candidates(&mut plan, noted);
             search.plan = Some(plan);
         }
         let plan = search.plan.as_mut().expect("made above");
@@ -180,7 +190,7 @@ impl<P: BlockPool, W> Landing<P, W> {
                     Found::Here(payload) => read_bucket(payload, search.hash).unwrap_or_default(),
                 };
                 plan.buckets.pop();
-                self.add_candidates(plan, search.before, entries);
+                self.add_candidates(plan, entries);
                 continue;
             }
             let Some(candidate) = plan.candidates.last().copied() else {
@@ -192,15 +202,15 @@ impl<P: BlockPool, W> Landing<P, W> {
                     return Step::Waiting;
                 }
                 Found::Lost => None,
-                Found::Here(payload) => look_at(payload, search.trace, search.wanted, policies),
+                Found::Here(payload) => {
+                    let at = (self.options.log, candidate);
+                    look_at(payload, at, search.trace, search.wanted, policies)
+                }
             };
             plan.candidates.pop();
-            match found {
-                Some((run, span_count, digest)) => {
-                    search.found.span_count += u64::from(span_count);
-                    search.found.digest = search.found.digest.merge(digest);
-                    plan.places.push(Place::new(self.options.log, candidate, run));
-                }
+            // What was copied forward is older than it looks.
+            match found.filter(|run| candidate < search.before || run.replaces.is_some()) {
+                Some(run) => plan.runs.push(run),
                 None => self.log.release(candidate, 1),
             }
         }
@@ -208,10 +218,10 @@ impl<P: BlockPool, W> Landing<P, W> {
     }
 
     /// Holds those that are in the log.
-    fn add_candidates(&mut self, plan: &mut Plan, before: Position, entries: Vec<Position>) {
+    fn add_candidates(&mut self, plan: &mut Plan, entries: Vec<Position>) {
         for entry in entries {
             let is_there = entry >= self.log.durable() || self.log.has(entry);
-            if entry < before && entry < self.tail && is_there {
+            if entry < self.tail && is_there {
                 self.log.hold(entry, 1);
                 plan.candidates.push(entry);
             }
@@ -227,7 +237,18 @@ impl<P: BlockPool, W> Landing<P, W> {
             mut found,
             ..
         } = search;
-        let mut places = plan.unwrap_or_default().places;
+        let runs = plan.unwrap_or_default().runs;
+        let replaced: Vec<(Position, u16)> = runs.iter().filter_map(|run| run.replaces).collect();
+        let mut places = Places::new();
+        for run in runs {
+            if replaced.contains(&(run.place.entry(), run.place.run())) {
+                self.log.release(run.place.entry(), 1);
+                continue;
+            }
+            found.span_count += u64::from(run.span_count);
+            found.digest = found.digest.merge(run.digest);
+            places.push(run.place);
+        }
         places.sort_unstable();
         if let Wanted::Keep(decision) = wanted
             && !places.is_empty()
@@ -285,13 +306,14 @@ fn look_ahead<P: BlockPool>(log: &Log<P>, fetcher: &mut Fetcher, positions: &[Po
     }
 }
 
-/// The run of the trace in an entry, its spans, and if wanted their digest.
+/// The run of the trace in an entry, if it has one.
 fn look_at(
     payload: &[u8],
+    (log, entry): (LogId, Position),
     trace: TraceId,
     wanted: Wanted,
     policies: &PolicySet,
-) -> Option<(u16, u32, Digest)> {
+) -> Option<FoundRun> {
     let payload = SpansPayload::parse(payload).ok()?;
     let (number, (run, spans)) = payload
         .runs()
@@ -301,7 +323,13 @@ fn look_at(
         Wanted::Digest | Wanted::Places => fold(payload, spans, policies)?,
         Wanted::Keep(_) | Wanted::Durability => Digest::EMPTY,
     };
-    Some((number as u16, run.span_count, digest))
+    let number = number as u16;
+    Some(FoundRun {
+        place: Place::new(log, entry, number),
+        span_count: run.span_count,
+        digest,
+        replaces: payload.replaces(number),
+    })
 }
 
 fn fold(payload: SpansPayload<'_>, spans: Spans<'_>, policies: &PolicySet) -> Option<Digest> {

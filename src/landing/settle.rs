@@ -77,6 +77,9 @@ impl<P: BlockPool, W> Landing<P, W> {
     pub fn settle(&mut self, now: Now, settlements: &mut Vec<Settlement>, stats: &mut Stats) {
         while !settlements.is_empty() {
             let chunk = ..settlements.len().min(VERDICTS_PER_ENTRY);
+            for settlement in &mut settlements[chunk] {
+                self.forward.settle(settlement);
+            }
             let mut payload = std::mem::take(&mut self.framed);
             payload.clear();
             let records = || settlements[chunk].iter().map(VerdictRecord::of);
@@ -123,8 +126,8 @@ impl<P: BlockPool, W> Landing<P, W> {
         for chunk in keeps.chunks(VERDICTS_PER_ENTRY) {
             let mut payload = Vec::new();
             for keep in chunk {
-                if let Some(last) = keep.places.last() {
-                    CopiedRecord::void(keep.trace, *last).put(&mut payload);
+                if let Some(last) = last_to_leave(&keep.places) {
+                    CopiedRecord::void(keep.trace, last).put(&mut payload);
                 }
             }
             self.append(now, COPIED, &payload);
@@ -179,7 +182,9 @@ impl<P: BlockPool, W> Landing<P, W> {
         if let Some(search) = job.search {
             self.upgrade_is_copied(to, search, u64::from(job.copied_spans));
         }
-        let Some(last) = job.places.last() else { return };
+        let Some(last) = last_to_leave(&job.places) else {
+            return;
+        };
         let (entry, run) = (last.entry(), last.run());
         CopiedRecord {
             trace: job.trace,
@@ -241,6 +246,10 @@ impl<P: BlockPool, W> Landing<P, W> {
         span_count: u32,
         framed: &[u8],
     ) -> bool {
+        if self.kept.undurable_bytes() > self.options.unsynced_bytes_max {
+            // There is room again with the end of a sync (M1).
+            return false;
+        }
         let len = KeptRecord::HEADER_BYTES + framed.len();
         let wanted = self.wanted_by(job.decision.policy);
         let room = match self.kept.admit(len as u64) {
@@ -300,7 +309,6 @@ impl<P: BlockPool, W> Landing<P, W> {
                 self.log.release(place.entry(), 1);
             }
         }
-        self.uncounted_bytes += len as u64;
         true
     }
 
@@ -324,6 +332,11 @@ impl<P: BlockPool, W> Landing<P, W> {
         }
     }
 
+    /// Kept fragments that wait for their copy.
+    pub fn uncopied_count(&self) -> usize {
+        self.keeps.len()
+    }
+
     /// Spans of a kept trace that are not in the kept log yet.
     pub(super) fn uncopied_spans_of(&self, trace: TraceId) -> u64 {
         let jobs = self.keeps.iter().filter(|job| job.trace == trace);
@@ -342,6 +355,11 @@ impl<P: BlockPool, W> Landing<P, W> {
         }
         self.answer_upgrades(safe);
     }
+}
+
+/// Which of the places of a fragment leaves the log last; a copy forward may stand before it in the list.
+pub(super) fn last_to_leave(places: &Places) -> Option<Place> {
+    places.iter().max().copied()
 }
 
 pub(super) enum Found<'a> {

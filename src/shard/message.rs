@@ -4,6 +4,7 @@
 //!  start:    Decided*  Adopt*  Upgrades*  Replayed      each core to every other, in this order
 //!  then:     Items →    ← Settled            landing core to owner, owner to landing core
 //!            ← Search   Searched →           owner to the keepers of all logs, and back
+//!            Asked →    ← Answered           copying forward, a piece of one log at a time
 //! ```
 //!
 //! Both kinds are credit: so many items and settlements are on their way between two cores at most, until the
@@ -11,7 +12,8 @@
 //! settlements decides nothing and leaves items waiting. `Settled` itself is always taken at once, whatever its
 //! receiver lacks, so that no two cores can wait for each other.
 
-use crate::base::ids::TraceId;
+use crate::base::ids::{LogId, TraceId};
+use crate::landing::forward::{Answer, Question};
 use crate::landing::{Searched, Wanted};
 use crate::route::{Decision, ItemBatch, Settlement};
 use crate::table::{FoundDecision, Trace};
@@ -40,4 +42,14 @@ pub enum Message {
         wanted: Wanted,
     },
     Searched(Searched),
+    /// About places in a log of the sender.
+    Asked {
+        log: LogId,
+        questions: Vec<Question>,
+    },
+    /// Goes out behind all settlements that were given before.
+    Answered {
+        log: LogId,
+        answers: Vec<Answer>,
+    },
 }

@@ -5,6 +5,7 @@
 
 use super::Credit;
 use super::message::Message;
+use super::overload::OnOverload;
 use crate::base::ids::{CoreId, TraceId};
 use crate::route::{self, Decision, HashKey};
 use crate::table::{FoundDecision, Table, Trace};
@@ -25,6 +26,7 @@ pub struct Resuming {
     /// From cores that serve already.
     pub(super) early: Vec<(CoreId, Message)>,
     pub(super) credit: Credit,
+    pub(super) on_overload: OnOverload,
 }
 
 impl Resuming {
@@ -39,11 +41,16 @@ impl Resuming {
             missing: core_count,
             early: Vec::new(),
             credit: Credit::default(),
+            on_overload: OnOverload::default(),
         }
     }
 
     pub fn with_credit(self, credit: Credit) -> Resuming {
         Resuming { credit, ..self }
+    }
+
+    pub fn with_overload(self, on_overload: OnOverload) -> Resuming {
+        Resuming { on_overload, ..self }
     }
 
     pub fn handle_message(&mut self, from: CoreId, message: Message) {
@@ -54,9 +61,12 @@ impl Resuming {
             Message::Adopt(fragments) => self.fragments.extend(fragments),
             Message::Upgrades(upgrades) => self.upgrades.extend(upgrades),
             Message::Replayed => self.missing -= 1,
-            Message::Items(_) | Message::Settled { .. } | Message::Search { .. } | Message::Searched(_) => {
-                self.early.push((from, message))
-            }
+            Message::Items(_)
+            | Message::Settled { .. }
+            | Message::Search { .. }
+            | Message::Searched(_)
+            | Message::Asked { .. }
+            | Message::Answered { .. } => self.early.push((from, message)),
         }
     }
 

@@ -6,14 +6,14 @@ use super::Table;
 use super::trace::Trace;
 use crate::base::ids::{LogId, Place, Position, TraceId};
 use crate::base::time::{Instant, Now, WallTime};
-use crate::digest::Digest;
+use crate::digest::{Digest, PREDICATE_COUNT_MAX};
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// One open trace.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct SavedTrace {
     pub id: [u8; 16],
-    pub predicates: u128,
+    pub predicates: [u64; PREDICATE_COUNT_MAX / 64],
     pub start_ns: u64,
     pub end_ns: u64,
     pub bytes: u64,

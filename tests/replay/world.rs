@@ -24,7 +24,7 @@ use crate::start::{self, LogDisks, ReplayedLog, Setting};
 
 const LOG: LogId = LogId(0);
 const HASH_KEY: HashKey = HashKey([0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321]);
-const SEGMENT_BYTES: u64 = 1 << 20;
+const SEGMENT_BYTES: u64 = 512 << 10;
 
 /// A request, as the waiter that it leaves behind.
 type Waiter = u64;
@@ -58,6 +58,11 @@ pub struct World {
     pub retain: Duration,
     /// For the next start.
     saved: Option<(SavedLog, Vec<SavedTrace>)>,
+    /// From the next start on: traces stay open at least so long.
+    pub quiet: Duration,
+    /// Bytes that the cores before this one copied forward.
+    forwarded: u64,
+    damaged: bool,
 }
 
 /// What a start found.
@@ -89,6 +94,10 @@ impl World {
             counted_lost: 0,
             retain: Duration::from_millis(500),
             saved: None,
+            // Now and then longer than segments last.
+            quiet: Duration::from_millis(if seed % 3 == 0 { 3_000 } else { 200 }),
+            forwarded: 0,
+            damaged: false,
         };
         world.restart();
         world
@@ -120,11 +129,41 @@ impl World {
         self.submit(trace, 0, 2, fails, 10);
     }
 
+    /// `false`: refused.
+    pub fn try_send(&mut self, trace: u64, length: usize) -> bool {
+        self.traces.push((trace, 0));
+        self.submit(trace, 0, 1, false, length)
+    }
+
+    /// Of all traces, in sixteenths.
+    pub fn leave_out(&mut self, share: u8) {
+        self.core().overload_mut().set_node_share(share);
+    }
+
+    /// Spans of a trace that came out.
+    pub fn out_of(&self, trace: u64) -> usize {
+        self.output.range((trace, 0)..(trace + 1, 0)).count()
+    }
+
+    /// Spans that were acknowledged and not taken.
+    pub fn left_out_spans(&mut self) -> u64 {
+        self.core().stats().spans.lost_total()
+    }
+
+    /// Time goes by, and all that is due is done.
+    pub fn pass_idle(&mut self, milliseconds: u64) {
+        for _ in 0..milliseconds / 50 {
+            self.pass(50);
+            self.settle_disks();
+            self.ship(true);
+        }
+    }
+
     pub fn send_late(&mut self, trace: u64) {
         self.submit(trace, 100, 1, false, 10);
     }
 
-    fn submit(&mut self, trace: u64, from: u64, count: u64, fails: bool, filler: usize) {
+    fn submit(&mut self, trace: u64, from: u64, count: u64, fails: bool, filler: usize) -> bool {
         let spans = (from..from + count)
             .map(|number| span(trace, number, fails && number == from, filler))
             .collect();
@@ -157,6 +196,7 @@ impl World {
             self.errored.remove(&trace);
         }
         self.turn();
+        given_back.is_none()
     }
 
     pub fn complete_something(&mut self, random: &mut Random) {
@@ -316,6 +356,23 @@ impl World {
         }
     }
 
+    /// Copied forward since the beginning.
+    pub fn forwarded_bytes(&self) -> u64 {
+        let landings = self.core.iter().flat_map(|core| core.landings());
+        self.forwarded + landings.map(Landing::forwarded_bytes).sum::<u64>()
+    }
+
+    /// More of a trace.
+    pub fn send_more(&mut self, trace: u64, number: u64) {
+        self.submit(trace, number, 1, false, 3_000);
+    }
+
+    /// Files of the log, oldest and newest.
+    pub fn segments(&self) -> (tailkeep::wal::SegmentId, usize) {
+        let files = &self.disks.main.files;
+        (*files.keys().next().expect("a segment"), files.len())
+    }
+
     /// The core knows what was decided about it.
     pub fn is_late(&mut self, trace: u64) -> bool {
         let id = spans::trace_id(trace);
@@ -330,6 +387,7 @@ impl World {
             self.write(&shipment);
         }
         self.counted_lost += self.spans_without_room();
+        self.forwarded = self.forwarded_bytes();
         self.core = None;
         self.reads.clear();
         // Now and then only the process ends: what was written is with the disk.
@@ -342,6 +400,7 @@ impl World {
     }
 
     pub fn damage(&mut self) {
+        self.damaged = true;
         self.disks.main.rot();
         self.disks.kept.rot();
     }
@@ -365,7 +424,7 @@ impl World {
             wall: self.now.wall.plus(second),
         };
         let now = self.now;
-        let table = start::table(HASH_KEY, Duration::from_millis(200), now);
+        let table = start::table(HASH_KEY, self.quiet, now);
         let mut resuming = Resuming::new(CoreId(0), 1, HASH_KEY, table);
         let mut naive = Naive::new(HASH_KEY);
         let policies = self.policies.clone();
@@ -379,6 +438,7 @@ impl World {
             log_seed: 0x5eed,
             saved: saved.as_ref().map(|(log, _)| log),
             now,
+            damaged: self.damaged,
         };
         let ReplayedLog {
             parts,
@@ -451,9 +511,10 @@ impl World {
         let lost: Vec<_> = due.iter().filter(|key| !self.output.contains_key(key)).collect();
         let twice = self.output.values().filter(|count| **count > 1).count();
         println!(
-            "{} due, {} out, {twice} more than once",
+            "{} due, {} out, {twice} more than once, {} bytes copied forward",
             due.len(),
-            self.output.len()
+            self.output.len(),
+            self.forwarded_bytes()
         );
         let counted = self.counted_lost + self.spans_without_room();
         assert!(
@@ -483,7 +544,7 @@ impl World {
     /// C1.
     pub fn assert_ledger(&mut self) {
         let spans = &self.core().stats().spans;
-        let went: u64 = spans.decided.iter().sum::<u64>() + spans.lost;
+        let went: u64 = spans.decided.iter().sum::<u64>() + spans.lost_total();
         assert_eq!(
             spans.accepted_total() + spans.resumed + spans.upgraded,
             went,

@@ -30,6 +30,7 @@ pub struct Outcome {
     pub history: History,
     pub due: usize,
     pub out: usize,
+    pub forwarded: u64,
 }
 
 /// One run from the first start to the last span.
@@ -52,6 +53,7 @@ pub fn live(seed: u64, canary: Canary, has_wishes: bool) -> Outcome {
         },
         logs: Vec::new(),
         counted_lost: 0,
+        forwarded: 0,
         disks_are_sound: true,
         loses_settlements: canary == Canary::LostSettlements,
         disks_lie: canary == Canary::SyncsThatDoNothing,
@@ -117,6 +119,7 @@ pub fn live(seed: u64, canary: Canary, has_wishes: bool) -> Outcome {
         "requests are refused for ever"
     );
     outside.counted_lost += node.lost_spans();
+    outside.forwarded += node.forwarded_bytes();
     let due = outside
         .output
         .assert_durable(&outside.client, outside.counted_lost);
@@ -134,6 +137,7 @@ pub fn live(seed: u64, canary: Canary, has_wishes: bool) -> Outcome {
         history: outside.history,
         due,
         out: outside.output.spans.len(),
+        forwarded: outside.forwarded,
     }
 }
 

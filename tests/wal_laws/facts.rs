@@ -311,6 +311,28 @@ fn what_is_older_than_retain_goes_without_need() {
 }
 
 #[test]
+fn a_log_that_is_started_again_and_again_stays_within_its_size() {
+    let options = LogOptions {
+        retain: Duration::from_secs(3600),
+        ..options()
+    };
+    let files_max = options.size_max / (options.segment_size + 4096);
+    let mut world = World::new(1, options);
+    for start in 0..30 {
+        world.log.set_floor(Position(0));
+        world.append(&[1000]).expect("sound");
+        world.settle().expect("sound");
+        // What the start needed of the past, it has seen to.
+        world.log.set_floor(world.log.durable());
+        world.wait(Duration::from_millis(10)).expect("sound");
+        world.settle().expect("sound");
+        let files = world.disk.files.len() as u64;
+        assert!(files <= files_max + 1, "{files} files after start {start}");
+        world.crash(Crash::Kill).expect("sound");
+    }
+}
+
+#[test]
 fn only_durable_blocks_leave_memory() {
     let mut world = World::new(1, options());
     opened(&mut world);
@@ -323,6 +345,36 @@ fn only_durable_blocks_leave_memory() {
     let gone = world.log.evict(0);
     assert!(gone > 0 && world.log.usage().resident_bytes == resident - gone);
     for which in 0..10 {
+        world.read(which).expect("in memory or on disk");
+    }
+}
+
+#[test]
+fn blocks_without_a_live_run_leave_memory_and_others_stay() {
+    let mut world = World::new(1, options());
+    opened(&mut world);
+    let mut entries = Vec::new();
+    for _ in 0..20 {
+        entries.push(world.append(&[60_000]).expect("sound").expect("room"));
+        world.log.hold(entries[entries.len() - 1].position, 2);
+    }
+    let resident = |world: &World| world.log.usage().resident_bytes;
+    let all = resident(&world);
+    entries
+        .iter()
+        .for_each(|entry| world.log.release(entry.position, 1));
+    world.settle().expect("sound");
+    world.log.drop_settled();
+    assert_eq!(resident(&world), all, "every run has one more use");
+    for entry in &entries[..15] {
+        world.log.release(entry.position, 1);
+    }
+    world.log.drop_settled();
+    let left = resident(&world);
+    assert!(left < all / 2, "{left} of {all}");
+    assert!(world.log.resident(entries[0].position).is_none());
+    assert!(world.log.resident(entries[15].position).is_some());
+    for which in 0..20 {
         world.read(which).expect("in memory or on disk");
     }
 }
