@@ -218,9 +218,9 @@ fn start(
     let terms = Arc::new(terms(options, data_dir, 0));
     let seats = Seats::new(core_count);
     let left_out = LeftOut::new(core_count);
-    // The ports stay bound while cores start again.
+    // The ports stay bound while cores start again; ingress has shut its own down.
     let again = |listener: &TcpListener| {
-        let cloned = listener.try_clone();
+        let cloned = listener::listen_again(listener).and_then(|()| listener.try_clone());
         cloned.map_err(|error| NodeError::Executor(format!("a listening socket: {error}")))
     };
     let mut admin = Some(again(&listeners.admin)?);

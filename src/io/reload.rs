@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What was folded with other policies means nothing to new ones; the log can be folded by both. So a reload is a start
-//! without a new process: ports stay bound and connections wait in their queues, open traces are folded and judged by the
+//! without a new process: ports stay bound, and connections wait in their queues; open traces are folded and judged by the
 //! new policies, and what was decided stays decided.
 
 use super::executor::Flags;
