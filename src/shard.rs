@@ -98,6 +98,7 @@ pub struct Shard<P: BlockPool, W> {
     inbox: VecDeque<(CoreId, ItemBatch)>,
     upgrades: upgrades::Upgrades,
     draining: bool,
+    stopping: bool,
     /// Messages of other cores so far.
     messages_taken: u64,
 }
@@ -110,13 +111,13 @@ struct Peer {
     settlements: Vec<Settlement>,
     items_absorbed: usize,
     settlements_taken: usize,
-    /// Bounded by what a landing core asks for at a time.
-    questions: Vec<(LogId, Question)>,
-    answers: Vec<(LogId, Answer)>,
     /// Of `items_on_way` by message, each with the place of its first item.
     batches_on_way: VecDeque<(usize, Position)>,
     /// To be sent before what is not a message yet.
     sealed: VecDeque<Message>,
+    /// Bounded by what a landing core asks for at a time.
+    questions: Vec<(LogId, Question)>,
+    answers: Vec<(LogId, Answer)>,
 }
 
 impl Peer {
@@ -129,6 +130,7 @@ impl Peer {
         !self.questions.is_empty() || !self.answers.is_empty()
     }
 
+    /// Credit for settlements is kept back while `lags`.
     fn take_settled(&mut self, lags: bool) -> Message {
         let settlements = std::mem::take(&mut self.settlements);
         self.settlements_on_way += settlements.len();
@@ -142,10 +144,10 @@ impl Peer {
         }
     }
 
-    /// What comes next is to be told after the settlements there are. Credit for settlements can wait.
-    fn seal_settled(&mut self) {
-        if self.is_owed_settled(true) {
-            let settled = self.take_settled(true);
+    /// What comes next is to be told after the settlements there are.
+    fn seal_settled(&mut self, lags: bool) {
+        if self.is_owed_settled(lags) {
+            let settled = self.take_settled(lags);
             self.sealed.push_back(settled);
         }
     }
@@ -205,6 +207,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             inbox: VecDeque::new(),
             upgrades: upgrades::Upgrades::default(),
             draining: false,
+            stopping: false,
             messages_taken: 0,
         };
         for fragment in fragments {
@@ -273,6 +276,14 @@ impl<P: BlockPool, W> Shard<P, W> {
                 self.dispatch(now);
                 self.take_items(now);
             }
+            Message::Search {
+                number,
+                trace,
+                wanted,
+            } => {
+                self.serve_search(SearchId { asker: from, number }, trace, wanted);
+            }
+            Message::Searched(searched) => self.handle_searched(searched),
             Message::Asked { log, questions } => {
                 for question in questions {
                     let answer = self.answer(question);
@@ -285,14 +296,6 @@ impl<P: BlockPool, W> Shard<P, W> {
                     self.landings[number].handle_answer(answer);
                 }
             }
-            Message::Search {
-                number,
-                trace,
-                wanted,
-            } => {
-                self.serve_search(SearchId { asker: from, number }, trace, wanted);
-            }
-            Message::Searched(searched) => self.handle_searched(searched),
             Message::Decided(_) | Message::Adopt(_) | Message::Upgrades(_) | Message::Replayed => {
                 unreachable!("{from:?} told that it has replayed before")
             }
@@ -331,7 +334,7 @@ impl<P: BlockPool, W> Shard<P, W> {
     }
 
     pub fn handle_timeout(&mut self, now: Now) {
-        if !self.lacks_settlement_credit() {
+        if !self.stopping && !self.lacks_settlement_credit() {
             self.table
                 .handle_timeout(now, &self.policies, &mut self.stats, &mut self.settlements);
             self.dispatch(now);
@@ -347,12 +350,11 @@ impl<P: BlockPool, W> Shard<P, W> {
         for landing in &mut self.landings {
             more |= landing.advance(now, &self.policies, &mut self.stats);
         }
-        // Copies that were made may have been what items waited for.
-        self.take_items(now);
-        more |= self.ask_owners();
         more |= self.advance_upgrades(now);
         more |= self.decide_all(now);
-        more
+        // Copies that were made may have been what items waited for.
+        self.take_items(now);
+        more | self.ask_owners()
     }
 
     // ---- what is to be done -----------------------------------------------------------------------------
@@ -405,16 +407,14 @@ impl<P: BlockPool, W> Shard<P, W> {
         peers
             .filter(|(number, _)| *number != usize::from(self.core.0))
             .any(|(_, (peer, batch))| {
-                !batch.is_empty()
-                    || peer.is_owed_settled(lags)
-                    || peer.is_owed_words()
-                    || !peer.sealed.is_empty()
+                let is_owed = peer.is_owed_settled(lags) || peer.is_owed_words();
+                is_owed || !batch.is_empty() || !peer.sealed.is_empty()
             })
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let table = match self.lacks_settlement_credit() {
-            // What is due waits for credit, not for time.
+        let table = match self.stopping || self.lacks_settlement_credit() {
+            // What is due waits for credit, or for the next start, not for time.
             true => None,
             false => self.table.poll_timeout(),
         };
@@ -551,12 +551,24 @@ impl<P: BlockPool, W> Shard<P, W> {
         is_drained.then_some(self.messages_taken)
     }
 
-    /// No new requests will come: destinations are handed what there is and waited for as long as `patience`,
+    /// No new requests will come, and nothing is decided by time any more: destinations are handed what there is and waited for as long as `patience`,
     /// cursors are logged.
     pub fn stop(&mut self, now: Now, patience: Duration) {
+        self.stopping = true;
         self.landings
             .iter_mut()
             .for_each(|landing| landing.stop(now, patience));
+    }
+
+    /// Nothing is under way, here or to and from other cores, but open traces. When all cores say so after they have
+    /// stopped, nothing changes any more.
+    pub fn is_quiet(&self) -> bool {
+        let is_home = |peer: &Peer| peer.items_on_way == 0 && peer.settlements_on_way == 0;
+        self.inbox.is_empty()
+            && !self.has_messages()
+            && self.peers.iter().all(is_home)
+            && self.upgrades_are_idle()
+            && self.landings.iter().all(Landing::is_quiet)
     }
 
     /// Nothing waits here. Items that are on their way to other cores are in the log, and go there again after
