@@ -29,6 +29,7 @@ mod deliver;
 mod index;
 mod saved;
 mod search;
+mod room;
 mod settle;
 mod upgrades;
 mod write;
@@ -301,8 +302,8 @@ impl<P: BlockPool, W> Landing<P, W> {
             by_trace,
             log,
             options,
-            index,
             taken_from,
+            index,
             ..
         } = self;
         let mut draft =
@@ -411,9 +412,9 @@ impl<P: BlockPool, W> Landing<P, W> {
         let more_deliveries = self.gather(now);
         self.log_cursors(now);
         self.carry_decided(now);
+        self.copy_forward(now);
         self.log_upgraded(now);
         self.write_index(now);
-        self.copy_forward(now);
         self.evict();
         more_searches || more_keeps || more_deliveries
     }
@@ -517,6 +518,11 @@ impl<P: BlockPool, W> Landing<P, W> {
         self.log.admit(0)
     }
 
+    /// How long the log has been waiting for its disk.
+    pub fn stalled_for(&self, now: Now) -> Duration {
+        self.log.stalled_for(now)
+    }
+
     pub fn evicted_bytes(&self) -> u64 {
         self.evicted_bytes
     }
@@ -573,6 +579,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             + self.forward.memory_bytes()
             + self.index.memory_bytes()
             + self.shipment_bytes()
+            + self.index.memory_bytes()
     }
 
     /// Blocks in memory that could leave it.

@@ -21,6 +21,7 @@
 //! 5. [`Shard::poll_timeout`]: when [`Shard::handle_timeout`] is to be called.
 
 pub mod overload; // when more comes than can be taken
+mod asking; // copying forward, between landing core and owner
 mod message; // what one core tells another
 mod resuming; // from the logs of all cores to a table
 mod upgrades; // dropped traces that are kept after all
@@ -110,13 +111,13 @@ struct Peer {
     settlements: Vec<Settlement>,
     items_absorbed: usize,
     settlements_taken: usize,
+    /// Bounded by what a landing core asks for at a time.
+    questions: Vec<(LogId, Question)>,
+    answers: Vec<(LogId, Answer)>,
     /// Of `items_on_way` by message, each with the place of its first item.
     batches_on_way: VecDeque<(usize, Position)>,
     /// To be sent before what is not a message yet.
     sealed: VecDeque<Message>,
-    /// Bounded by what a landing core asks for at a time.
-    questions: Vec<(LogId, Question)>,
-    answers: Vec<(LogId, Answer)>,
 }
 
 impl Peer {
@@ -129,7 +130,6 @@ impl Peer {
         !self.questions.is_empty() || !self.answers.is_empty()
     }
 
-    /// Credit for settlements is kept back while `lags`.
     fn take_settled(&mut self, lags: bool) -> Message {
         let settlements = std::mem::take(&mut self.settlements);
         self.settlements_on_way += settlements.len();
@@ -143,10 +143,10 @@ impl Peer {
         }
     }
 
-    /// What comes next is to be told after the settlements there are.
-    fn seal_settled(&mut self, lags: bool) {
-        if self.is_owed_settled(lags) {
-            let settled = self.take_settled(lags);
+    /// What comes next is to be told after the settlements there are. Credit for settlements can wait.
+    fn seal_settled(&mut self) {
+        if self.is_owed_settled(true) {
+            let settled = self.take_settled(true);
             self.sealed.push_back(settled);
         }
     }
@@ -275,14 +275,6 @@ impl<P: BlockPool, W> Shard<P, W> {
                 self.dispatch(now);
                 self.take_items(now);
             }
-            Message::Search {
-                number,
-                trace,
-                wanted,
-            } => {
-                self.serve_search(SearchId { asker: from, number }, trace, wanted);
-            }
-            Message::Searched(searched) => self.handle_searched(searched),
             Message::Asked { log, questions } => {
                 for question in questions {
                     let answer = self.answer(question);
@@ -295,6 +287,14 @@ impl<P: BlockPool, W> Shard<P, W> {
                     self.landings[number].handle_answer(answer);
                 }
             }
+            Message::Search {
+                number,
+                trace,
+                wanted,
+            } => {
+                self.serve_search(SearchId { asker: from, number }, trace, wanted);
+            }
+            Message::Searched(searched) => self.handle_searched(searched),
             Message::Decided(_) | Message::Adopt(_) | Message::Upgrades(_) | Message::Replayed => {
                 unreachable!("{from:?} told that it has replayed before")
             }
@@ -349,11 +349,12 @@ impl<P: BlockPool, W> Shard<P, W> {
         for landing in &mut self.landings {
             more |= landing.advance(now, &self.policies, &mut self.stats);
         }
-        more |= self.advance_upgrades(now);
-        more |= self.decide_all(now);
         // Copies that were made may have been what items waited for.
         self.take_items(now);
-        more | self.ask_owners()
+        more |= self.ask_owners();
+        more |= self.advance_upgrades(now);
+        more |= self.decide_all(now);
+        more
     }
 
     // ---- what is to be done -----------------------------------------------------------------------------
@@ -389,10 +390,10 @@ impl<P: BlockPool, W> Shard<P, W> {
                 return Some((core, peer.take_settled(lags)));
             }
             // Behind what was settled before.
-            if let Some((log, questions)) = take_of_one_log(&mut peer.questions) {
+            if let Some((log, questions)) = asking::take_of_one_log(&mut peer.questions) {
                 return Some((core, Message::Asked { log, questions }));
             }
-            if let Some((log, answers)) = take_of_one_log(&mut peer.answers) {
+            if let Some((log, answers)) = asking::take_of_one_log(&mut peer.answers) {
                 return Some((core, Message::Answered { log, answers }));
             }
         }
@@ -406,8 +407,10 @@ impl<P: BlockPool, W> Shard<P, W> {
         peers
             .filter(|(number, _)| *number != usize::from(self.core.0))
             .any(|(_, (peer, batch))| {
-                let is_owed = peer.is_owed_settled(lags) || peer.is_owed_words();
-                is_owed || !batch.is_empty() || !peer.sealed.is_empty()
+                !batch.is_empty()
+                    || peer.is_owed_settled(lags)
+                    || peer.is_owed_words()
+                    || !peer.sealed.is_empty()
             })
     }
 
@@ -490,39 +493,6 @@ impl<P: BlockPool, W> Shard<P, W> {
 
     pub fn overload_mut(&mut self) -> &mut Overload {
         &mut self.overload
-    }
-
-    /// Hands what landing cores ask to the owners of the traces; `true`: some was answered here.
-    fn ask_owners(&mut self) -> bool {
-        let mut answered = false;
-        for number in 0..self.landings.len() {
-            let log = self.landings[number].log();
-            for question in self.landings[number].take_questions() {
-                match self.table.owner_of(&question.trace(), self.peers.len() as u16) {
-                    owner if owner == self.core => {
-                        let answer = self.answer(question);
-                        self.landings[number].handle_answer(answer);
-                        answered = true;
-                    }
-                    owner => self.peers[usize::from(owner.0)].questions.push((log, question)),
-                }
-            }
-        }
-        answered
-    }
-
-    /// What this core knows as the owner of the trace.
-    fn answer(&mut self, question: Question) -> Answer {
-        match question {
-            Question::Open { trace, place } => Answer::Open {
-                place,
-                is_open: self.table.is_open_at(&trace, place),
-            },
-            Question::Moved { trace, old, new } => {
-                self.table.move_place(&trace, old, new);
-                Answer::Moved { old }
-            }
-        }
     }
 
     fn lacks_item_credit(&self) -> bool {
@@ -635,12 +605,4 @@ impl<P: BlockPool, W> Shard<P, W> {
     pub fn stats_mut(&mut self) -> &mut Stats {
         &mut self.stats
     }
-}
-
-/// All that there is for the first log that there is something for.
-fn take_of_one_log<T>(all: &mut Vec<(LogId, T)>) -> Option<(LogId, Vec<T>)> {
-    let log = all.first()?.0;
-    let (taken, rest): (Vec<_>, Vec<_>) = std::mem::take(all).into_iter().partition(|(of, _)| *of == log);
-    *all = rest;
-    Some((log, taken.into_iter().map(|(_, one)| one).collect()))
 }

@@ -34,7 +34,7 @@ pub use trace::Trace;
 use crate::base::ids::{CoreId, Place, TraceId};
 use crate::base::slab::{Key, Slab};
 use crate::base::time::{Instant, Now};
-use crate::base::wheel::Wheel;
+use crate::base::wheel::{Armed, Wheel};
 use crate::completion::{self, Completion, CompletionOptions};
 use crate::digest::Digest;
 use crate::policy::{PolicySet, Ruling};
@@ -207,8 +207,15 @@ impl Table {
             None => self.oldest = Some(key),
         }
         self.index.insert(hash, key);
-        self.wheel.arm(now.instant, key);
+        self.arm(now.instant, key);
         key
+    }
+
+    fn arm(&mut self, deadline: Instant, key: Key) {
+        let armed = self.wheel.arm(deadline, key);
+        if let Some(trace) = self.traces.get_mut(key) {
+            trace.armed = armed;
+        }
     }
 
     /// Closes the trace if a rule of completion says so; otherwise makes sure that it will come up again.
@@ -299,6 +306,7 @@ impl Table {
             Some(newer) => self.traces.get_mut(newer).expect("listed").older = trace.older,
             None => self.newest = trace.older,
         }
+        self.wheel.disarm(trace.armed, key);
         self.heap_bytes -= trace.heap_bytes();
         Some(trace)
     }
@@ -320,8 +328,11 @@ impl Table {
             let keys = &due[begin..due.len().min(begin + AHEAD_COUNT)];
             self.look_ahead(keys, &mut hashes);
             for key in keys {
+                if let Some(trace) = self.traces.get_mut(*key) {
+                    trace.armed = Armed::NOT;
+                }
                 if let Some(until) = self.check(now, *key, policies, stats, out) {
-                    self.wheel.arm(until, *key);
+                    self.arm(until, *key);
                 }
             }
         }

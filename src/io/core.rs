@@ -45,6 +45,8 @@ const SLEEP_MIN: Duration = Duration::from_micros(200);
 const IN_FLIGHT_RETRY: Duration = Duration::from_secs(1);
 const DISK_LOW_RETRY: Duration = Duration::from_secs(5);
 const PUSHED_BACK_RETRY: Duration = Duration::from_secs(5);
+/// A disk that keeps a group waiting for longer makes the core not ready.
+const STALL_MAX: Duration = Duration::from_secs(10);
 
 /// The shard of one core and what it needs of the outside.
 pub struct Core {
@@ -276,10 +278,21 @@ impl Core {
         if self.disk_low.get() {
             why.push("disk: less is free than wal.min_free".to_string());
         }
-        if let Err(refused) = self.shard.borrow().landings()[0].admits() {
-            why.push(format!("log: {refused}"));
+        if let Some(obstacle) = self.log_obstacle() {
+            why.push(format!("log: {obstacle}"));
         }
         why
+    }
+
+    /// Why the log of this core takes no requests, or would not acknowledge them.
+    pub fn log_obstacle(&self) -> Option<String> {
+        let shard = self.shard.borrow();
+        let landing = &shard.landings()[0];
+        if let Err(refused) = landing.admits() {
+            return Some(refused.to_string());
+        }
+        let stalled = landing.stalled_for(self.now());
+        (stalled >= STALL_MAX).then(|| format!("the disk has not answered for {} s", stalled.as_secs()))
     }
 
     /// Runs the shard until it has nothing more to do without waiting.

@@ -4,7 +4,7 @@ use super::admin::LastReplay;
 use super::budget::Budget;
 use super::checkpoint::{self, Checkpoint};
 use super::clock::Clock;
-use super::datadir::{self, DataDir};
+use super::datadir::DataDir;
 use super::disk::DmaPool;
 use super::ingress::Ticket;
 use super::mesh::{Mesh, Post};
@@ -147,7 +147,8 @@ async fn replay(
     let main_path = data_dir.log_path(WhichLog::Main, log);
     let saved = sources.saved(log);
     let from = saved.map_or(Position(0), |saved| Position(saved.fold_from));
-    let found = recovery::replay(&main_path, log, from, clock, |entry| {
+    let [main_seed, kept_seed] = [WhichLog::Main, WhichLog::Kept].map(|which| data_dir.log_seed(which, log));
+    let found = recovery::replay(&main_path, log, (main_seed, from), clock, |entry| {
         replay.entry(entry);
         if replay.found_count() >= FOUND_COUNT {
             post_all(mesh, resuming.borrow_mut().decided(replay.take_found()));
@@ -162,7 +163,7 @@ async fn replay(
     };
     let mut kept_replay = KeptReplay::new(&replayed);
     let kept_path = data_dir.log_path(WhichLog::Kept, log);
-    let kept_found = recovery::replay(&kept_path, log, Position(0), clock, |entry| {
+    let kept_found = recovery::replay(&kept_path, log, (kept_seed, Position(0)), clock, |entry| {
         kept_replay.entry(entry, names, began);
     })
     .await?;
@@ -223,7 +224,7 @@ fn parts(
     };
     let log_options = |which, retain, group_interval, seed: Option<u64>| LogOptions {
         log: log_id,
-        log_seed: seed.unwrap_or_else(datadir::random_u64),
+        log_seed: seed.unwrap_or_else(|| data_dir.log_seed(which, log_id)),
         segment_size: options.segment_bytes,
         size_max: size_max(which),
         retain,

@@ -186,6 +186,7 @@ impl<'a> Replay<'a> {
         self.batch.clear();
         for (number, (run, spans)) in payload.runs().enumerate() {
             let place = Place::new(self.log, entry.position, number as u16);
+            self.index.note(self.hash_key.trace(&run.trace), entry.position);
             if let Some((old, old_run)) = payload.replaces(number as u16)
                 && let Some(old) = place_of(self.log, old, old_run)
                 && self.fragments.move_place(&run.trace, old, place)
@@ -211,7 +212,6 @@ impl<'a> Replay<'a> {
             let places_start = self.batch.places.len() as u32;
             self.batch.places.push(place);
             self.spans += u64::from(digest.span_count);
-            self.index.note(self.hash_key.trace(&run.trace), entry.position);
             self.batch.items.push(Item {
                 trace: run.trace,
                 digest,
@@ -439,7 +439,7 @@ fn moment(now: Now, arrived: WallTime) -> Now {
 }
 
 /// `None`: there can be no such place.
-fn place_of(log: LogId, entry: Position, run: u16) -> Option<Place> {
+pub(super) fn place_of(log: LogId, entry: Position, run: u16) -> Option<Place> {
     let aligned = entry.0.is_multiple_of(Place::ENTRY_ALIGN) && entry.0 < crate::wal::POSITION_MAX;
     (aligned && usize::from(run) < Place::RUN_COUNT_MAX).then(|| Place::new(log, entry, run))
 }

@@ -9,6 +9,7 @@ use tailkeep::stats::Stats;
 use tailkeep::verdict::Verdict;
 
 use crate::client::{Client, Errors};
+use crate::damage::Toll;
 use crate::node::{HASH_KEY, Serving};
 use crate::spans::{self, SpanKey};
 
@@ -21,6 +22,10 @@ pub struct Output {
     pub spans: BTreeMap<SpanKey, u32>,
     /// Traces with one error whose verdict was given before it came. Late spans follow the verdict.
     excused: BTreeSet<u64>,
+    /// Spans that damage hit in a log, or their only copy in a kept log.
+    hit: BTreeSet<SpanKey>,
+    /// Traces of which damage took spans before they were judged.
+    robbed: BTreeSet<u64>,
     /// Traces whose error their owner has been told of since the start.
     known_errors: BTreeSet<u64>,
     /// Traces that somebody wanted kept.
@@ -32,6 +37,15 @@ impl Output {
         for key in spans::exported(lines) {
             *self.spans.entry(key).or_default() += 1;
         }
+    }
+
+    /// Damage took these entries. What was hit may be lost; of its trace the rest may be dropped for want of the error
+    /// that was in it, or of the verdict.
+    pub fn damaged(&mut self, toll: &Toll, client: &Client) {
+        self.hit.extend(toll.spans.iter().chain(&toll.copies));
+        let single = |trace: &u64| matches!(client.traces[trace], Errors::At(_));
+        self.excused.extend(toll.traces.iter().copied().filter(single));
+        self.robbed.extend(toll.spans.iter().map(|(trace, _)| *trace));
     }
 
     /// A start: owners know what stands in the logs.
@@ -100,6 +114,7 @@ impl Output {
 
     fn due(&self, client: &Client) -> Vec<SpanKey> {
         let is_due = |key: &&SpanKey| match client.traces[&key.0] {
+            _ if self.hit.contains(key) || self.robbed.contains(&key.0) => false,
             Errors::Never => false,
             Errors::At(at) => client.acknowledged.contains(&(key.0, at)) && !self.excused.contains(&key.0),
             Errors::Always => true,

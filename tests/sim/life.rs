@@ -14,6 +14,9 @@ use crate::random::Random;
 
 const CORES_MAX: u64 = 4;
 const STEPS: u64 = 500;
+/// A run with faults goes on for so long at least, and over so many restarts.
+const LIFE: Duration = Duration::from_secs(60);
+const LIVES: u32 = 3;
 /// A core is slow or a destination away for so many steps at most.
 const AWAY_STEPS_MAX: u64 = 150;
 
@@ -23,26 +26,75 @@ pub enum Canary {
     None,
     SyncsThatDoNothing,
     LostSettlements,
+    EarlyAcknowledgements,
+    IgnoredChecksums,
+}
+
+/// What may go wrong in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub crashes: bool,
+    /// Disks fail, fill up, and stall.
+    pub bad_disks: bool,
+    /// They also lose and misplace what they were given, and rot.
+    pub damage: bool,
+    pub bad_destinations: bool,
+    /// Traces are kept by hand, nodes are drained, and logs keep all they can.
+    pub wishes: bool,
+}
+
+impl Plan {
+    pub const FAULTLESS: Plan = Plan {
+        crashes: false,
+        bad_disks: false,
+        damage: false,
+        bad_destinations: false,
+        wishes: false,
+    };
+
+    /// As the seed has it.
+    pub fn draw(seed: u64, canary: Canary) -> Plan {
+        let mut random = Random(seed);
+        let (disks, damage) = (random.below(2) == 0, random.below(3) == 0);
+        Plan {
+            crashes: true,
+            bad_disks: disks,
+            damage: damage && canary == Canary::None || canary == Canary::IgnoredChecksums,
+            bad_destinations: random.coin(),
+            wishes: canary == Canary::None && !damage && random.below(4) == 0,
+        }
+    }
+
+    /// What damage hits cannot be kept after all.
+    pub fn with_wishes(self) -> Plan {
+        Plan {
+            damage: false,
+            wishes: true,
+            ..self
+        }
+    }
 }
 
 /// What one run came to.
 pub struct Outcome {
     pub history: History,
+    pub seconds: u64,
+    pub restarts: u32,
+    /// The node's disks lost or changed something.
+    pub damaged: bool,
     pub due: usize,
     pub out: usize,
     pub forwarded: u64,
 }
 
-/// One run from the first start to the last span.
-///
-/// With wishes traces are kept by hand, nodes are drained, and most logs keep all they can.
-pub fn live(seed: u64, canary: Canary, has_wishes: bool) -> Outcome {
-    // Apart, so that what happens besides is the same.
-    let mut wishes = has_wishes.then_some(Random(!seed));
-    let mut random = Random(seed);
-    let has_crashes = random.below(4) > 0;
-    let has_bad_disks = has_crashes && random.below(3) == 0;
-    let has_bad_destinations = random.coin();
+/// One run from the first start to the last span, with whatever the seed has in store.
+pub fn live(seed: u64, canary: Canary) -> Outcome {
+    live_by(Plan::draw(seed, canary), seed, canary)
+}
+
+pub fn live_by(plan: Plan, seed: u64, canary: Canary) -> Outcome {
+    let random = Random(!seed);
+    let mut wishes = plan.wishes.then_some(Random(seed));
     let mut outside = Outside {
         client: Client::default(),
         output: Output::default(),
@@ -56,41 +108,31 @@ pub fn live(seed: u64, canary: Canary, has_wishes: bool) -> Outcome {
         forwarded: 0,
         disks_are_sound: true,
         loses_settlements: canary == Canary::LostSettlements,
-        disks_lie: canary == Canary::SyncsThatDoNothing,
+        has_damage: false,
+        canary,
         saved: None,
-        retain: Duration::from_millis(if has_wishes && seed % 3 > 0 {
-            3_600_000
-        } else {
-            500
+        retain: Duration::from_millis(match plan.wishes && seed % 3 > 0 {
+            true => 3_600_000,
+            false => 500,
         }),
         random,
     };
-    let lives = match has_crashes {
-        true => 1 + outside.random.below(4),
-        false => 0,
-    };
-    for _ in 0..lives {
+    let began = outside.now.instant;
+    let mut restarts = 0;
+    while plan.crashes && (restarts < LIVES || outside.now.instant.since(began) < LIFE) {
+        restarts += 1;
         let mut node = start(&mut outside);
-        if has_bad_disks {
-            let faults = Faults {
-                write_error: 5,
-                sync_error: 10,
-                no_space: 20,
-                stall: 20,
-                misdirect: 0,
-            };
-            Node::fail_disks(&mut outside, faults);
-        }
+        Node::fail_disks(&mut outside, faults(plan, canary));
         let steps = outside.random.below(STEPS);
-        busy(&mut node, &mut outside, steps, has_bad_destinations, &mut wishes);
+        busy(&mut node, &mut outside, steps, plan.bad_destinations, &mut wishes);
         let drains = wishes.as_mut().is_some_and(|random| random.below(4) == 0);
-        if !has_bad_disks && drains {
+        if !plan.bad_disks && drains {
             node.drain(&mut outside);
         }
-        if !has_bad_disks && outside.random.below(4) == 0 {
+        if !plan.bad_disks && outside.random.below(4) == 0 {
             node.settle(&mut outside);
         }
-        if !has_bad_disks && wishes.as_mut().is_some_and(|random| random.coin()) {
+        if !plan.bad_disks && wishes.as_mut().is_some_and(|random| random.coin()) {
             node.stop(&mut outside);
         }
         let crash = match outside.random.coin() {
@@ -99,13 +141,16 @@ pub fn live(seed: u64, canary: Canary, has_wishes: bool) -> Outcome {
         };
         node.crash(&mut outside, crash);
         Node::fail_disks(&mut outside, Faults::default());
+        if plan.damage && outside.random.coin() {
+            Node::rot(&mut outside);
+        }
     }
     let mut node = start(&mut outside);
     busy(
         &mut node,
         &mut outside,
         STEPS / 2,
-        has_bad_destinations,
+        plan.bad_destinations,
         &mut wishes,
     );
     for _ in 0..1_000 {
@@ -128,16 +173,19 @@ pub fn live(seed: u64, canary: Canary, has_wishes: bool) -> Outcome {
         .output
         .assert_durable(&outside.client, outside.counted_lost);
     outside.output.assert_nothing_invented(&outside.client);
-    if node.logs_are_whole() && outside.counted_lost == 0 {
+    if !plan.damage && node.logs_are_whole() && outside.counted_lost == 0 {
         outside.output.assert_kept_is_out(&outside.client, node.serving());
     }
-    if !has_crashes && !has_bad_destinations {
+    if plan == Plan::FAULTLESS {
         outside.output.assert_exactly_once(&outside.client);
         if node.logs_are_whole() && node.skipped_upgrades() == 0 {
             outside.output.assert_late_errors_keep(&outside.client);
         }
     }
     Outcome {
+        seconds: outside.now.instant.since(began).as_secs(),
+        restarts,
+        damaged: outside.has_damage,
         history: outside.history,
         due,
         out: outside.output.spans.len(),
@@ -145,9 +193,24 @@ pub fn live(seed: u64, canary: Canary, has_wishes: bool) -> Outcome {
     }
 }
 
+fn faults(plan: Plan, canary: Canary) -> Faults {
+    let odds = |is_planned: bool, per_mille| if is_planned { per_mille } else { 0 };
+    let strays = plan.damage && canary == Canary::None;
+    Faults {
+        write_error: odds(plan.bad_disks, 5),
+        sync_error: odds(plan.bad_disks, 10),
+        no_space: odds(plan.bad_disks, 20),
+        stall: odds(plan.bad_disks, 20),
+        misdirect: odds(strays, 3),
+        lose: odds(strays, 3),
+    }
+}
+
 /// With any number of cores, whatever it was before.
 fn start(outside: &mut Outside) -> Node {
-    outside.pass(1000);
+    // Down for a moment, or for long.
+    let seconds = 1 + outside.random.below(10);
+    outside.pass(seconds * 1000);
     let cores = 1 + outside.random.below(CORES_MAX);
     let credit = match outside.random.coin() {
         true => Credit::default(),
@@ -198,7 +261,11 @@ fn busy(
                 node.ship(outside, log, !is_away);
             }
             84..97 => {
-                let longest = if outside.random.below(8) == 0 { 400 } else { 40 };
+                let longest = match outside.random.below(40) {
+                    0 => 6_000,
+                    1..6 => 400,
+                    _ => 40,
+                };
                 let milliseconds = 1 + outside.random.below(longest);
                 outside.pass(milliseconds);
                 for core in (0..slow.len()).filter(|core| slow[*core] <= step) {

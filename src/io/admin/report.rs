@@ -148,7 +148,7 @@ impl Admin {
             overload_share: shard.overload().share(),
             evicted_bytes: landings.iter().map(|landing| landing.evicted_bytes()).sum(),
             destinations,
-            refuses: landings[0].admits().err().map(|refused| refused.to_string()),
+            refuses: core.log_obstacle(),
             connection_count: ingress.map_or(0, |ingress| ingress.connection_count()),
             turned_away_count: ingress.map_or(0, |ingress| ingress.turned_away_count()),
             last_replay: self.last_replay.get(),
