@@ -314,7 +314,6 @@ fn look_ahead<P: BlockPool>(log: &Log<P>, fetcher: &mut Fetcher, positions: &[Po
 fn look_at(
     (log, entry): (LogId, Position),
     payload: &[u8],
-    (log, entry): (LogId, Position),
     trace: TraceId,
     wanted: Wanted,
     policies: &PolicySet,

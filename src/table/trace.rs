@@ -84,6 +84,7 @@ impl Trace {
             structure,
             places: Places::from_slice(places),
             shares: (!shares.is_empty()).then(|| Box::new(shares)),
+            armed: Armed::NOT,
             older: None,
             newer: None,
         }
