@@ -302,8 +302,8 @@ impl<P: BlockPool, W> Landing<P, W> {
             by_trace,
             log,
             options,
-            index,
             taken_from,
+            index,
             ..
         } = self;
         let mut draft =
@@ -412,9 +412,9 @@ impl<P: BlockPool, W> Landing<P, W> {
         let more_deliveries = self.gather(now);
         self.log_cursors(now);
         self.carry_decided(now);
+        self.copy_forward(now);
         self.log_upgraded(now);
         self.write_index(now);
-        self.copy_forward(now);
         self.evict();
         more_searches || more_keeps || more_deliveries
     }

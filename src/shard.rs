@@ -111,13 +111,13 @@ struct Peer {
     settlements: Vec<Settlement>,
     items_absorbed: usize,
     settlements_taken: usize,
+    /// Bounded by what a landing core asks for at a time.
+    questions: Vec<(LogId, Question)>,
+    answers: Vec<(LogId, Answer)>,
     /// Of `items_on_way` by message, each with the place of its first item.
     batches_on_way: VecDeque<(usize, Position)>,
     /// To be sent before what is not a message yet.
     sealed: VecDeque<Message>,
-    /// Bounded by what a landing core asks for at a time.
-    questions: Vec<(LogId, Question)>,
-    answers: Vec<(LogId, Answer)>,
 }
 
 impl Peer {
@@ -130,7 +130,6 @@ impl Peer {
         !self.questions.is_empty() || !self.answers.is_empty()
     }
 
-    /// Credit for settlements is kept back while `lags`.
     fn take_settled(&mut self, lags: bool) -> Message {
         let settlements = std::mem::take(&mut self.settlements);
         self.settlements_on_way += settlements.len();
@@ -144,10 +143,10 @@ impl Peer {
         }
     }
 
-    /// What comes next is to be told after the settlements there are.
-    fn seal_settled(&mut self, lags: bool) {
-        if self.is_owed_settled(lags) {
-            let settled = self.take_settled(lags);
+    /// What comes next is to be told after the settlements there are. Credit for settlements can wait.
+    fn seal_settled(&mut self) {
+        if self.is_owed_settled(true) {
+            let settled = self.take_settled(true);
             self.sealed.push_back(settled);
         }
     }
@@ -276,14 +275,6 @@ impl<P: BlockPool, W> Shard<P, W> {
                 self.dispatch(now);
                 self.take_items(now);
             }
-            Message::Search {
-                number,
-                trace,
-                wanted,
-            } => {
-                self.serve_search(SearchId { asker: from, number }, trace, wanted);
-            }
-            Message::Searched(searched) => self.handle_searched(searched),
             Message::Asked { log, questions } => {
                 for question in questions {
                     let answer = self.answer(question);
@@ -296,6 +287,14 @@ impl<P: BlockPool, W> Shard<P, W> {
                     self.landings[number].handle_answer(answer);
                 }
             }
+            Message::Search {
+                number,
+                trace,
+                wanted,
+            } => {
+                self.serve_search(SearchId { asker: from, number }, trace, wanted);
+            }
+            Message::Searched(searched) => self.handle_searched(searched),
             Message::Decided(_) | Message::Adopt(_) | Message::Upgrades(_) | Message::Replayed => {
                 unreachable!("{from:?} told that it has replayed before")
             }
@@ -350,11 +349,12 @@ impl<P: BlockPool, W> Shard<P, W> {
         for landing in &mut self.landings {
             more |= landing.advance(now, &self.policies, &mut self.stats);
         }
-        more |= self.advance_upgrades(now);
-        more |= self.decide_all(now);
         // Copies that were made may have been what items waited for.
         self.take_items(now);
-        more | self.ask_owners()
+        more |= self.ask_owners();
+        more |= self.advance_upgrades(now);
+        more |= self.decide_all(now);
+        more
     }
 
     // ---- what is to be done -----------------------------------------------------------------------------
@@ -407,8 +407,10 @@ impl<P: BlockPool, W> Shard<P, W> {
         peers
             .filter(|(number, _)| *number != usize::from(self.core.0))
             .any(|(_, (peer, batch))| {
-                let is_owed = peer.is_owed_settled(lags) || peer.is_owed_words();
-                is_owed || !batch.is_empty() || !peer.sealed.is_empty()
+                !batch.is_empty()
+                    || peer.is_owed_settled(lags)
+                    || peer.is_owed_words()
+                    || !peer.sealed.is_empty()
             })
     }
 

@@ -55,7 +55,7 @@ pub struct LogFiles {
 impl LogFiles {
     /// For the process that holds the lock: only what a start needs is read; a file that goes away is an error.
     ///
-    /// What waits before `from` is known otherwise. `log_seed` serves where no header is sound.
+    /// `log_seed` serves where no header is sound. What waits before `from` is known otherwise.
     pub fn open(
         directory: &Path,
         log: LogId,
@@ -224,8 +224,7 @@ pub fn read_entry<P: BlockPool>(directory: &Path, log: &Log<P>, position: Positi
 pub async fn replay(
     directory: &Path,
     log: LogId,
-    log_seed: u64,
-    from: Position,
+    (log_seed, from): (u64, Position),
     clock: &Clock,
     mut fold: impl FnMut(&ReplayedEntry<'_>),
 ) -> Result<FoundLog, RecoveryError> {

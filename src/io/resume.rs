@@ -145,10 +145,10 @@ async fn replay(
         began,
     );
     let main_path = data_dir.log_path(WhichLog::Main, log);
-    let [main_seed, kept_seed] = [WhichLog::Main, WhichLog::Kept].map(|which| data_dir.log_seed(which, log));
     let saved = sources.saved(log);
     let from = saved.map_or(Position(0), |saved| Position(saved.fold_from));
-    let found = recovery::replay(&main_path, log, main_seed, from, clock, |entry| {
+    let [main_seed, kept_seed] = [WhichLog::Main, WhichLog::Kept].map(|which| data_dir.log_seed(which, log));
+    let found = recovery::replay(&main_path, log, (main_seed, from), clock, |entry| {
         replay.entry(entry);
         if replay.found_count() >= FOUND_COUNT {
             post_all(mesh, resuming.borrow_mut().decided(replay.take_found()));
@@ -163,7 +163,7 @@ async fn replay(
     };
     let mut kept_replay = KeptReplay::new(&replayed);
     let kept_path = data_dir.log_path(WhichLog::Kept, log);
-    let kept_found = recovery::replay(&kept_path, log, kept_seed, Position(0), clock, |entry| {
+    let kept_found = recovery::replay(&kept_path, log, (kept_seed, Position(0)), clock, |entry| {
         kept_replay.entry(entry, names, began);
     })
     .await?;

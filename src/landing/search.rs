@@ -8,9 +8,11 @@
 //!
 //! Keep upgrades a dropped trace: its spans are counted again, held (W3), copied to the kept log like those of any kept
 //! trace, and the answer is given when the copies are durable. What the landing core has told the owner of and has had
-//! no verdict for is not part of it (`before`): the owner has risen its verdict, so these follow as late spans.
+//! no verdict for is not part of it (`before`): the owner has risen its verdict, so these follow as late spans. Of a run
+//! and the copy that was made of it while the trace was open, the copy counts.
 
 use super::index::read_bucket;
+use super::replay::place_of;
 use super::settle::{Found, KeepJob, find_payload, read_op};
 use super::{Fetcher, Landing};
 use crate::base::block::BlockPool;
@@ -24,6 +26,7 @@ use crate::route::{Decision, Places};
 use crate::stats::Stats;
 use crate::verdict::Verdict;
 use crate::wal::Log;
+use hashbrown::HashSet;
 use std::collections::VecDeque;
 
 /// Searches that go on side by side; the others wait.
@@ -83,18 +86,18 @@ struct Plan {
     buckets: Vec<Position>,
     /// Entries to be looked at; each is held.
     candidates: Vec<Position>,
-    /// Runs of the trace; each place is held.
+    /// What was found; its entries are held.
     runs: Vec<FoundRun>,
 }
 
-/// Spans of the trace in one entry.
-#[derive(Clone, Copy, Debug)]
+/// The spans of the trace in one entry.
+#[derive(Debug)]
 struct FoundRun {
     place: Place,
+    /// The place of which this is a copy, made while the trace was open.
+    copy_of: Option<Place>,
     span_count: u32,
     digest: Digest,
-    /// From where it was copied forward. That one may still be there.
-    replaces: Option<(Position, u16)>,
 }
 
 #[derive(Debug, Default)]
@@ -204,15 +207,15 @@ impl<P: BlockPool, W> Landing<P, W> {
                 }
                 Found::Lost => None,
                 Found::Here(payload) => {
-                    let at = (self.options.log, candidate);
-                    look_at(payload, at, search.trace, search.wanted, policies)
+                    let entry = (self.options.log, candidate);
+                    look_at(entry, payload, search.trace, search.wanted, policies)
                 }
             };
             plan.candidates.pop();
-            // What was copied forward is older than it looks.
-            match found.filter(|run| candidate < search.before || run.replaces.is_some()) {
-                Some(run) => plan.runs.push(run),
-                None => self.log.release(candidate, 1),
+            match found {
+                // The owner has been told of what a copy was made of.
+                Some(run) if candidate < search.before || run.copy_of.is_some() => plan.runs.push(run),
+                Some(_) | None => self.log.release(candidate, 1),
             }
         }
         Step::More
@@ -239,10 +242,10 @@ impl<P: BlockPool, W> Landing<P, W> {
             ..
         } = search;
         let runs = plan.unwrap_or_default().runs;
-        let replaced: Vec<(Position, u16)> = runs.iter().filter_map(|run| run.replaces).collect();
+        let copied: HashSet<Place> = runs.iter().filter_map(|run| run.copy_of).collect();
         let mut places = Places::new();
         for run in runs {
-            if replaced.contains(&(run.place.entry(), run.place.run())) {
+            if copied.contains(&run.place) {
                 self.log.release(run.place.entry(), 1);
                 continue;
             }
@@ -307,10 +310,10 @@ fn look_ahead<P: BlockPool>(log: &Log<P>, fetcher: &mut Fetcher, positions: &[Po
     }
 }
 
-/// The run of the trace in an entry, if it has one.
+/// The run of the trace in an entry, and if wanted its digest.
 fn look_at(
-    payload: &[u8],
     (log, entry): (LogId, Position),
+    payload: &[u8],
     trace: TraceId,
     wanted: Wanted,
     policies: &PolicySet,
@@ -324,12 +327,12 @@ fn look_at(
         Wanted::Digest | Wanted::Places => fold(payload, spans, policies)?,
         Wanted::Keep(_) | Wanted::Durability => Digest::EMPTY,
     };
-    let number = number as u16;
+    let replaced = payload.replaces(number as u16);
     Some(FoundRun {
-        place: Place::new(log, entry, number),
+        place: Place::new(log, entry, number as u16),
+        copy_of: replaced.and_then(|(old, run)| place_of(log, old, run)),
         span_count: run.span_count,
         digest,
-        replaces: payload.replaces(number),
     })
 }
 

@@ -3,8 +3,8 @@
 //! ```text
 //!  start:    Decided*  Adopt*  Upgrades*  Replayed      each core to every other, in this order
 //!  then:     Items →    ← Settled            landing core to owner, owner to landing core
-//!            ← Search   Searched →           owner to the keepers of all logs, and back
 //!            Asked →    ← Answered           copying forward, a piece of one log at a time
+//!            ← Search   Searched →           owner to the keepers of all logs, and back
 //! ```
 //!
 //! Both kinds are credit: so many items and settlements are on their way between two cores at most, until the
@@ -35,13 +35,6 @@ pub enum Message {
         items_absorbed: usize,
         settlements_taken: usize,
     },
-    /// Look for a trace in the receiver's logs. So many are under way from one core as it allows itself.
-    Search {
-        number: u64,
-        trace: TraceId,
-        wanted: Wanted,
-    },
-    Searched(Searched),
     /// About places in a log of the sender.
     Asked {
         log: LogId,
@@ -52,4 +45,11 @@ pub enum Message {
         log: LogId,
         answers: Vec<Answer>,
     },
+    /// Look for a trace in the receiver's logs. So many are under way from one core as it allows itself.
+    Search {
+        number: u64,
+        trace: TraceId,
+        wanted: Wanted,
+    },
+    Searched(Searched),
 }

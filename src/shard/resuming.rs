@@ -63,10 +63,10 @@ impl Resuming {
             Message::Replayed => self.missing -= 1,
             Message::Items(_)
             | Message::Settled { .. }
-            | Message::Search { .. }
-            | Message::Searched(_)
             | Message::Asked { .. }
-            | Message::Answered { .. } => self.early.push((from, message)),
+            | Message::Answered { .. }
+            | Message::Search { .. }
+            | Message::Searched(_) => self.early.push((from, message)),
         }
     }
 

@@ -311,14 +311,13 @@ impl<P: BlockPool, W> Shard<P, W> {
             missing: self.peers.len() as u16,
             found: nothing(id),
         });
-        let lags = self.lags();
         for core in 0..self.peers.len() {
             if core == usize::from(self.core.0) {
                 continue;
             }
             let peer = &mut self.peers[core];
             // Behind the settlements before it, and before those of what the peer will tell from now on.
-            peer.seal_settled(lags);
+            peer.seal_settled();
             peer.sealed.push_back(Message::Search {
                 number,
                 trace,
@@ -367,9 +366,8 @@ impl<P: BlockPool, W> Shard<P, W> {
                     match id.asker == self.core {
                         true => self.handle_searched(found),
                         false => {
-                            let lags = self.lags();
                             let peer = &mut self.peers[usize::from(id.asker.0)];
-                            peer.seal_settled(lags);
+                            peer.seal_settled();
                             peer.sealed.push_back(Message::Searched(found));
                         }
                     }

@@ -81,10 +81,10 @@ impl Trace {
             last_span_at: opened_at,
             root_at: root_at.unwrap_or(NO_ROOT),
             resumed: true,
-            armed: Armed::NOT,
             structure,
             places: Places::from_slice(places),
             shares: (!shares.is_empty()).then(|| Box::new(shares)),
+            armed: Armed::NOT,
             older: None,
             newer: None,
         }

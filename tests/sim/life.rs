@@ -111,10 +111,9 @@ pub fn live_by(plan: Plan, seed: u64, canary: Canary) -> Outcome {
         has_damage: false,
         canary,
         saved: None,
-        retain: Duration::from_millis(if plan.wishes && seed % 3 > 0 {
-            3_600_000
-        } else {
-            500
+        retain: Duration::from_millis(match plan.wishes && seed % 3 > 0 {
+            true => 3_600_000,
+            false => 500,
         }),
         random,
     };
