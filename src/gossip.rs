@@ -13,9 +13,16 @@
 //!
 //! The words of this module, which shards and the wire share, are here; its parts are sans-IO.
 
+pub mod datagram; // sealed, opened, each once
+pub mod machine; // one node of a cluster, whole
+pub mod member; // who is there
+pub mod stream; // numbered, repaired, kept
+
+pub use machine::{Gossip, Options};
+
 use crate::base::ids::TraceId;
 use crate::digest::{Digest, PredicateSet};
-use crate::route::Decision;
+use crate::route::{self, Decision, HashKey};
 
 /// One life of one node: address-independent, drawn at its first start and kept in its data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,7 +34,15 @@ pub struct Members {
     pub own: NodeId,
     pub live: Vec<NodeId>,
     /// Shared by the cluster, so that all choose alike.
-    pub home_key: [u64; 2],
+    pub home_key: HashKey,
+}
+
+impl Members {
+    /// The node that judges the trace for all, as long as these are the live ones.
+    pub fn home(&self, trace: &TraceId) -> NodeId {
+        let live = self.live.iter().map(|node| node.0);
+        NodeId(route::home(self.home_key, live, trace).unwrap_or(self.own.0))
+    }
 }
 
 /// What one node's fragment of a trace has shown so far. A newer one of the same node replaces the older (D3).
@@ -72,6 +87,9 @@ pub enum Inbound {
     /// Of this node's own digest.
     Answer(PeerDecision),
     Members(Members),
+    /// What was sent to this node and not answered is lost to it: it lives anew, was cut off, or fell too far behind.
+    /// Digests for which it is home are to be sent again.
+    Renewed(NodeId),
     /// Policy names that decisions of peers may name from now on, after those known already.
     PolicyNames(Vec<String>),
 }
