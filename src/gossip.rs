@@ -16,6 +16,10 @@
 use crate::base::ids::TraceId;
 use crate::digest::{Digest, PredicateSet};
 use crate::route::Decision;
+use siphasher::sip::SipHasher13;
+use std::hash::Hasher;
+
+pub mod home; // one trace as its home node sees it: digests of all fragments
 
 /// One life of one node: address-independent, drawn at its first start and kept in its data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,6 +34,35 @@ pub struct Members {
     pub home_key: [u64; 2],
 }
 
+impl Members {
+    /// The node that judges the trace: the live one with the highest hash of trace and node, so that a change of
+    /// members moves only the traces of those who came or went.
+    pub fn home(&self, trace: &TraceId) -> NodeId {
+        let weight = |node: &NodeId| {
+            let mut hasher = SipHasher13::new_with_keys(self.home_key[0], self.home_key[1]);
+            hasher.write(trace.as_bytes());
+            hasher.write_u64(node.0);
+            (hasher.finish(), *node)
+        };
+        self.live.iter().copied().max_by_key(weight).unwrap_or(self.own)
+    }
+
+    /// There is somebody else.
+    pub fn has_peers(&self) -> bool {
+        self.live.iter().any(|node| *node != self.own)
+    }
+}
+
+/// Where the spans of one trace arrive: `cluster.spans_arrive`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SpansArrive {
+    /// At any node: digests go to the trace's home, which judges.
+    #[default]
+    Anywhere,
+    /// At one node, by a balancer that looks at the trace id: each node is home to all it holds.
+    ByTraceId,
+}
+
 /// What one node's fragment of a trace has shown so far. A newer one of the same node replaces the older (D3).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NodeDigest {
@@ -38,7 +71,8 @@ pub struct NodeDigest {
     pub digest: Digest,
     /// Predicates of the reader of which the sender knows nothing: they may hold or not.
     pub unknown: PredicateSet,
-    /// Rises with each version of this fragment's digest within one incarnation.
+    /// Rises with each version of this fragment's digest, over restarts too; compared as a serial number, which may
+    /// wrap ([`is_newer`]).
     pub version: u32,
     /// The fragment is closed: root and quiet, or its age, its size, its memory; no more is expected of it.
     pub closed: bool,
@@ -50,6 +84,14 @@ pub struct PeerDecision {
     pub trace: TraceId,
     /// The policy by its number among the reader's names.
     pub decision: Decision,
+    /// By the trace's home: its policy, reason and threshold go onto the data. Otherwise by a node that saw a Keep
+    /// which nothing can change, and could not know what else there is.
+    pub by_home: bool,
+}
+
+/// Whether version `one` of a digest replaces version `other`.
+pub fn is_newer(one: u32, other: u32) -> bool {
+    (one.wrapping_sub(other) as i32) > 0
 }
 
 /// From a shard to the cluster.
@@ -59,8 +101,8 @@ pub enum Outbound {
     Announce(PeerDecision),
     /// For the trace's home.
     Digest(NodeId, NodeDigest),
-    /// From the home to a node that sent a digest.
-    Answer(NodeId, PeerDecision),
+    /// From the home to a node that sent a digest, of this version.
+    Answer(NodeId, u32, PeerDecision),
 }
 
 /// From the cluster to a shard: the owner of the trace, or, of members and names, every shard.
@@ -69,8 +111,8 @@ pub enum Inbound {
     /// Decided and announced elsewhere.
     Announced(PeerDecision),
     Digest(NodeId, NodeDigest),
-    /// Of this node's own digest.
-    Answer(PeerDecision),
+    /// Of this node's own digest of this version.
+    Answer(u32, PeerDecision),
     Members(Members),
     /// Policy names that decisions of peers may name from now on, after those known already.
     PolicyNames(Vec<String>),
