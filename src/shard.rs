@@ -229,8 +229,13 @@ impl<P: BlockPool, W> Shard<P, W> {
                 landing.add_policy_names(now, names);
             }
         }
-        self.table
-            .handle_inbound(now, inbound, &self.policies, &mut self.stats, &mut self.settlements);
+        self.table.handle_inbound(
+            now,
+            inbound,
+            &self.policies,
+            &mut self.stats,
+            &mut self.settlements,
+        );
         self.dispatch(now);
     }
 
@@ -412,7 +417,8 @@ impl<P: BlockPool, W> Shard<P, W> {
         let keeps = self.table.take_keeps();
         if !keeps.is_empty() {
             let end = self.landings[0].log_announced(now, &keeps);
-            self.announcements.extend(keeps.into_iter().map(|keep| (end, keep)));
+            self.announcements
+                .extend(keeps.into_iter().map(|keep| (end, keep)));
         }
     }
 
@@ -472,6 +478,11 @@ impl<P: BlockPool, W> Shard<P, W> {
 
     pub fn policies(&self) -> &PolicySet {
         &self.policies
+    }
+
+    /// Traces that were dropped here and that somebody else keeps.
+    pub fn take_raised(&mut self) -> Vec<PeerDecision> {
+        self.table.take_raised()
     }
 
     pub fn table(&self) -> &Table {

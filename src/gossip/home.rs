@@ -141,13 +141,7 @@ impl Home {
 
     /// Somebody keeps the trace. Of one that is known here and not kept this is the home's decision too, with what the
     /// home has to say of it. Another home's decision stands as it is.
-    pub fn handle_keep(
-        &mut self,
-        now: Now,
-        kept: &PeerDecision,
-        policies: &PolicySet,
-        out: &mut Vec<Word>,
-    ) {
+    pub fn handle_keep(&mut self, now: Now, kept: &PeerDecision, policies: &PolicySet, out: &mut Vec<Word>) {
         let options = self.options;
         let Some(trace) = self.traces.get_mut(&kept.trace) else {
             return;
@@ -206,17 +200,20 @@ impl Home {
     /// After a change of members: lets go of traces that wait here and have their home elsewhere now. Their digests
     /// are sent there.
     pub fn retain(&mut self, is_home: impl Fn(&TraceId) -> bool) {
-        let waits_in_vain =
-            |(id, trace): &(&TraceId, &HomeTrace)| trace.decided.is_none() && !is_home(id);
-        let gone: Vec<TraceId> = self.traces.iter().filter(waits_in_vain).map(|(id, _)| *id).collect();
+        let waits_in_vain = |(id, trace): &(&TraceId, &HomeTrace)| trace.decided.is_none() && !is_home(id);
+        let gone: Vec<TraceId> = self
+            .traces
+            .iter()
+            .filter(waits_in_vain)
+            .map(|(id, _)| *id)
+            .collect();
         gone.iter().for_each(|id| self.forget(id));
     }
 
     /// Bytes of all that is remembered here (M1).
     pub fn state_bytes(&self) -> u64 {
-        const PER_TRACE: usize = size_of::<(TraceId, HomeTrace)>()
-            + size_of::<(u64, TraceId)>()
-            + size_of::<(Instant, TraceId)>();
+        const PER_TRACE: usize =
+            size_of::<(TraceId, HomeTrace)>() + size_of::<(u64, TraceId)>() + size_of::<(Instant, TraceId)>();
         (self.traces.len() * PER_TRACE) as u64 + self.heap_bytes
     }
 

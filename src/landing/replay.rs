@@ -20,8 +20,8 @@
 use super::decided::{Batch, Uncovered};
 use super::queue::Readers;
 use super::record::{
-    self, BY_HOME, COPIED, CURSORS, CopiedRecord, DECIDED, DecidedRecord, EARLY, KEPT, KeptRecord, NamesRecord, SPANS,
-    VERDICTS, VerdictRecord,
+    self, BY_HOME, COPIED, CURSORS, CopiedRecord, DECIDED, DecidedRecord, EARLY, KEPT, KeptRecord,
+    NamesRecord, SPANS, VERDICTS, VerdictRecord,
 };
 use super::{KeptEntry, LandingOptions};
 use crate::base::ids::{LogId, Place, Position, SpanId, TraceId};

@@ -68,6 +68,8 @@ pub(super) struct Cluster {
     words: Vec<Word>,
     outbound: VecDeque<Outbound>,
     keeps: Vec<PeerDecision>,
+    /// Dropped here, and kept elsewhere.
+    raised: Vec<PeerDecision>,
     started: WallTime,
     /// Keeps that the logs hold, to be announced again.
     resumed: HashMap<TraceId, PeerDecision>,
@@ -162,6 +164,7 @@ impl Table {
             words: Vec::new(),
             outbound: VecDeque::new(),
             keeps: Vec::new(),
+            raised: Vec::new(),
             started: now.wall,
             resumed: HashMap::new(),
         }));
@@ -376,8 +379,20 @@ impl Table {
 
     /// Keeps that are to be logged, and then announced.
     pub fn take_keeps(&mut self) -> Vec<PeerDecision> {
-        let keeps = self.cluster.as_mut().map(|cluster| std::mem::take(&mut cluster.keeps));
+        let keeps = self
+            .cluster
+            .as_mut()
+            .map(|cluster| std::mem::take(&mut cluster.keeps));
         keeps.unwrap_or_default()
+    }
+
+    /// Traces that were dropped here and that somebody else keeps: what the log has of them is to be kept too.
+    pub fn take_raised(&mut self) -> Vec<PeerDecision> {
+        let raised = self
+            .cluster
+            .as_mut()
+            .map(|cluster| std::mem::take(&mut cluster.raised));
+        raised.unwrap_or_default()
     }
 
     /// After a replay: Keeps that the logs hold, to be announced again.
@@ -469,9 +484,7 @@ impl Table {
         } else {
             let send_at = match grown {
                 true => trace.last_span_at().plus(cluster.quiet),
-                false => pending
-                    .sent_at
-                    .plus(cluster.quiet.saturating_mul(RESEND_QUIETS)),
+                false => pending.sent_at.plus(cluster.quiet.saturating_mul(RESEND_QUIETS)),
             };
             // What found no way is tried again, not at once.
             let send_at = send_at.max(now.plus(cluster.quiet / 4));
@@ -491,9 +504,7 @@ impl Table {
         }
         let grown = pending.sent_spans != trace.digest().span_count;
         let quiet_at = trace.last_span_at().plus(cluster.quiet);
-        let resend_at = pending
-            .sent_at
-            .plus(cluster.quiet.saturating_mul(RESEND_QUIETS));
+        let resend_at = pending.sent_at.plus(cluster.quiet.saturating_mul(RESEND_QUIETS));
         let is_due = !grown && pending.answer.is_none() && now >= resend_at;
         let moved = pending.sent_to.is_some() && pending.sent_to != cluster.home_of(&trace.id());
         Some((grown, quiet_at, is_due, moved))
@@ -521,7 +532,11 @@ impl Table {
             let clock = (now.wall.0 / 1_000_000) as u32;
             let next = pending.version.wrapping_add(1);
             let is_first = pending.sent_to.is_none();
-            pending.version = if is_first || is_newer(clock, next) { clock } else { next };
+            pending.version = if is_first || is_newer(clock, next) {
+                clock
+            } else {
+                next
+            };
             pending.answer = None;
         }
         pending.sent_spans = spans;
@@ -566,7 +581,9 @@ impl Table {
                         self.hear_answer(version, answer, context);
                     }
                     Word::Answer(node, version, answer) if !cluster.is_full() => {
-                        cluster.outbound.push_back(Outbound::Answer(node, version, answer));
+                        cluster
+                            .outbound
+                            .push_back(Outbound::Answer(node, version, answer));
                     }
                     // It will be asked for again.
                     Word::Answer(..) => {}
@@ -627,6 +644,9 @@ impl Table {
     fn raise(&mut self, hash: u64, keep: PeerDecision, context: &mut Context<'_>) {
         context.stats.traces.raised += 1;
         self.decided.insert(hash, keep.trace, keep.decision);
+        if let Some(cluster) = &mut self.cluster {
+            cluster.raised.push(keep);
+        }
     }
 
     /// A decision about the digest with this version.

@@ -18,10 +18,7 @@ pub enum FoundDecision {
         seen: Option<DecidedTrace>,
     },
     /// A Keep that the cluster was or was to be told. It settled nothing.
-    Announced {
-        keep: PeerDecision,
-        logged_at: WallTime,
-    },
+    Announced { keep: PeerDecision, logged_at: WallTime },
     /// Carried along from a segment that is gone or needs no folding: older than all verdicts that are folded.
     CarriedDrop(CompactDecision),
     CarriedKeep {

@@ -61,6 +61,9 @@ impl Heard {
     fn pop(&mut self) -> Option<(TraceId, Decision)> {
         let (since, id) = self.order.pop_front()?;
         let is_it = self.keeps.get(&id).is_some_and(|(_, known)| *known == since);
-        is_it.then(|| self.keeps.remove(&id)).flatten().map(|(decision, _)| (id, decision))
+        is_it
+            .then(|| self.keeps.remove(&id))
+            .flatten()
+            .map(|(decision, _)| (id, decision))
     }
 }

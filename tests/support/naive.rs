@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use tailkeep::base::ids::{LogId, Place, TraceId};
 use tailkeep::base::monoid::Monoid;
 use tailkeep::digest::Digest;
-use tailkeep::landing::record::{BY_HOME, DECIDED, EARLY, DecidedRecord, SPANS, VERDICTS, VerdictRecord};
+use tailkeep::landing::record::{BY_HOME, DECIDED, DecidedRecord, EARLY, SPANS, VERDICTS, VerdictRecord};
 use tailkeep::otlp::payload::SpansPayload;
 use tailkeep::otlp::view::{self, SpanView};
 use tailkeep::policy::PolicySet;
