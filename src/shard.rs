@@ -31,6 +31,7 @@ use crate::base::ids::{CoreId, LogId, Position};
 use crate::base::time::{Instant, Now};
 use crate::export::Notice;
 use crate::export::retry::{Arrival, Failure};
+use crate::gossip::{Inbound, Outbound, PeerDecision};
 use crate::landing::fetch::{ReadOp, WhichLog};
 use crate::landing::{self, Landing, Request, Submission};
 use crate::policy::PolicySet;
@@ -59,6 +60,9 @@ impl Default for Credit {
     }
 }
 
+/// Keeps that wait to be announced, give or take those of one turn. Nothing is decided above it.
+const ANNOUNCEMENTS_MAX: usize = 256 << 10;
+
 /// What io is to do for one of the core's logs.
 pub struct Effect<P: BlockPool, W> {
     pub log: LogId,
@@ -84,6 +88,8 @@ pub struct Shard<P: BlockPool, W> {
     settlements: Vec<Settlement>,
     /// Items of other cores that wait for credit.
     inbox: VecDeque<(CoreId, ItemBatch)>,
+    /// Keeps for the cluster, with the position up to which the log must be durable first.
+    announcements: VecDeque<(Position, PeerDecision)>,
 }
 
 /// Credit and what waits to be sent.
@@ -144,7 +150,12 @@ impl<P: BlockPool, W> Shard<P, W> {
             peers: (0..core_count).map(|_| Peer::default()).collect(),
             settlements: Vec::new(),
             inbox: VecDeque::new(),
+            announcements: VecDeque::new(),
         };
+        let resumed = shard.table.take_resumed_keeps().into_iter();
+        shard
+            .announcements
+            .extend(resumed.map(|keep| (Position::default(), keep)));
         for fragment in fragments {
             shard
                 .table
@@ -211,6 +222,23 @@ impl<P: BlockPool, W> Shard<P, W> {
         }
     }
 
+    /// Something came from the cluster: what concerns a trace, to its owner; the rest to every core.
+    pub fn handle_inbound(&mut self, now: Now, inbound: Inbound) {
+        if let Inbound::PolicyNames(names) = &inbound {
+            for landing in &mut self.landings {
+                landing.add_policy_names(now, names);
+            }
+        }
+        self.table.handle_inbound(
+            now,
+            inbound,
+            &self.policies,
+            &mut self.stats,
+            &mut self.settlements,
+        );
+        self.dispatch(now);
+    }
+
     pub fn handle_op(
         &mut self,
         now: Now,
@@ -243,7 +271,7 @@ impl<P: BlockPool, W> Shard<P, W> {
     }
 
     pub fn handle_timeout(&mut self, now: Now) {
-        if !self.lacks_settlement_credit() {
+        if !self.lacks_settlement_credit() && !self.lacks_outbound_room() {
             self.table
                 .handle_timeout(now, &self.policies, &mut self.stats, &mut self.settlements);
             self.dispatch(now);
@@ -300,6 +328,31 @@ impl<P: BlockPool, W> Shard<P, W> {
         None
     }
 
+    /// Something for the cluster. A Keep is durable in this core's log.
+    pub fn poll_outbound(&mut self, now: Now) -> Option<Outbound> {
+        let (durable, failed) = self.landings[0].log_reach();
+        if let Some((position, keep)) = self.announcements.front().copied() {
+            if position <= durable {
+                self.announcements.pop_front();
+                return Some(Outbound::Announce(keep));
+            }
+            if position <= failed {
+                // Its entry is in no log.
+                self.announcements.pop_front();
+                let end = self.landings[0].log_announced(now, &[keep]);
+                self.announcements.push_back((end, keep));
+            }
+        }
+        self.table.poll_outbound()
+    }
+
+    /// Whether there is something for the cluster.
+    pub fn has_outbound(&self) -> bool {
+        let (durable, failed) = self.landings[0].log_reach();
+        let front = self.announcements.front();
+        self.table.has_outbound() || front.is_some_and(|(position, _)| *position <= durable.max(failed))
+    }
+
     /// Whether there is a message for another core.
     pub fn has_messages(&self) -> bool {
         let peers = self.peers.iter().zip(&self.batches).enumerate();
@@ -309,7 +362,7 @@ impl<P: BlockPool, W> Shard<P, W> {
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let table = match self.lacks_settlement_credit() {
+        let table = match self.lacks_settlement_credit() || self.lacks_outbound_room() {
             // What is due waits for credit, not for time.
             true => None,
             false => self.table.poll_timeout(),
@@ -338,6 +391,7 @@ impl<P: BlockPool, W> Shard<P, W> {
 
     /// Gives settlements to the keepers of their logs.
     fn dispatch(&mut self, now: Now) {
+        self.log_keeps(now);
         if self.peers.len() == 1 && self.landings.len() == 1 {
             self.landings[0].settle(now, &mut self.settlements, &mut self.stats);
             return;
@@ -356,6 +410,21 @@ impl<P: BlockPool, W> Shard<P, W> {
         for (landing, mut settlements) in self.landings.iter_mut().zip(own) {
             landing.settle(now, &mut settlements, &mut self.stats);
         }
+    }
+
+    /// Logs the Keeps that the cluster is to be told.
+    fn log_keeps(&mut self, now: Now) {
+        let keeps = self.table.take_keeps();
+        if !keeps.is_empty() {
+            let end = self.landings[0].log_announced(now, &keeps);
+            self.announcements
+                .extend(keeps.into_iter().map(|keep| (end, keep)));
+        }
+    }
+
+    /// The cluster takes nothing: what is decided would pile up here.
+    fn lacks_outbound_room(&self) -> bool {
+        self.announcements.len() >= ANNOUNCEMENTS_MAX || self.table.lacks_outbound_room()
     }
 
     fn lacks_item_credit(&self) -> bool {
@@ -409,6 +478,11 @@ impl<P: BlockPool, W> Shard<P, W> {
 
     pub fn policies(&self) -> &PolicySet {
         &self.policies
+    }
+
+    /// Traces that were dropped here and that somebody else keeps.
+    pub fn take_raised(&mut self) -> Vec<PeerDecision> {
+        self.table.take_raised()
     }
 
     pub fn table(&self) -> &Table {

@@ -75,6 +75,10 @@ pub struct TraceCounts {
     pub incomplete: u64,
     /// By memory tier 1, 2, 3.
     pub forced: [u64; 3],
+    /// By what this node has of them, since their home did not answer.
+    pub judged_alone: u64,
+    /// Dropped here, and kept elsewhere later.
+    pub raised: u64,
 }
 
 impl TraceCounts {
@@ -89,6 +93,8 @@ impl TraceCounts {
         add_all(&mut self.with_error, &other.with_error);
         self.incomplete += other.incomplete;
         add_all(&mut self.forced, &other.forced);
+        self.judged_alone += other.judged_alone;
+        self.raised += other.raised;
     }
 }
 

@@ -14,14 +14,17 @@
 //! `poll_timeout` says when `handle_timeout` is due.
 
 mod cache;
+mod cluster;
 mod fragments;
 mod found;
 mod generation;
+mod heard;
 mod index;
 mod recent;
 mod trace;
 
 pub use cache::{CompactDecision, DecidedCache, FALSE_HIT_ODDS_MAX};
+pub use cluster::ClusterOptions;
 pub use found::FoundDecision;
 pub use fragments::Fragments;
 pub use recent::{DecidedTrace, Recent};
@@ -33,10 +36,12 @@ use crate::base::time::{Instant, Now};
 use crate::base::wheel::Wheel;
 use crate::completion::{self, Completion, CompletionOptions};
 use crate::digest::Digest;
+use crate::gossip::PeerDecision;
 use crate::policy::{PolicySet, Ruling};
 use crate::route::{Decision, HashKey, Item, ItemBatch, Places, PolicyNumber, Settlement};
 use crate::stats::Stats;
-use crate::verdict::Reason;
+use crate::verdict::{Reason, Verdict};
+use cluster::Context;
 use index::Index;
 use std::time::Duration;
 
@@ -77,6 +82,8 @@ pub struct Table {
     recent: Recent,
     relieved_at: Option<Instant>,
     tier: u8,
+    /// There are, or may be, other nodes.
+    cluster: Option<Box<cluster::Cluster>>,
 }
 
 impl Table {
@@ -98,6 +105,7 @@ impl Table {
             recent: Recent::default(),
             relieved_at: None,
             tier: 0,
+            cluster: None,
             options,
         }
     }
@@ -149,11 +157,10 @@ impl Table {
                     return;
                 }
                 stats.traces.opened += 1;
-                self.insert(
-                    now,
-                    hash,
-                    Trace::new(item.trace, now, self.options.completion.structural),
-                )
+                let trace = Trace::new(item.trace, now, self.options.completion.structural);
+                let key = self.insert(now, hash, trace);
+                self.recall(key, &item.trace);
+                key
             }
         };
         let trace = self.traces.get_mut(key).expect("found or opened above");
@@ -224,12 +231,22 @@ impl Table {
         out: &mut Vec<Settlement>,
     ) -> Option<Instant> {
         let trace = self.traces.get(key)?;
-        match completion::check(
+        let completion = completion::check(
             &self.options.completion,
             &trace.progress(),
             trace.digest(),
             now.instant,
-        ) {
+        );
+        if self.cluster.is_some() {
+            let context = Context {
+                now,
+                policies,
+                stats,
+                out,
+            };
+            return self.check_in_cluster(key, completion, context);
+        }
+        match completion {
             Completion::Closed(reason) => {
                 self.close(now, key, reason, policies, stats, out);
                 None
@@ -247,7 +264,7 @@ impl Table {
         stats: &mut Stats,
         out: &mut Vec<Settlement>,
     ) {
-        let Some(trace) = self.remove(key) else { return };
+        let Some(trace) = self.traces.get(key) else { return };
         let ruling = policies.judge_closed(trace.id(), trace.digest());
         let incomplete = !trace.is_whole();
         let decision = Decision {
@@ -257,6 +274,8 @@ impl Table {
             threshold: ruling.threshold,
             incomplete,
         };
+        let decision = self.decide_alone(key, decision, stats);
+        let Some(trace) = self.remove(key) else { return };
         self.count_decision(now, &trace, &ruling, decision, stats);
         self.remember(now, &trace, decision);
         out.extend(trace.into_settlements(decision, false));
@@ -329,6 +348,12 @@ impl Table {
         due.clear();
         self.due = due;
         self.hashes = hashes;
+        self.cluster_timeout(&mut Context {
+            now,
+            policies,
+            stats,
+            out,
+        });
     }
 
     /// Asks for the slots of some of the keys, beginning with number `begin`.
@@ -356,7 +381,8 @@ impl Table {
 
     /// When `handle_timeout` is due next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wheel.next()
+        let own = self.wheel.next();
+        own.into_iter().chain(self.cluster_poll_timeout()).min()
     }
 
     // ---- memory -----------------------------------------------------------------------------------------
@@ -364,7 +390,7 @@ impl Table {
     /// Bytes of trace state: slots, index, wheel, and the lists that traces own.
     pub fn state_bytes(&self) -> u64 {
         let per_trace = Slab::<Trace>::SLOT_BYTES + Index::ENTRY_BYTES + size_of::<(u64, Key)>();
-        (self.traces.len() * per_trace) as u64 + self.heap_bytes
+        (self.traces.len() * per_trace) as u64 + self.heap_bytes + self.cluster_bytes()
     }
 
     /// Decides the oldest traces early: 10 % of them above 90 % of the share, 30 % above 95 %, at most once
@@ -423,12 +449,26 @@ impl Table {
                 self.decided
                     .insert(self.options.hash_key.trace(&trace), trace, decision);
                 let Some(seen) = seen else { return };
+                if decision.verdict == Verdict::Keep && !late {
+                    let by_home = false;
+                    let keep = PeerDecision {
+                        trace,
+                        decision,
+                        by_home,
+                    };
+                    self.resume_keep(keep, seen.decided_at);
+                }
                 match self.recent.get_mut(&trace) {
                     Some(known) if late => known.add_late(seen.digest.span_count, &seen.places),
                     Some(known) => known.merge(seen),
                     None if late => {}
                     None => self.recent.push(seen),
                 }
+            }
+            FoundDecision::Announced { keep, logged_at } => {
+                let hash = self.options.hash_key.trace(&keep.trace);
+                self.decided.insert(hash, keep.trace, keep.decision);
+                self.resume_keep(keep, logged_at);
             }
             FoundDecision::CarriedDrop(compact) => self.decided.insert_older(compact, None),
             FoundDecision::CarriedKeep {

@@ -25,7 +25,7 @@ pub use repair::FRAME_BYTES_MAX;
 
 use super::datagram::{ClusterKey, DATAGRAM_BYTES_MAX, Lane, Opener, Origin, Rejected, Sealer};
 use super::member::{Identity, Membership};
-use super::stream::content::{Decisions, PolicyNames};
+use super::stream::content::{Decisions, Directed, PolicyNames};
 use super::stream::{Incoming, Outgoing, StreamId};
 use super::{Inbound, Members, NodeId, Outbound};
 use crate::base::time::{Instant, Now};
@@ -43,6 +43,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+/// For configured addresses to answer before this node takes itself for alone.
+const JOIN_TIME: Duration = Duration::from_secs(2);
 /// What waits in a batch for more.
 const FLUSH_AFTER: Duration = Duration::from_millis(3);
 /// Between two exchanges of heads with a random peer, give or take a fifth.
@@ -132,6 +134,8 @@ pub struct Gossip {
     peers: BTreeMap<NodeId, Peer>,
     /// As shards were told.
     live: Vec<NodeId>,
+    /// They are told nothing before: whoever joins a cluster is not alone for a moment.
+    joining_until: Option<Instant>,
     names: PolicyNames,
 
     decisions: Decisions,
@@ -173,7 +177,7 @@ impl Gossip {
             renewal: 0,
             address: options.address,
         };
-        let mut gossip = Gossip {
+        Gossip {
             own,
             home_key: home_key(&options.cluster),
             sealer: Sealer::new(&options.cluster, &options.keys, origin),
@@ -181,6 +185,7 @@ impl Gossip {
             membership: Membership::new(identity, random.random()),
             peers: BTreeMap::new(),
             live: Vec::new(),
+            joining_until: Some(now.instant.plus(JOIN_TIME)),
             names: PolicyNames::new(options.policy_names.clone()),
             decisions: Decisions::default(),
             flush_at: None,
@@ -199,9 +204,7 @@ impl Gossip {
             counts: Counts::default(),
             random,
             options,
-        };
-        gossip.tell_members();
-        gossip
+        }
     }
 
     // ---- what happens -----------------------------------------------------------------------------------
@@ -228,23 +231,28 @@ impl Gossip {
             Outbound::Digest(to, digest) if to == self.own.origin => {
                 self.inbounds.push_back(Inbound::Digest(to, digest));
             }
-            Outbound::Answer(to, answer) if to == self.own.origin => {
-                self.inbounds.push_back(Inbound::Answer(answer));
+            Outbound::Answer(to, version, answer) if to == self.own.origin => {
+                self.inbounds.push_back(Inbound::Answer(version, answer));
             }
             Outbound::Digest(to, digest) => {
                 self.counts.digests_out += 1;
                 self.direct(now, to, |pending, _| pending.push_digest(&digest));
             }
-            Outbound::Answer(to, answer) => {
-                self.direct(now, to, |pending, names| {
-                    pending.push_answer(now.wall, &answer, names)
-                });
+            Outbound::Answer(to, version, answer) => {
+                let push = |pending: &mut Directed, names: &_| {
+                    pending.push_answer(now.wall, version, &answer, names);
+                };
+                self.direct(now, to, push);
             }
         }
     }
 
     /// The addresses of the configuration, whenever they were looked up.
     pub fn handle_seeds(&mut self, now: Now, seeds: Vec<SocketAddr>) {
+        if seeds.iter().all(|seed| *seed == self.options.address) {
+            // Nobody to be asked.
+            self.end_joining();
+        }
         if self.seeds != seeds {
             self.seeds = seeds;
             self.seeds_at = now.instant;
@@ -274,6 +282,9 @@ impl Gossip {
     pub fn handle_timeout(&mut self, now: Now) {
         if self.leaving {
             return;
+        }
+        if self.joining_until.is_some_and(|until| until <= now.instant) {
+            self.end_joining();
         }
         self.membership.handle_timeout(now.instant);
         self.follow_membership(now);
@@ -328,6 +339,7 @@ impl Gossip {
             Some(self.heads_at),
             Some(self.upkeep_at),
             self.flush_at,
+            self.joining_until,
         ];
         let peers = self.peers.values().filter_map(Peer::poll_timeout);
         let streams = self
@@ -461,6 +473,12 @@ impl Gossip {
                 self.welcome(now, *identity);
             }
         }
+        if let Some(until) = &mut self.joining_until
+            && !live.is_empty()
+        {
+            // The first one tells of the others.
+            *until = (*until).min(now.instant.plus(JOIN_TIME / 10));
+        }
         self.tell_members();
     }
 
@@ -478,7 +496,16 @@ impl Gossip {
         self.send_heads(identity);
     }
 
+    fn end_joining(&mut self) {
+        if self.joining_until.take().is_some() {
+            self.tell_members();
+        }
+    }
+
     fn tell_members(&mut self) {
+        if self.joining_until.is_some() {
+            return;
+        }
         let mut live: Vec<NodeId> = self.live_peers().iter().map(|peer| peer.node).collect();
         live.push(self.own.origin);
         live.sort();

@@ -15,7 +15,7 @@ use crate::export::batch::Batch;
 use crate::export::retry::{Arrival, Failure, Fate, Loss};
 use crate::export::{Destination, DestinationStats, Notice, OnFull, Shipment};
 use crate::route::PolicyNumber;
-use crate::wal::Log;
+use crate::wal::{EntryKind, Log};
 
 /// Framed bytes that one destination gathers in one turn, and entries of others that it passes over.
 const TURN_BYTES_MAX: usize = 64 << 10;
@@ -495,6 +495,18 @@ impl<P: BlockPool, W> Landing<P, W> {
         self.log
             .set_prologue(payload)
             .expect("names and cursors are few, config sees to it");
+    }
+
+    /// Names that decisions of peers may bring from now on.
+    pub fn add_policy_names(&mut self, now: Now, names: &[String]) {
+        self.options.policy_names.extend_from_slice(names);
+        self.write_prologue();
+        self.write_kept_prologue();
+        // Decisions that are logged before the next segment begins need them too.
+        let mut payload = Vec::new();
+        let decided = self.decided.newest();
+        record::put_names(&mut payload, &self.options.policy_names, self.cursors(), decided);
+        self.append(now, EntryKind::NAMES, &payload);
     }
 
     pub(super) fn write_kept_prologue(&mut self) {

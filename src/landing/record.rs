@@ -5,6 +5,8 @@
 //!
 //! ```text
 //!  verdicts │ n × { trace id 16, verdict u8, reason u8, flags u8, 0 u8, policy u16, 0 u16, threshold u64 }
+//!  early    │ as verdicts: Keeps that the cluster is told and that settle nothing in this log
+//!  by home  │ the same, given by this node as the home of the traces
 //!  copied   │ n × { trace id 16, entry u64, run u16, 0 u16 × 3, kept log from u64, kept log to u64 }
 //!  names    │ policies: u16 count, each { u16 length, name };  then as cursors;  position of the newest decided
 //!           │ entry u64, all ones for none
@@ -31,6 +33,9 @@ pub const CURSORS: EntryKind = EntryKind(EntryKind::FIRST_FREE + 3);
 /// In the kept log only.
 pub const KEPT: EntryKind = EntryKind(EntryKind::FIRST_FREE + 4);
 pub const DECIDED: EntryKind = EntryKind(EntryKind::FIRST_FREE + 5);
+/// Told to the cluster, settling nothing; layout as verdicts.
+pub const EARLY: EntryKind = EntryKind(EntryKind::FIRST_FREE + 12);
+pub const BY_HOME: EntryKind = EntryKind(EntryKind::FIRST_FREE + 13);
 
 const LATE: u8 = 1;
 const HAS_THRESHOLD: u8 = 2;

@@ -20,14 +20,15 @@
 use super::decided::{Batch, Uncovered};
 use super::queue::Readers;
 use super::record::{
-    self, COPIED, CURSORS, CopiedRecord, DECIDED, DecidedRecord, KEPT, KeptRecord, NamesRecord, SPANS,
-    VERDICTS, VerdictRecord,
+    self, BY_HOME, COPIED, CURSORS, CopiedRecord, DECIDED, DecidedRecord, EARLY, KEPT, KeptRecord,
+    NamesRecord, SPANS, VERDICTS, VerdictRecord,
 };
 use super::{KeptEntry, LandingOptions};
 use crate::base::ids::{LogId, Place, Position, SpanId, TraceId};
 use crate::base::monoid::Monoid;
 use crate::base::time::{Instant, Now, WallTime};
 use crate::digest::Digest;
+use crate::gossip::PeerDecision;
 use crate::otlp::payload::SpansPayload;
 use crate::otlp::view::{self, SpanView};
 use crate::policy::{PolicySet, ResourceMatch};
@@ -142,6 +143,7 @@ impl<'a> Replay<'a> {
         let folded = match entry.kind {
             SPANS => self.spans(entry),
             VERDICTS => self.verdicts(entry),
+            EARLY | BY_HOME => self.announced(entry),
             COPIED => self.copied(entry.payload),
             CURSORS => record::read_cursors(entry.payload).map(|cursors| self.move_cursors(cursors)),
             DECIDED => self.decided(entry),
@@ -247,6 +249,26 @@ impl<'a> Replay<'a> {
                 };
                 self.jobs.insert((trace, last), job);
             }
+        }
+        Some(())
+    }
+
+    /// Settles nothing: its spans wait for the verdict entry that does.
+    fn announced(&mut self, entry: &ReplayedEntry<'_>) -> Option<()> {
+        let logged_at = self.moment(entry.arrived).wall;
+        for mut record in VerdictRecord::read_all(entry.payload)? {
+            record.decision.policy = match record.decision.policy {
+                Some(number) => policy_number(self.names, self.segment_names.get(number.0 as usize)?),
+                None => None,
+            };
+            self.decided.uncovered.add(self.hash_key, &record);
+            self.decided.uncovered.from.get_or_insert(entry.position);
+            let keep = PeerDecision {
+                trace: record.trace,
+                decision: record.decision,
+                by_home: entry.kind == BY_HOME,
+            };
+            self.found.push(FoundDecision::Announced { keep, logged_at });
         }
         Some(())
     }

@@ -19,6 +19,7 @@ fn answer(n: u64) -> PeerDecision {
             threshold: None,
             incomplete: true,
         },
+        by_home: false,
     }
 }
 
@@ -32,7 +33,10 @@ fn digests_and_answers_come_once_and_in_order() {
             version += 1;
             for to in 1..4 {
                 world.send_digest(0, to, version);
-                world.outbound(to, Outbound::Answer(node_id(0), answer(u64::from(version))));
+                world.outbound(
+                    to,
+                    Outbound::Answer(node_id(0), version, answer(u64::from(version))),
+                );
             }
         });
         world.run(ms(4_000));

@@ -79,7 +79,7 @@ pub struct Node {
     pub came: BTreeMap<TraceId, (u32, Instant)>,
     /// Versions of digests that came, by sender.
     pub digests: BTreeMap<NodeId, Vec<u32>>,
-    pub answers: Vec<TraceId>,
+    pub answers: Vec<(u32, TraceId)>,
     pub live: Vec<NodeId>,
     /// Every set of members that its shards were told.
     pub members_told: Vec<Vec<NodeId>>,
@@ -266,7 +266,14 @@ impl World {
             threshold: Some(Threshold::KEEP_ALL),
             incomplete: false,
         };
-        self.outbound(by, Outbound::Announce(PeerDecision { trace, decision }));
+        self.outbound(
+            by,
+            Outbound::Announce(PeerDecision {
+                trace,
+                decision,
+                by_home: true,
+            }),
+        );
         trace
     }
 
@@ -519,7 +526,11 @@ impl World {
 impl Node {
     fn take(&mut self, now: Instant, inbound: Inbound) {
         match inbound {
-            Inbound::Announced(PeerDecision { trace, decision }) => {
+            Inbound::Announced(PeerDecision {
+                trace,
+                decision,
+                by_home: true,
+            }) => {
                 let policy = decision
                     .policy
                     .map(|policy| self.names[usize::from(policy.0)].as_str());
@@ -530,7 +541,7 @@ impl Node {
                 assert_eq!(digest.digest.span_count, digest.version);
                 self.digests.entry(from).or_default().push(digest.version);
             }
-            Inbound::Answer(answer) => self.answers.push(answer.trace),
+            Inbound::Answer(version, answer) => self.answers.push((version, answer.trace)),
             Inbound::Members(members) => {
                 self.members_told.push(members.live.clone());
                 self.live = members.live;

@@ -108,7 +108,11 @@ pub fn replay(
         now,
         ..
     } = *setting;
-    let names = vec![POLICY.to_owned()];
+    let names: Vec<String> = policies
+        .policies()
+        .iter()
+        .map(|policy| policy.name.clone())
+        .collect();
     let mut oldest = None;
     recover(log_id, &mut disks.main, Extent::Whole, |entry| {
         oldest.get_or_insert(entry.position);

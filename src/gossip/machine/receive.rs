@@ -8,7 +8,7 @@ use super::{DELAY_COUNT_MAX, Gossip, NUMBER_MAX, Outcome, STREAM_COUNT_MAX, Stre
 use crate::base::time::Now;
 use crate::gossip::datagram::Opened;
 use crate::gossip::member::Identity;
-use crate::gossip::stream::content::{ContentError, PredicateMap, read_decisions};
+use crate::gossip::stream::content::{ContentError, PredicateMap, read_answers, read_decisions};
 use crate::gossip::stream::{Incoming, Received, StreamId};
 use crate::gossip::{Inbound, NodeId};
 use crate::proto;
@@ -204,7 +204,10 @@ impl Gossip {
     fn read_directed_batch(&mut self, sender: StreamId, content: Bytes) -> Result<(), ContentError> {
         let message = proto::Directed::decode(content)?;
         let own = std::mem::take(&mut self.options.predicates);
-        let stated = message.predicates.map(|table| PredicateMap::new(&own, &table));
+        let stated = message
+            .predicates
+            .as_ref()
+            .map(|table| PredicateMap::new(&own, table));
         self.options.predicates = own;
         let mut digests = Vec::with_capacity(message.digests.len().min(64));
         if let Some(peer) = self.peer_mut(sender) {
@@ -214,17 +217,15 @@ impl Gossip {
                 digests.push(map.read_digest(digest)?);
             }
         }
-        let mut answers = Vec::new();
-        if let Some(message) = &message.answers {
-            read_decisions(message, &mut self.names, |answer| answers.push(answer))?;
-        }
+        let answers = read_answers(&message, &mut self.names)?;
         self.tell_names();
+        let answer = |(version, answer)| Inbound::Answer(version, answer);
         self.counts.digests_in += digests.len() as u64;
         let digests = digests
             .into_iter()
             .map(|digest| Inbound::Digest(sender.origin, digest));
         self.inbounds
-            .extend(digests.chain(answers.into_iter().map(Inbound::Answer)));
+            .extend(digests.chain(answers.into_iter().map(answer)));
         Ok(())
     }
 

@@ -44,8 +44,9 @@ const NAME_BYTES_MAX: usize = 256;
 const DECISION_BYTES: usize = 16 + 1 + 2 + 9;
 /// One digest at most, every field at its longest.
 const DIGEST_BYTES: usize = 104;
+const VERSION_BYTES: usize = 5;
 /// The time, and tags and lengths of columns.
-const COLUMNS_BYTES: usize = 30;
+const COLUMNS_BYTES: usize = 34;
 
 /// Names of policies by their numbers in this node, which only grow.
 #[derive(Debug)]
@@ -130,8 +131,10 @@ impl Decisions {
             self.bytes = COLUMNS_BYTES;
         }
         let decision = &decided.decision;
-        let outcome =
-            decision.verdict as u8 | (decision.reason as u8) << 2 | u8::from(decision.incomplete) << 7;
+        let outcome = decision.verdict as u8
+            | (decision.reason as u8) << 2
+            | u8::from(decided.by_home) << 6
+            | u8::from(decision.incomplete) << 7;
         self.traces.extend_from_slice(decided.trace.as_bytes());
         self.outcomes.extend_from_slice(&[outcome]);
         let name = decision.policy.and_then(|number| names.name(number));
@@ -197,13 +200,16 @@ pub fn read_decisions(
         let decision = Decision {
             verdict,
             // A reason that a later version knows.
-            reason: Reason::from_byte(outcome >> 2 & 31).unwrap_or(Reason::Peer),
+            reason: Reason::from_byte(outcome >> 2 & 15).unwrap_or(Reason::Peer),
             policy: policy.checked_sub(1).and_then(|place| numbers[place as usize]),
             threshold: threshold.checked_sub(1).and_then(Threshold::new),
             incomplete: outcome >> 7 == 1,
         };
-        let trace = TraceId::new(trace).ok_or(ContentError::Value)?;
-        each(PeerDecision { trace, decision });
+        each(PeerDecision {
+            trace: TraceId::new(trace).ok_or(ContentError::Value)?,
+            decision,
+            by_home: outcome >> 6 & 1 == 1,
+        });
     }
     Ok(WallTime(message.announced_unix_nano))
 }
@@ -214,6 +220,7 @@ pub struct Directed {
     predicates: Option<proto::PredicateTable>,
     digests: Vec<proto::Digest>,
     answers: Decisions,
+    versions: Vec<u32>,
     bytes: usize,
 }
 
@@ -223,7 +230,7 @@ impl Directed {
     }
 
     pub fn is_full(&self) -> bool {
-        self.answers.is_full(self.bytes + DIGEST_BYTES)
+        self.answers.is_full(self.bytes + DIGEST_BYTES + VERSION_BYTES)
     }
 
     /// From here on bits mean this. Its batch has nothing else.
@@ -239,8 +246,11 @@ impl Directed {
         self.bytes += DIGEST_BYTES;
     }
 
-    pub fn push_answer(&mut self, wall: WallTime, answer: &PeerDecision, names: &PolicyNames) {
+    /// To the digest of this version.
+    pub fn push_answer(&mut self, wall: WallTime, version: u32, answer: &PeerDecision, names: &PolicyNames) {
         self.answers.push(wall, answer, names);
+        self.versions.push(version);
+        self.bytes += VERSION_BYTES;
     }
 
     pub fn take(&mut self) -> Bytes {
@@ -250,9 +260,28 @@ impl Directed {
             predicates: self.predicates.take(),
             digests: std::mem::take(&mut self.digests),
             answers,
+            answered_versions: std::mem::take(&mut self.versions),
         };
         message.encode_to_vec().into()
     }
+}
+
+/// Reads answers with the versions of the digests that they answer.
+pub fn read_answers(
+    message: &proto::Directed,
+    names: &mut PolicyNames,
+) -> Result<Vec<(u32, PeerDecision)>, ContentError> {
+    let mut answers = Vec::new();
+    if let Some(decisions) = &message.answers {
+        if decisions.outcomes.len() != message.answered_versions.len() {
+            return Err(ContentError::Columns);
+        }
+        let mut versions = message.answered_versions.iter();
+        read_decisions(decisions, names, |answer| {
+            answers.extend(versions.next().map(|version| (*version, answer)));
+        })?;
+    }
+    Ok(answers)
 }
 
 /// From the bits of one sender to ours.
@@ -369,8 +398,8 @@ mod tests {
     }
 
     prop_compose! {
-        fn decision()(trace in trace(), verdict in 0u8..4, reason in 0u8..9, policy in prop::option::of(0u16..5), threshold in prop::option::of(0..Threshold::LIMIT), incomplete in any::<bool>()) -> PeerDecision {
-            PeerDecision { trace, decision: Decision {
+        fn decision()(trace in trace(), verdict in 0u8..4, reason in 0u8..9, policy in prop::option::of(0u16..5), threshold in prop::option::of(0..Threshold::LIMIT), incomplete in any::<bool>(), by_home in any::<bool>()) -> PeerDecision {
+            PeerDecision { trace, by_home, decision: Decision {
                 verdict: Verdict::from_byte(verdict).expect("below 4"),
                 reason: Reason::from_byte(reason).expect("below 9"),
                 policy: policy.map(PolicyNumber),
@@ -455,8 +484,9 @@ mod tests {
                 let _ = read_decisions(&message, &mut names(&[]), |_| {});
             }
             if let Ok(message) = proto::Directed::decode(bytes) {
-                let map = PredicateMap::new(&[1], &message.predicates.unwrap_or_default());
+                let map = PredicateMap::new(&[1], &message.predicates.clone().unwrap_or_default());
                 message.digests.iter().for_each(|digest| drop(map.read_digest(digest)));
+                let _ = read_answers(&message, &mut names(&[]));
             }
         }
     }
