@@ -6,10 +6,11 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use tailkeep::config::options::{
-    AdminOptions, Auto, CompletionOptions, Compression, Cores, Durability, Endpoint, ExporterKind,
-    ExporterOptions, FileExporterOptions, FilterOptions, FreeSpace, GrpcReceiverOptions, HttpReceiverOptions,
-    Keepalive, MemoryOptions, NodeOptions, OnFull, OtlpExporterOptions, OtlpProtocol, QueueOptions,
-    ReceiverOptions, RetryOptions, RotationOptions, SamplingOptions, ServerKeepalive, WalOptions,
+    AdminOptions, Auto, ClusterOptions, CompletionOptions, Compression, Cores, Durability, Endpoint,
+    ExporterKind, ExporterOptions, FileExporterOptions, FilterOptions, FreeSpace, GrpcReceiverOptions,
+    HttpReceiverOptions, Keepalive, MemoryOptions, NodeOptions, OnFull, OtlpExporterOptions, OtlpProtocol,
+    QueueOptions, ReceiverOptions, RetryOptions, RotationOptions, SamplingOptions, ServerKeepalive,
+    SpansArrive, WalOptions,
 };
 use tailkeep::config::render::render;
 use tailkeep::config::{BUILT_IN, Config, DEFAULTS, EXAMPLE, Source, Surroundings, load};
@@ -248,6 +249,36 @@ fn node() -> impl Strategy<Value = NodeOptions> {
     })
 }
 
+fn cluster() -> impl Strategy<Value = ClusterOptions> {
+    let name = text().prop_filter("a name", |name| !name.contains(char::is_control));
+    let advertise = auto(Just(Endpoint::new("a.example", 5)));
+    let by_trace_id = any::<bool>();
+    let key_file = option::of(path());
+    (
+        name,
+        endpoint(5337),
+        advertise,
+        vec(Just(Endpoint::new("b.example", 7)), 0..3),
+        key_file,
+        by_trace_id,
+    )
+        .prop_map(
+            |(name, listen, advertise, join, key_file, by_trace_id)| ClusterOptions {
+                name,
+                listen,
+                advertise,
+                join,
+                key_file,
+                insecure: true,
+                spans_arrive: if by_trace_id {
+                    SpansArrive::ByTraceId
+                } else {
+                    SpansArrive::Anywhere
+                },
+            },
+        )
+}
+
 fn receivers() -> impl Strategy<Value = ReceiverOptions> {
     let seconds = || (1..=1_000_u64).prop_map(Duration::from_secs);
     let keepalive =
@@ -462,20 +493,33 @@ fn config() -> impl Strategy<Value = Config> {
             Just(policies),
         )
     });
-    (node(), receivers(), wal(), judged, any::<bool>(), memory, admin).prop_map(
-        |(node, receivers, wal, (completion, exporters, policies), annotate, memory, admin)| Config {
-            built_in: false,
-            node,
-            receivers,
-            wal,
-            policies,
-            sampling: SamplingOptions { annotate },
-            completion,
-            memory,
-            exporters,
-            admin,
-        },
+    (
+        node(),
+        receivers(),
+        wal(),
+        judged,
+        any::<bool>(),
+        memory,
+        option::of(cluster()),
+        admin,
     )
+        .prop_map(
+            |(node, receivers, wal, (completion, exporters, policies), annotate, memory, cluster, admin)| {
+                Config {
+                    built_in: false,
+                    node,
+                    receivers,
+                    wal,
+                    policies,
+                    sampling: SamplingOptions { annotate },
+                    completion,
+                    memory,
+                    exporters,
+                    cluster,
+                    admin,
+                }
+            },
+        )
 }
 
 proptest! {

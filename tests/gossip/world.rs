@@ -110,7 +110,6 @@ enum Event {
 #[derive(Clone, Copy, Debug)]
 pub struct Announced {
     pub by: usize,
-    pub life: u64,
     pub at: Instant,
 }
 
@@ -255,9 +254,8 @@ impl World {
     /// Has a node announce a Keep of a trace that nobody else knows.
     pub fn announce(&mut self, by: usize) -> TraceId {
         let trace = TraceId::new(&self.random.random::<u128>().to_be_bytes()).expect("not zero");
-        let life = self.node(by).incarnation;
         let at = self.now;
-        self.announced.insert(trace, Announced { by, life, at });
+        self.announced.insert(trace, Announced { by, at });
         let policy = self.policy_of(by, trace);
         let decision = Decision {
             verdict: Verdict::Keep,
@@ -529,8 +527,9 @@ impl Node {
             Inbound::Announced(PeerDecision {
                 trace,
                 decision,
-                by_home: true,
+                by_home,
             }) => {
+                assert!(by_home);
                 let policy = decision
                     .policy
                     .map(|policy| self.names[usize::from(policy.0)].as_str());
