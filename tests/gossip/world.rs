@@ -242,6 +242,10 @@ impl World {
         self.nodes[index].as_ref().expect("it lives")
     }
 
+    pub fn node_mut(&mut self, index: usize) -> &mut Node {
+        self.nodes[index].as_mut().expect("it lives")
+    }
+
     /// Nothing passes between the two groups.
     pub fn partition(&mut self, left: &[usize], right: &[usize]) {
         for l in left {

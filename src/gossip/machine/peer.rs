@@ -95,7 +95,7 @@ impl Peer {
 
     /// After `beat` was sent: when the next one goes.
     pub fn beaten(&mut self, now: Instant, beat: proto::Beat) {
-        self.beat_pause = match beat == self.told {
+        self.beat_pause = match beat == self.told && beat.suspected == 0 {
             true => (self.beat_pause * 2).min(BEAT_LONGEST),
             false => BEAT,
         };
