@@ -15,9 +15,7 @@
 
 use crate::base::ids::TraceId;
 use crate::digest::{Digest, PredicateSet};
-use crate::route::Decision;
-use siphasher::sip::SipHasher13;
-use std::hash::Hasher;
+use crate::route::{self, Decision, HashKey};
 
 pub mod home; // one trace as its home node sees it: digests of all fragments
 
@@ -31,20 +29,14 @@ pub struct Members {
     pub own: NodeId,
     pub live: Vec<NodeId>,
     /// Shared by the cluster, so that all choose alike.
-    pub home_key: [u64; 2],
+    pub home_key: HashKey,
 }
 
 impl Members {
-    /// The node that judges the trace: the live one with the highest hash of trace and node, so that a change of
-    /// members moves only the traces of those who came or went.
+    /// The node that judges the trace for all, as long as these are the live ones.
     pub fn home(&self, trace: &TraceId) -> NodeId {
-        let weight = |node: &NodeId| {
-            let mut hasher = SipHasher13::new_with_keys(self.home_key[0], self.home_key[1]);
-            hasher.write(trace.as_bytes());
-            hasher.write_u64(node.0);
-            (hasher.finish(), *node)
-        };
-        self.live.iter().copied().max_by_key(weight).unwrap_or(self.own)
+        let live = self.live.iter().map(|node| node.0);
+        NodeId(route::home(self.home_key, live, trace).unwrap_or(self.own.0))
     }
 
     /// There is somebody else.
@@ -114,6 +106,9 @@ pub enum Inbound {
     /// Of this node's own digest of this version.
     Answer(u32, PeerDecision),
     Members(Members),
+    /// What was sent to this node and not answered is lost to it: it lives anew, was cut off, or fell too far behind.
+    /// Digests for which it is home are to be sent again.
+    Renewed(NodeId),
     /// Policy names that decisions of peers may name from now on, after those known already.
     PolicyNames(Vec<String>),
 }

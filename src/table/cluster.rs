@@ -205,6 +205,7 @@ impl Table {
             }
             Inbound::Answer(version, answer) => self.hear_answer(version, answer, &mut context),
             Inbound::Members(members) => cluster.set_members(members),
+            Inbound::Renewed(node) => cluster.send_again(node),
             Inbound::PolicyNames(_) => {}
         }
         self.hear_home(&mut context);
@@ -721,6 +722,18 @@ impl Cluster {
             pending.armed = due;
             self.wheel.arm(due, key);
         }
+    }
+
+    /// The node has nothing of what it was sent.
+    fn send_again(&mut self, node: NodeId) {
+        for (key, pending) in &mut self.pending {
+            if pending.sent_to == Some(node) && pending.answer.is_none() {
+                pending.sent_at = Instant(0);
+                self.moved.push(*key);
+            }
+        }
+        self.moved.sort_unstable_by_key(|key| key.slot());
+        self.moved.dedup();
     }
 
     fn set_members(&mut self, members: Members) {
