@@ -37,6 +37,15 @@ impl PredicateSet {
     pub fn union(self, other: PredicateSet) -> PredicateSet {
         PredicateSet(self.0 | other.0)
     }
+
+    /// Bit n is of the predicate with number n.
+    pub fn bits(self) -> u128 {
+        self.0
+    }
+
+    pub fn from_bits(bits: u128) -> PredicateSet {
+        PredicateSet(bits)
+    }
 }
 
 /// A predicate's number in its policy set.
@@ -70,6 +79,16 @@ impl RandomnessSeen {
     pub fn new(value: u64, on_root: bool) -> RandomnessSeen {
         debug_assert!(value < 1 << 56);
         RandomnessSeen(if on_root { value } else { Self::RANK_ANY | value })
+    }
+
+    /// Rank and value, as other nodes are told; `None`: none was seen.
+    pub fn ranked(self) -> Option<u64> {
+        (self != Self::NONE).then_some(self.0)
+    }
+
+    /// `None` where no [`RandomnessSeen::ranked`] gives such a number.
+    pub fn from_ranked(ranked: u64) -> Option<RandomnessSeen> {
+        (ranked < Self::RANK_ANY << 1).then_some(RandomnessSeen(ranked))
     }
 
     /// The 56 bits to use instead of the trace id's, if any span brought some.

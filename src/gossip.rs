@@ -13,11 +13,17 @@
 //!
 //! The words of this module, which shards and the wire share, are here; its parts are sans-IO.
 
+pub mod datagram; // sealed, opened, each once
+pub mod home; // one trace as its home node sees it: digests of all fragments
+pub mod machine; // one node of a cluster, whole
+pub mod member; // who is there
+pub mod stream; // numbered, repaired, kept
+
+pub use machine::{Gossip, Options};
+
 use crate::base::ids::TraceId;
 use crate::digest::{Digest, PredicateSet};
 use crate::route::{self, Decision, HashKey};
-
-pub mod home; // one trace as its home node sees it: digests of all fragments
 
 /// One life of one node: address-independent, drawn at its first start and kept in its data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

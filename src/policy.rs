@@ -108,6 +108,12 @@ impl PolicySet {
         &self.infos
     }
 
+    /// What the bits of a digest mean, for other nodes: a hash of each predicate, by its number, that is the same
+    /// in every version and configuration.
+    pub fn predicate_hashes(&self) -> Vec<u64> {
+        self.predicates.hashes()
+    }
+
     /// Whether `fold` reads span attributes at all.
     pub fn wants_attributes(&self) -> bool {
         self.predicates.wants_attributes()
