@@ -387,9 +387,11 @@ impl<P: BlockPool, W> Landing<P, W> {
         .min()
     }
 
-    /// Lets the oldest durable blocks leave memory above 70 % of the account.
+    /// Lets settled blocks leave memory; above 70 % of the account the oldest durable ones too.
     fn evict(&mut self) {
         const COUNT_EVERY_BYTES: u64 = 1 << 20;
+        self.log.drop_settled();
+        self.kept.drop_settled();
         if self.uncounted_bytes < COUNT_EVERY_BYTES {
             return;
         }

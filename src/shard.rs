@@ -88,8 +88,8 @@ pub struct Shard<P: BlockPool, W> {
     settlements: Vec<Settlement>,
     /// Items of other cores that wait for credit.
     inbox: VecDeque<(CoreId, ItemBatch)>,
-    /// Keeps for the cluster, with the position up to which the log must be durable first.
-    announcements: VecDeque<(Position, PeerDecision)>,
+    /// Keeps for the cluster, announced or answered with, and the position up to which the log must be durable first.
+    announcements: VecDeque<(Position, Outbound)>,
 }
 
 /// Credit and what waits to be sent.
@@ -155,7 +155,7 @@ impl<P: BlockPool, W> Shard<P, W> {
         let resumed = shard.table.take_resumed_keeps().into_iter();
         shard
             .announcements
-            .extend(resumed.map(|keep| (Position::default(), keep)));
+            .extend(resumed.map(|keep| (Position::default(), Outbound::Announce(keep))));
         for fragment in fragments {
             shard
                 .table
@@ -331,17 +331,14 @@ impl<P: BlockPool, W> Shard<P, W> {
     /// Something for the cluster. A Keep is durable in this core's log.
     pub fn poll_outbound(&mut self, now: Now) -> Option<Outbound> {
         let (durable, failed) = self.landings[0].log_reach();
-        if let Some((position, keep)) = self.announcements.front().copied() {
+        let position = self.announcements.front().map(|(position, _)| *position);
+        if position.is_some_and(|position| position <= durable.max(failed)) {
+            let (position, told) = self.announcements.pop_front().expect("just seen");
             if position <= durable {
-                self.announcements.pop_front();
-                return Some(Outbound::Announce(keep));
+                return Some(told);
             }
-            if position <= failed {
-                // Its entry is in no log.
-                self.announcements.pop_front();
-                let end = self.landings[0].log_announced(now, &[keep]);
-                self.announcements.push_back((end, keep));
-            }
+            // Its entry is in no log.
+            self.log_told(now, vec![told]);
         }
         self.table.poll_outbound()
     }
@@ -416,10 +413,18 @@ impl<P: BlockPool, W> Shard<P, W> {
     fn log_keeps(&mut self, now: Now) {
         let keeps = self.table.take_keeps();
         if !keeps.is_empty() {
-            let end = self.landings[0].log_announced(now, &keeps);
-            self.announcements
-                .extend(keeps.into_iter().map(|keep| (end, keep)));
+            self.log_told(now, keeps);
         }
+    }
+
+    fn log_told(&mut self, now: Now, told: Vec<Outbound>) {
+        let announced = told.iter().filter_map(|told| match told {
+            Outbound::Announce(keep) => Some(*keep),
+            Outbound::Answer(..) | Outbound::Digest(..) => None,
+        });
+        let announced: Vec<PeerDecision> = announced.collect();
+        let end = self.landings[0].log_announced(now, &announced);
+        self.announcements.extend(told.into_iter().map(|told| (end, told)));
     }
 
     /// The cluster takes nothing: what is decided would pile up here.

@@ -8,7 +8,7 @@
 //!            └─────────────────┴──────┴──────────┴──────────────┴─────────┴───────┴────┘
 //!  in memory                      ░░░░░░░░▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓
 //!                                 may be  must stay until durable
-//!                                 evicted
+//!                                 evicted; goes when no run in it is live
 //! ```
 //!
 //! An entry is written once, by its caller, in place in a block; that block is what is read, what goes to
@@ -170,7 +170,7 @@ impl<P: BlockPool> Log<P> {
         let mut log = Log {
             seed: Seed::new(options.log_seed),
             pool,
-            memory: Memory::new(),
+            memory: Memory::new(tail),
             begun: None,
             tail,
             next_sequence: start.next_sequence,

@@ -70,6 +70,7 @@ fn take(world: &mut World, step: &Step) -> Checked {
         Step::Hold(which) => world.hold(*which),
         Step::Release(which) => world.release(*which),
         Step::Evict(target) => {
+            world.log.drop_settled();
             world.log.evict(*target);
             world.check()
         }

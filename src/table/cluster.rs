@@ -67,7 +67,8 @@ pub(super) struct Cluster {
     pub(super) heard: Heard,
     words: Vec<Word>,
     outbound: VecDeque<Outbound>,
-    keeps: Vec<PeerDecision>,
+    /// Keeps that are announced or answered with: told once they are durable.
+    keeps: Vec<Outbound>,
     /// Dropped here, and kept elsewhere.
     raised: Vec<PeerDecision>,
     started: WallTime,
@@ -205,7 +206,8 @@ impl Table {
             }
             Inbound::Answer(version, answer) => self.hear_answer(version, answer, &mut context),
             Inbound::Members(members) => cluster.set_members(members),
-            Inbound::PolicyNames(_) | Inbound::Renewed(_) => {}
+            Inbound::Renewed(node) => cluster.send_again(node),
+            Inbound::PolicyNames(_) => {}
         }
         self.hear_home(&mut context);
     }
@@ -299,11 +301,11 @@ impl Table {
         let by_home = cluster.is_alone();
         stats.traces.judged_alone += u64::from(!by_home);
         if own.verdict == Verdict::Keep {
-            cluster.keeps.push(PeerDecision {
+            cluster.keeps.push(Outbound::Announce(PeerDecision {
                 trace: trace.id(),
                 decision: own,
                 by_home,
-            });
+            }));
         }
         own
     }
@@ -377,8 +379,9 @@ impl Table {
 
     // ---- what is to be done -----------------------------------------------------------------------------
 
-    /// Keeps that are to be logged, and then announced.
-    pub fn take_keeps(&mut self) -> Vec<PeerDecision> {
+    /// Announcements and answers that say Keep: the announced ones are to be logged, all to be sent once the log is
+    /// durable so far.
+    pub fn take_keeps(&mut self) -> Vec<Outbound> {
         let keeps = self
             .cluster
             .as_mut()
@@ -461,11 +464,11 @@ impl Table {
                     by_home: false,
                     since: now,
                 });
-                cluster.keeps.push(PeerDecision {
+                cluster.keeps.push(Outbound::Announce(PeerDecision {
                     trace: trace.id(),
                     decision,
                     by_home: false,
-                });
+                }));
             }
         }
         let grown = pending.sent_spans != trace.digest().span_count;
@@ -574,16 +577,18 @@ impl Table {
                 };
                 match word {
                     Word::Keep(keep) => {
-                        cluster.keeps.push(keep);
+                        cluster.keeps.push(Outbound::Announce(keep));
                         self.hear_keep(keep, context);
                     }
                     Word::Answer(node, version, answer) if node == own => {
                         self.hear_answer(version, answer, context);
                     }
                     Word::Answer(node, version, answer) if !cluster.is_full() => {
-                        cluster
-                            .outbound
-                            .push_back(Outbound::Answer(node, version, answer));
+                        let told = Outbound::Answer(node, version, answer);
+                        match answer.decision.verdict {
+                            Verdict::Keep => cluster.keeps.push(told),
+                            _ => cluster.outbound.push_back(told),
+                        }
                     }
                     // It will be asked for again.
                     Word::Answer(..) => {}
@@ -721,6 +726,18 @@ impl Cluster {
             pending.armed = due;
             self.wheel.arm(due, key);
         }
+    }
+
+    /// The node has nothing of what it was sent.
+    fn send_again(&mut self, node: NodeId) {
+        for (key, pending) in &mut self.pending {
+            if pending.sent_to == Some(node) && pending.answer.is_none() {
+                pending.sent_at = Instant(0);
+                self.moved.push(*key);
+            }
+        }
+        self.moved.sort_unstable_by_key(|key| key.slot());
+        self.moved.dedup();
     }
 
     fn set_members(&mut self, members: Members) {

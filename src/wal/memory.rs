@@ -10,12 +10,15 @@
 //!
 //! A block covers a contiguous range of positions and begins on a multiple of 256 KiB. It is one such unit
 //! long, unless an entry needs more. No entry lies in two blocks.
+//!
+//! Live runs are counted by 256 KiB of positions: a block without any is of no use to anyone in memory, however
+//! young it is.
 
 use std::collections::VecDeque;
 
 use super::entry::{EntryHeader, EntryKind, Seed};
 use super::segment::SegmentId;
-use crate::base::block::BlockPool;
+use crate::base::block::{BLOCK_BYTES, BlockPool};
 use crate::base::ids::Position;
 
 /// A block that is complete.
@@ -62,15 +65,84 @@ pub(super) struct Memory<P: BlockPool> {
     pub sealed: VecDeque<Sealed<P>>,
     pub filling: Option<Filling<P>>,
     pub sealed_bytes: u64,
+    /// Live runs in each unit of 256 KiB, beginning with number `first_unit`.
+    live: VecDeque<u32>,
+    first_unit: u64,
+    /// The last live run of some unit has gone since blocks were last looked through.
+    has_settled: bool,
 }
 
 impl<P: BlockPool> Memory<P> {
-    pub fn new() -> Memory<P> {
+    /// Of a log whose first entry will be at `tail`.
+    pub fn new(tail: Position) -> Memory<P> {
         Memory {
             sealed: VecDeque::new(),
             filling: None,
             sealed_bytes: 0,
+            live: VecDeque::new(),
+            first_unit: tail.0 / BLOCK_BYTES as u64,
+            has_settled: false,
         }
+    }
+
+    /// Runs of the entry at `position` are live. What was never in memory is not counted.
+    pub fn hold(&mut self, position: Position, count: u32) {
+        if let Some(unit) = self.unit(position) {
+            if unit >= self.live.len() {
+                self.live.resize(unit + 1, 0);
+            }
+            self.live[unit] += count;
+        }
+    }
+
+    pub fn release(&mut self, position: Position, count: u32) {
+        if let Some(unit) = self.unit(position) {
+            self.live[unit] -= count;
+            self.has_settled |= self.live[unit] == 0;
+        }
+    }
+
+    fn unit(&self, position: Position) -> Option<usize> {
+        let unit = (position.0 / BLOCK_BYTES as u64).checked_sub(self.first_unit)?;
+        usize::try_from(unit).ok()
+    }
+
+    /// Takes out the blocks before `durable` without a live run, if a last one has gone since the last call.
+    pub fn take_settled(&mut self, durable: Position) -> Vec<P::Shared> {
+        if !std::mem::take(&mut self.has_settled) {
+            return Vec::new();
+        }
+        let mut settled = Vec::new();
+        let mut at = 0;
+        while let Some(block) = self.sealed.get(at).filter(|block| block.end() <= durable) {
+            if block.writes > 0 || self.is_live(block) {
+                at += 1;
+                continue;
+            }
+            let block = self.sealed.remove(at).expect("looked at above");
+            self.sealed_bytes -= block.bytes() as u64;
+            settled.push(block.shared);
+        }
+        self.forget_units();
+        settled
+    }
+
+    fn is_live(&self, block: &Sealed<P>) -> bool {
+        let unit_of = |position: Position| self.unit(position).unwrap_or(0);
+        let until = unit_of(block.end()).min(self.live.len());
+        let from = unit_of(block.start).min(until);
+        self.live.range(from..until).any(|count| *count > 0)
+    }
+
+    /// Units before everything that is in memory are not looked at any more.
+    fn forget_units(&mut self) {
+        let filling = self.filling.as_ref().map(|filling| filling.start);
+        let Some(oldest) = self.sealed.front().map(|block| block.start).or(filling) else {
+            return;
+        };
+        let count = self.unit(oldest).unwrap_or(0).min(self.live.len());
+        self.live.drain(..count);
+        self.first_unit += count as u64;
     }
 
     pub fn push(&mut self, start: Position, shared: P::Shared, writes: u32) {
@@ -87,6 +159,7 @@ impl<P: BlockPool> Memory<P> {
     pub fn pop_oldest(&mut self) -> Option<P::Shared> {
         let block = self.sealed.pop_front()?;
         self.sealed_bytes -= block.bytes() as u64;
+        self.forget_units();
         Some(block.shared)
     }
 

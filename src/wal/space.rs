@@ -119,6 +119,7 @@ impl<P: BlockPool> Log<P> {
     /// `count` runs of the entry at `position` are live: its segment stays.
     pub fn hold(&mut self, position: Position, count: u32) {
         *self.holds_at(position) += u64::from(count);
+        self.memory.hold(position, count);
     }
 
     /// Takes back what `hold` said.
@@ -127,6 +128,7 @@ impl<P: BlockPool> Log<P> {
         *holds = holds
             .checked_sub(u64::from(count))
             .unwrap_or_else(|| panic!("W3: {position} is released more often than held"));
+        self.memory.release(position, count);
     }
 
     /// Nothing at or after `position` may be recycled. At the start there is no floor.
@@ -201,6 +203,13 @@ impl<P: BlockPool> Log<P> {
         let position = settled.min(self.resume_floor);
         if position > self.resumes_at {
             self.resumes_next = Some((position, self.tail));
+        }
+    }
+
+    /// Lets the durable blocks go from memory in which nothing is held: few will ask for them, and those can read.
+    pub fn drop_settled(&mut self) {
+        for block in self.memory.take_settled(self.durable) {
+            self.pool.give(block);
         }
     }
 

@@ -225,7 +225,7 @@ impl Node {
         let core = match &inbound {
             Inbound::Announced(keep) | Inbound::Answer(_, keep) => owner(&keep.trace),
             Inbound::Digest(_, digest) => owner(&digest.trace),
-            Inbound::Members(_) | Inbound::PolicyNames(_) => {
+            Inbound::Members(_) | Inbound::Renewed(_) | Inbound::PolicyNames(_) => {
                 for core in &mut self.cores {
                     core.handle_inbound(outside.now, inbound.clone());
                 }
@@ -245,7 +245,7 @@ impl Node {
         let members = Members {
             own: node_id(self.number),
             live: live.into_iter().map(node_id).collect(),
-            home_key: [7, 9],
+            home_key: HashKey([7, 9]),
         };
         self.handle_inbound(outside, Inbound::Members(members));
     }

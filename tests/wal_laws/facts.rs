@@ -328,6 +328,36 @@ fn only_durable_blocks_leave_memory() {
 }
 
 #[test]
+fn blocks_without_a_live_run_leave_memory_and_others_stay() {
+    let mut world = World::new(1, options());
+    opened(&mut world);
+    let mut entries = Vec::new();
+    for _ in 0..20 {
+        entries.push(world.append(&[60_000]).expect("sound").expect("room"));
+        world.log.hold(entries[entries.len() - 1].position, 2);
+    }
+    let resident = |world: &World| world.log.usage().resident_bytes;
+    let all = resident(&world);
+    entries
+        .iter()
+        .for_each(|entry| world.log.release(entry.position, 1));
+    world.settle().expect("sound");
+    world.log.drop_settled();
+    assert_eq!(resident(&world), all, "every run has one more use");
+    for entry in &entries[..15] {
+        world.log.release(entry.position, 1);
+    }
+    world.log.drop_settled();
+    let left = resident(&world);
+    assert!(left < all / 2, "{left} of {all}");
+    assert!(world.log.resident(entries[0].position).is_none());
+    assert!(world.log.resident(entries[15].position).is_some());
+    for which in 0..20 {
+        world.read(which).expect("in memory or on disk");
+    }
+}
+
+#[test]
 fn rooms_are_filled_to_the_end_of_the_block() {
     let mut world = World::new(1, options());
     opened(&mut world);
