@@ -13,12 +13,13 @@ use super::executor::{self, CoreSetup, Flags};
 use super::ingress::{self, listener};
 use super::mesh::mesh;
 use super::recovery::RecoveryError;
-use super::seats::Seats;
+use super::seats::{LeftOut, Seats};
 use crate::base::ids::{CoreId, LogId};
 use crate::completion::CompletionOptions;
 use crate::config::options::Durability;
 use crate::policy::PolicySet;
 use crate::route;
+use crate::shard::OnOverload;
 use glommio::{LocalExecutorBuilder, Placement};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -50,6 +51,7 @@ pub struct NodeOptions {
     pub completion: CompletionOptions,
     pub annotate: bool,
     pub memory_limit_bytes: u64,
+    pub on_overload: OnOverload,
     pub exporters: Vec<ExporterOptions>,
     pub grpc: Vec<SocketAddr>,
     pub http: Vec<SocketAddr>,
@@ -141,6 +143,7 @@ pub fn run(options: NodeOptions) -> Result<(), NodeError> {
     let facts = Arc::new(facts(&options, &data_dir, &listeners));
     let (options, data_dir) = (Arc::new(options), Arc::new(data_dir));
     let seats = Seats::new(core_count);
+    let left_out = LeftOut::new(core_count);
     let mut admin = Some(listeners.admin);
     let (ended, ends) = std::sync::mpsc::channel();
     let sockets = listeners.grpc.into_iter().zip(listeners.http);
@@ -160,6 +163,7 @@ pub fn run(options: NodeOptions) -> Result<(), NodeError> {
             mesh,
             inbox,
             seats: seats.clone(),
+            left_out: left_out.clone(),
             grpc,
             http,
             admin: admin.take(),
