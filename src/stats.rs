@@ -102,6 +102,8 @@ pub struct TraceCounts {
     pub judged_alone: u64,
     /// Dropped here, and kept elsewhere later.
     pub raised: u64,
+    /// Sent to the homes of traces.
+    pub digests_sent: u64,
 }
 
 impl TraceCounts {
@@ -118,6 +120,7 @@ impl TraceCounts {
         add_all(&mut self.forced, &other.forced);
         self.judged_alone += other.judged_alone;
         self.raised += other.raised;
+        self.digests_sent += other.digests_sent;
     }
 }
 
