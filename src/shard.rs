@@ -20,10 +20,12 @@
 //!    cores are to know.
 //! 5. [`Shard::poll_timeout`]: when [`Shard::handle_timeout`] is to be called.
 
+pub mod overload; // when more comes than can be taken
 mod message; // what one core tells another
 mod resuming; // from the logs of all cores to a table
 
 pub use message::Message;
+pub use overload::{OnOverload, Overload};
 pub use resuming::Resuming;
 
 use crate::base::block::BlockPool;
@@ -33,6 +35,7 @@ use crate::export::Notice;
 use crate::export::retry::{Arrival, Failure};
 use crate::gossip::{Inbound, Outbound, PeerDecision};
 use crate::landing::fetch::{ReadOp, WhichLog};
+use crate::landing::forward::{Answer, Question};
 use crate::landing::{self, Landing, Request, Submission};
 use crate::policy::PolicySet;
 use crate::route::{self, ItemBatch, Settlement};
@@ -42,7 +45,8 @@ use crate::wal::{DiskError, OpId};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// What may be on its way to one other core. Simulations lower it to see it bind.
+/// What may be on its way to one other core, and wait in this one's logs for its copy. Simulations lower it to see
+/// it bind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credit {
     /// Give or take those of one request.
@@ -71,7 +75,7 @@ pub struct Effect<P: BlockPool, W> {
 
 /// One core. `W` is whoever waits for an acknowledgement.
 ///
-/// Invariant: `landings[n]` keeps the log `core + n * core_count`.
+/// Invariant: `landings` are of logs whose keeper this core is, the first of the core's own.
 pub struct Shard<P: BlockPool, W> {
     core: CoreId,
     policies: PolicySet,
@@ -80,6 +84,7 @@ pub struct Shard<P: BlockPool, W> {
     landings: Vec<Landing<P, W>>,
     stats: Stats,
     credit: Credit,
+    overload: Overload,
     /// Items to be sent, by owner.
     batches: Vec<ItemBatch>,
     /// By core; this core's own stays empty.
@@ -100,12 +105,19 @@ struct Peer {
     settlements: Vec<Settlement>,
     items_absorbed: usize,
     settlements_taken: usize,
+    /// Bounded by what a landing core asks for at a time.
+    questions: Vec<(LogId, Question)>,
+    answers: Vec<(LogId, Answer)>,
 }
 
 impl Peer {
-    /// There are settlements for it, or credit to give back.
-    fn is_owed_settled(&self) -> bool {
-        !self.settlements.is_empty() || self.items_absorbed > 0 || self.settlements_taken > 0
+    /// There are settlements for it, or credit to give back; none for settlements while `lags`.
+    fn is_owed_settled(&self, lags: bool) -> bool {
+        !self.settlements.is_empty() || self.items_absorbed > 0 || (self.settlements_taken > 0 && !lags)
+    }
+
+    fn is_owed_words(&self) -> bool {
+        !self.questions.is_empty() || !self.answers.is_empty()
     }
 }
 
@@ -129,15 +141,12 @@ impl<P: BlockPool, W> Shard<P, W> {
             fragments,
             early,
             credit,
+            on_overload,
             ..
         } = resuming;
-        for (number, landing) in landings.iter().enumerate() {
-            let log = landing.log();
-            assert_eq!(
-                usize::from(log.0),
-                usize::from(core.0) + number * usize::from(core_count),
-                "a log has one keeper"
-            );
+        for landing in &landings {
+            let keeper = route::keeper(landing.log(), core_count);
+            assert_eq!(keeper, core, "a log has one keeper");
         }
         let mut shard = Shard {
             core,
@@ -146,6 +155,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             table,
             landings,
             credit,
+            overload: Overload::new(on_overload),
             batches: (0..core_count).map(|_| ItemBatch::default()).collect(),
             peers: (0..core_count).map(|_| Peer::default()).collect(),
             settlements: Vec::new(),
@@ -173,7 +183,11 @@ impl<P: BlockPool, W> Shard<P, W> {
     /// Takes one request. On `Appended` the waiter is answered by an effect; otherwise it is given back.
     pub fn handle_export(&mut self, now: Now, request: Request<'_, W>) -> (Submission, Option<W>) {
         let transport = request.transport;
-        let (submission, waiter) = if self.lacks_item_credit() {
+        self.overload.look(now, self.pressure(now));
+        self.landings[0].set_taken_from(self.overload.taken_from());
+        // Without room for traces, and none for what deciding some would set going.
+        let is_stuck = self.table.pressure_tier() > 0 && self.lacks_settlement_credit();
+        let (submission, waiter) = if is_stuck || self.lacks_item_credit() {
             (Submission::InFlight, Some(request.waiter))
         } else {
             self.landings[0].handle_request(now, request, &self.policies, &mut self.stats, &mut self.batches)
@@ -215,6 +229,18 @@ impl<P: BlockPool, W> Shard<P, W> {
                 self.settlements.append(&mut settlements);
                 self.dispatch(now);
                 self.take_items(now);
+            }
+            Message::Asked { log, questions } => {
+                for question in questions {
+                    let answer = self.answer(question);
+                    self.peers[usize::from(from.0)].answers.push((log, answer));
+                }
+            }
+            Message::Answered { log, answers } => {
+                let number = self.number(log);
+                for answer in answers {
+                    self.landings[number].handle_answer(answer);
+                }
             }
             Message::Decided(_) | Message::Adopt(_) | Message::Replayed => {
                 unreachable!("{from:?} told that it has replayed before")
@@ -287,7 +313,9 @@ impl<P: BlockPool, W> Shard<P, W> {
         for landing in &mut self.landings {
             more |= landing.advance(now, &mut self.stats);
         }
-        more
+        // Copies that were made may have been what items waited for.
+        self.take_items(now);
+        more | self.ask_owners()
     }
 
     // ---- what is to be done -----------------------------------------------------------------------------
@@ -304,6 +332,7 @@ impl<P: BlockPool, W> Shard<P, W> {
 
     /// A message for another core.
     pub fn poll_message(&mut self) -> Option<(CoreId, Message)> {
+        let lags = self.lags();
         for (number, peer) in self.peers.iter_mut().enumerate() {
             let core = CoreId(number as u16);
             if core == self.core {
@@ -314,15 +343,25 @@ impl<P: BlockPool, W> Shard<P, W> {
                 peer.items_on_way += batch.items.len();
                 return Some((core, Message::Items(std::mem::take(batch))));
             }
-            if peer.is_owed_settled() {
+            if peer.is_owed_settled(lags) {
                 let settlements = std::mem::take(&mut peer.settlements);
                 peer.settlements_on_way += settlements.len();
                 let message = Message::Settled {
                     settlements,
                     items_absorbed: std::mem::take(&mut peer.items_absorbed),
-                    settlements_taken: std::mem::take(&mut peer.settlements_taken),
+                    settlements_taken: match lags {
+                        true => 0,
+                        false => std::mem::take(&mut peer.settlements_taken),
+                    },
                 };
                 return Some((core, message));
+            }
+            // Behind what was settled before.
+            if let Some((log, questions)) = take_of_one_log(&mut peer.questions) {
+                return Some((core, Message::Asked { log, questions }));
+            }
+            if let Some((log, answers)) = take_of_one_log(&mut peer.answers) {
+                return Some((core, Message::Answered { log, answers }));
             }
         }
         None
@@ -352,10 +391,11 @@ impl<P: BlockPool, W> Shard<P, W> {
 
     /// Whether there is a message for another core.
     pub fn has_messages(&self) -> bool {
+        let lags = self.lags();
         let peers = self.peers.iter().zip(&self.batches).enumerate();
         peers
             .filter(|(number, _)| *number != usize::from(self.core.0))
-            .any(|(_, (peer, batch))| !batch.is_empty() || peer.is_owed_settled())
+            .any(|(_, (peer, batch))| !batch.is_empty() || peer.is_owed_settled(lags) || peer.is_owed_words())
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -399,7 +439,7 @@ impl<P: BlockPool, W> Shard<P, W> {
         for settlement in settlements.drain(..) {
             let log = settlement.log();
             match route::keeper(log, core_count) {
-                core if core == self.core => own[usize::from(log.0 as u16 / core_count)].push(settlement),
+                core if core == self.core => own[self.number(log)].push(settlement),
                 core => self.peers[usize::from(core.0)].settlements.push(settlement),
             }
         }
@@ -433,6 +473,53 @@ impl<P: BlockPool, W> Shard<P, W> {
         self.announcements.len() >= ANNOUNCEMENTS_MAX || self.table.lacks_outbound_room()
     }
 
+    /// What would refuse requests at 100.
+    fn pressure(&self, now: Now) -> u64 {
+        let tier = u64::from(self.table.pressure_tier());
+        self.landings[0].pressure(now).max(tier * 100 / 3)
+    }
+
+    pub fn overload(&self) -> &Overload {
+        &self.overload
+    }
+
+    pub fn overload_mut(&mut self) -> &mut Overload {
+        &mut self.overload
+    }
+
+    /// Hands what landing cores ask to the owners of the traces; `true`: some was answered here.
+    fn ask_owners(&mut self) -> bool {
+        let mut answered = false;
+        for number in 0..self.landings.len() {
+            let log = self.landings[number].log();
+            for question in self.landings[number].take_questions() {
+                match self.table.owner_of(&question.trace(), self.peers.len() as u16) {
+                    owner if owner == self.core => {
+                        let answer = self.answer(question);
+                        self.landings[number].handle_answer(answer);
+                        answered = true;
+                    }
+                    owner => self.peers[usize::from(owner.0)].questions.push((log, question)),
+                }
+            }
+        }
+        answered
+    }
+
+    /// What this core knows as the owner of the trace.
+    fn answer(&mut self, question: Question) -> Answer {
+        match question {
+            Question::Open { trace, place } => Answer::Open {
+                place,
+                is_open: self.table.is_open_at(&trace, place),
+            },
+            Question::Moved { trace, old, new } => {
+                self.table.move_place(&trace, old, new);
+                Answer::Moved { old }
+            }
+        }
+    }
+
     fn lacks_item_credit(&self) -> bool {
         let on_way = self.peers.iter().zip(&self.batches);
         let mut on_way = on_way.map(|(peer, batch)| peer.items_on_way + batch.items.len());
@@ -444,11 +531,19 @@ impl<P: BlockPool, W> Shard<P, W> {
             .peers
             .iter()
             .map(|peer| peer.settlements_on_way + peer.settlements.len());
-        on_way.any(|count| count >= self.credit.settlements)
+        on_way.any(|count| count >= self.credit.settlements) || self.lags()
+    }
+
+    /// So many kept fragments wait for their copy that no more should be decided (M1).
+    fn lags(&self) -> bool {
+        let mut landings = self.landings.iter();
+        landings.any(|landing| landing.uncopied_count() >= self.credit.settlements)
     }
 
     fn number(&self, log: LogId) -> usize {
-        usize::from(log.0) / self.peers.len()
+        let mut landings = self.landings.iter();
+        let found = landings.position(|landing| landing.log() == log);
+        found.expect("a log is kept until nothing waits in it")
     }
 
     /// The landing core of one of the logs that this core keeps.
@@ -507,4 +602,12 @@ impl<P: BlockPool, W> Shard<P, W> {
     pub fn stats_mut(&mut self) -> &mut Stats {
         &mut self.stats
     }
+}
+
+/// All that there is for the first log that there is something for.
+fn take_of_one_log<T>(all: &mut Vec<(LogId, T)>) -> Option<(LogId, Vec<T>)> {
+    let log = all.first()?.0;
+    let (taken, rest): (Vec<_>, Vec<_>) = std::mem::take(all).into_iter().partition(|(of, _)| *of == log);
+    *all = rest;
+    Some((log, taken.into_iter().map(|(_, one)| one).collect()))
 }

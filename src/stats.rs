@@ -31,6 +31,24 @@ impl Transport {
     }
 }
 
+/// Why items were acknowledged and lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ItemLoss {
+    /// `overload: sample`: of a share of all traces nothing was taken.
+    OverloadSampled = 0,
+}
+
+impl ItemLoss {
+    pub const ALL: [ItemLoss; 1] = [ItemLoss::OverloadSampled];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            ItemLoss::OverloadSampled => "overload_sampled",
+        }
+    }
+}
+
 /// Items of one signal from admission to their end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
@@ -39,7 +57,8 @@ pub struct Ledger {
     pub upgraded: u64,
     /// Indexed by verdict: what was decided about items, not what was exported.
     pub decided: [u64; 4],
-    pub lost: u64,
+    /// By [`ItemLoss`].
+    pub lost: [u64; 1],
 }
 
 impl Ledger {
@@ -52,14 +71,18 @@ impl Ledger {
         self.resumed += other.resumed;
         self.upgraded += other.upgraded;
         add_all(&mut self.decided, &other.decided);
-        self.lost += other.lost;
+        add_all(&mut self.lost, &other.lost);
+    }
+
+    pub fn lost_total(&self) -> u64 {
+        self.lost.iter().sum()
     }
 
     /// What the ledger of a node says is still undecided; must equal the table's count (C1).
     pub fn pending(&self) -> u64 {
         let entered = self.accepted_total() + self.resumed + self.upgraded;
         // Cores are asked one after another: a decision may be counted before the arrival.
-        entered.saturating_sub(self.decided.iter().sum::<u64>() + self.lost)
+        entered.saturating_sub(self.decided.iter().sum::<u64>() + self.lost_total())
     }
 }
 
@@ -79,6 +102,8 @@ pub struct TraceCounts {
     pub judged_alone: u64,
     /// Dropped here, and kept elsewhere later.
     pub raised: u64,
+    /// Sent to the homes of traces.
+    pub digests_sent: u64,
 }
 
 impl TraceCounts {
@@ -95,6 +120,7 @@ impl TraceCounts {
         add_all(&mut self.forced, &other.forced);
         self.judged_alone += other.judged_alone;
         self.raised += other.raised;
+        self.digests_sent += other.digests_sent;
     }
 }
 

@@ -30,7 +30,7 @@ pub use fragments::Fragments;
 pub use recent::{DecidedTrace, Recent};
 pub use trace::Trace;
 
-use crate::base::ids::{Place, TraceId};
+use crate::base::ids::{CoreId, Place, TraceId};
 use crate::base::slab::{Key, Slab};
 use crate::base::time::{Instant, Now};
 use crate::base::wheel::Wheel;
@@ -38,7 +38,7 @@ use crate::completion::{self, Completion, CompletionOptions};
 use crate::digest::Digest;
 use crate::gossip::PeerDecision;
 use crate::policy::{PolicySet, Ruling};
-use crate::route::{Decision, HashKey, Item, ItemBatch, Places, PolicyNumber, Settlement};
+use crate::route::{self, Decision, HashKey, Item, ItemBatch, Places, PolicyNumber, Settlement};
 use crate::stats::Stats;
 use crate::verdict::{Reason, Verdict};
 use cluster::Context;
@@ -49,8 +49,10 @@ use std::time::Duration;
 const AHEAD_COUNT: usize = 16;
 /// Traces judged in one call of `handle_timeout`, so that no turn is long.
 const DUE_COUNT_MAX: usize = 256;
-/// Traces are forced at most this often while the share is not exceeded.
+/// A share of the traces is forced at most this often while the account is not full.
 const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
+/// Traces forced in one turn, so that none is long.
+const FORCED_COUNT_MAX: usize = 256;
 
 #[derive(Clone, Debug)]
 pub struct TableOptions {
@@ -81,9 +83,10 @@ pub struct Table {
     decided: DecidedCache,
     recent: Recent,
     relieved_at: Option<Instant>,
-    tier: u8,
     /// There are, or may be, other nodes.
     cluster: Option<Box<cluster::Cluster>>,
+    /// Traces that are still to be forced of the share that was last due, and by which tier.
+    forcing: (u8, usize),
 }
 
 impl Table {
@@ -104,8 +107,8 @@ impl Table {
             hashes: Vec::new(),
             recent: Recent::default(),
             relieved_at: None,
-            tier: 0,
             cluster: None,
+            forcing: (0, 0),
             options,
         }
     }
@@ -354,6 +357,9 @@ impl Table {
             stats,
             out,
         });
+        if self.forcing.1 > 0 {
+            self.relieve_pressure(now, policies, stats, out);
+        }
     }
 
     /// Asks for the slots of some of the keys, beginning with number `begin`.
@@ -381,20 +387,52 @@ impl Table {
 
     /// When `handle_timeout` is due next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let own = self.wheel.next();
+        let own = match self.forcing {
+            (_, 0) => self.wheel.next(),
+            _ => Some(Instant(0)),
+        };
         own.into_iter().chain(self.cluster_poll_timeout()).min()
+    }
+
+    // ---- copying forward --------------------------------------------------------------------------------
+
+    pub fn owner_of(&self, trace: &TraceId, core_count: u16) -> CoreId {
+        route::owner(self.options.hash_key.trace(trace), core_count)
+    }
+
+    /// Whether an open trace has spans at this place.
+    pub fn is_open_at(&self, trace: &TraceId, place: Place) -> bool {
+        self.open_trace(trace).is_some_and(|trace| trace.has_place(place))
+    }
+
+    /// Spans of a trace were copied forward: nothing will name their old place any more.
+    pub fn move_place(&mut self, trace: &TraceId, old: Place, new: Place) {
+        let key = self.find(self.options.hash_key.trace(trace), trace);
+        if let Some(trace) = key.and_then(|key| self.traces.get_mut(key)) {
+            trace.move_place(old, new);
+        }
     }
 
     // ---- memory -----------------------------------------------------------------------------------------
 
-    /// Bytes of trace state: slots, index, wheel, and the lists that traces own.
+    /// The account of trace state: slots in use, index, wheel, and the lists that traces own.
     pub fn state_bytes(&self) -> u64 {
-        let per_trace = Slab::<Trace>::SLOT_BYTES + Index::ENTRY_BYTES + size_of::<(u64, Key)>();
-        (self.traces.len() * per_trace) as u64 + self.heap_bytes + self.cluster_bytes()
+        let slots = self.traces.len() * Slab::<Trace>::SLOT_BYTES;
+        (slots + self.index.memory_bytes() + self.wheel.memory_bytes()) as u64 + self.heap_bytes + self.cluster_bytes()
     }
 
-    /// Decides the oldest traces early: 10 % of them above 90 % of the share, 30 % above 95 %, at most once
-    /// a second; above 100 % at once as many as needed.
+    /// Memory that is there for traces and not in use: slots that wait for the next ones.
+    pub fn spare_bytes(&self) -> u64 {
+        (self.traces.memory_bytes() - self.traces.len() * Slab::<Trace>::SLOT_BYTES) as u64
+    }
+
+    /// What is remembered of decided traces.
+    pub fn decided_bytes(&self) -> u64 {
+        self.decided.memory_bytes() + self.recent.memory_bytes()
+    }
+
+    /// Decides the oldest traces early: 10 % of them above 90 % of the account, 30 % above 95 %, at most once a
+    /// second and not all in one turn; above 100 % at once as many as needed (M1).
     fn relieve_pressure(
         &mut self,
         now: Now,
@@ -402,37 +440,52 @@ impl Table {
         stats: &mut Stats,
         out: &mut Vec<Settlement>,
     ) {
-        let share = self.options.state_bytes_max;
-        let used = self.state_bytes();
-        self.tier = match used {
-            _ if used * 100 < share * 90 => 0,
-            _ if used * 100 < share * 95 => 1,
-            _ if used < share => 2,
-            _ => 3,
-        };
-        if self.tier == 0 {
+        let tier = self.pressure_tier();
+        if tier == 0 {
+            self.forcing = (0, 0);
             return;
         }
-        let rested = self
-            .relieved_at
-            .is_none_or(|at| now.instant.since(at) >= PRESSURE_INTERVAL);
-        let count = match self.tier {
-            1 if rested => self.traces.len() / 10,
-            2 if rested => self.traces.len() * 3 / 10,
-            3 => self.traces.len() / 100 + 1,
-            _ => return,
-        };
-        self.relieved_at = Some(now.instant);
-        stats.traces.forced[self.tier as usize - 1] += count as u64;
-        for _ in 0..count.max(1) {
-            let Some(oldest) = self.oldest else { break };
-            self.close(now, oldest, Reason::MemoryPressure, policies, stats, out);
+        let has_rested = |at| now.instant.since(at) >= PRESSURE_INTERVAL;
+        if self.forcing.1 == 0 && self.relieved_at.is_none_or(has_rested) {
+            let tenths = if tier == 1 { 1 } else { 3 };
+            self.forcing = (tier, (self.traces.len() * tenths / 10).max(1));
+            self.relieved_at = Some(now.instant);
         }
+        let (forced_by, count) = self.forcing;
+        let count_now = count.min(FORCED_COUNT_MAX);
+        self.forcing.1 -= count_now;
+        for _ in 0..count_now {
+            self.force_oldest(now, forced_by, policies, stats, out);
+        }
+        while self.state_bytes() >= self.options.state_bytes_max
+            && self.force_oldest(now, 3, policies, stats, out)
+        {}
     }
 
-    /// 0 while trace state is below 90 % of its share, then 1, 2 and 3 at 90, 95 and 100 %.
+    /// `false`: there is none.
+    fn force_oldest(
+        &mut self,
+        now: Now,
+        tier: u8,
+        policies: &PolicySet,
+        stats: &mut Stats,
+        out: &mut Vec<Settlement>,
+    ) -> bool {
+        let Some(oldest) = self.oldest else { return false };
+        stats.traces.forced[usize::from(tier) - 1] += 1;
+        self.close(now, oldest, Reason::MemoryPressure, policies, stats, out);
+        true
+    }
+
+    /// 0 while trace state is below 90 % of its account, then 1, 2 and 3 at 90, 95 and 100 %.
     pub fn pressure_tier(&self) -> u8 {
-        self.tier
+        let (account, used) = (self.options.state_bytes_max, self.state_bytes());
+        match used {
+            _ if used * 100 < account * 90 => 0,
+            _ if used * 100 < account * 95 => 1,
+            _ if used < account => 2,
+            _ => 3,
+        }
     }
 
     // ---- replay -----------------------------------------------------------------------------------------

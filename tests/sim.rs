@@ -55,7 +55,11 @@ fn live_twice(seed: u64) {
     let (one, other) = (live(seed, Canary::None), live(seed, Canary::None));
     one.history.assert_same(&other.history);
     let (events, hash) = (one.history.len(), one.history.hash());
-    println!("{events} events, hash {hash:x}, {} due, {} out", one.due, one.out);
+    let forwarded = one.forwarded;
+    println!(
+        "{events} events, hash {hash:x}, {} due, {} out, {forwarded} bytes copied forward",
+        one.due, one.out
+    );
 }
 
 #[test]

@@ -14,8 +14,9 @@ use crate::base::time::Instant;
 /// Nanoseconds of a tick, as a shift: 2^24 ns = 16.8 ms.
 const TICK_SHIFT: u32 = 24;
 const SLOT_COUNT: u64 = 4096;
-/// A slot that held more keys than this gives its memory back when it has been emptied.
-const SLOT_KEYS_KEPT: usize = 1024;
+/// A slot that held more keys than this gives its memory back when it has been emptied: 4,096 slots that each keep the
+/// room of a busy tick would be as much memory as the traces themselves.
+const SLOT_KEYS_KEPT: usize = 16;
 
 /// Keys by the tick at which they come up.
 ///
@@ -23,7 +24,10 @@ const SLOT_KEYS_KEPT: usize = 1024;
 /// at each [`Wheel::next`].
 #[derive(Debug)]
 pub struct Wheel<K> {
-    slots: Vec<Vec<(u64, K)>>,
+    /// A key with the round in which it is due: its tick without the low bits, which name the slot.
+    slots: Vec<Vec<(u32, K)>>,
+    /// What the slots have room for.
+    capacity: usize,
     /// Every tick before this one has been expired.
     cursor: u64,
     len: usize,
@@ -33,6 +37,7 @@ impl<K: Copy> Wheel<K> {
     pub fn new(now: Instant) -> Wheel<K> {
         Wheel {
             slots: (0..SLOT_COUNT).map(|_| Vec::new()).collect(),
+            capacity: 0,
             cursor: now.0 >> TICK_SHIFT,
             len: 0,
         }
@@ -43,7 +48,10 @@ impl<K: Copy> Wheel<K> {
     pub fn arm(&mut self, deadline: Instant, key: K) {
         // The tick that begins at or after the deadline, so that a key is never early.
         let tick = (deadline.0.saturating_add((1 << TICK_SHIFT) - 1) >> TICK_SHIFT).max(self.cursor);
-        self.slots[(tick % SLOT_COUNT) as usize].push((tick, key));
+        let slot = &mut self.slots[(tick % SLOT_COUNT) as usize];
+        let before = slot.capacity();
+        slot.push(((tick / SLOT_COUNT) as u32, key));
+        self.capacity += slot.capacity() - before;
         self.len += 1;
     }
 
@@ -59,9 +67,11 @@ impl<K: Copy> Wheel<K> {
         self.cursor = self.cursor.max((now_tick + 1).saturating_sub(SLOT_COUNT));
         while self.cursor <= now_tick {
             let slot = &mut self.slots[(self.cursor % SLOT_COUNT) as usize];
+            // Of two ticks in one slot the later one has the higher round.
+            let now_round = (now_tick - self.cursor % SLOT_COUNT) / SLOT_COUNT;
             let mut index = 0;
             while index < slot.len() {
-                if slot[index].0 > now_tick {
+                if u64::from(slot[index].0) > now_round {
                     index += 1;
                 } else if taken == count_max {
                     return true;
@@ -72,6 +82,7 @@ impl<K: Copy> Wheel<K> {
                 }
             }
             if slot.is_empty() && slot.capacity() > SLOT_KEYS_KEPT {
+                self.capacity -= slot.capacity();
                 *slot = Vec::new();
             }
             self.cursor += 1;
@@ -82,6 +93,11 @@ impl<K: Copy> Wheel<K> {
     /// When `expire` is next worth calling: the next tick while anything is armed.
     pub fn next(&self) -> Option<Instant> {
         (self.len > 0).then_some(Instant(self.cursor << TICK_SHIFT))
+    }
+
+    /// Bytes of all slots.
+    pub fn memory_bytes(&self) -> usize {
+        self.slots.len() * size_of::<Vec<(u32, K)>>() + self.capacity * size_of::<(u32, K)>()
     }
 
     pub fn len(&self) -> usize {

@@ -19,7 +19,7 @@ use super::ingress::{
     self, Connection, Durable, Partial, Replied, Submitted, Ticket, TraceService, Unavailable,
 };
 use super::mesh::{Mesh, Post};
-use super::seats::Seats;
+use super::seats::{LeftOut, Seats};
 use crate::base::ids::{CoreId, LogId, Place};
 use crate::base::time::{Instant, Now};
 use crate::export::{Notice, Shipment};
@@ -55,6 +55,8 @@ pub struct Core {
     clock: Rc<Clock>,
     mesh: Rc<Mesh>,
     seats: Seats,
+    left_out: LeftOut,
+    pool: DmaPool,
     disk: Disk,
     sinks: Vec<Sink>,
     queue: TaskQueueHandle,
@@ -79,6 +81,9 @@ pub struct CoreParts {
     pub clock: Rc<Clock>,
     pub mesh: Rc<Mesh>,
     pub seats: Seats,
+    pub left_out: LeftOut,
+    /// Of the logs' blocks.
+    pub pool: DmaPool,
     pub disk: Disk,
     /// One for each exporter, in the order of the configuration.
     pub sinks: Vec<Sink>,
@@ -96,6 +101,8 @@ impl Core {
             clock,
             mesh,
             seats,
+            left_out,
+            pool,
             disk,
             sinks,
             queue,
@@ -107,6 +114,8 @@ impl Core {
             clock,
             mesh,
             seats,
+            left_out,
+            pool,
             disk,
             sinks,
             queue,
@@ -133,6 +142,11 @@ impl Core {
 
     pub fn mesh(&self) -> &Mesh {
         &self.mesh
+    }
+
+    /// Of buffers for the disk that wait for their next use.
+    pub fn spare_bytes(&self) -> usize {
+        self.pool.spare_bytes() + self.disk.spare_bytes()
     }
 
     pub fn sinks(&self) -> &[Sink] {
@@ -254,6 +268,13 @@ impl Core {
                 timer.wake();
             }
         }
+    }
+
+    /// Leaves out what the core leaves out that is worst off.
+    fn share_overload(&self) {
+        let mut shard = self.shard.borrow_mut();
+        let overload = shard.overload_mut();
+        overload.set_node_share(self.left_out.exchange(self.mesh.core(), overload.own_share()));
     }
 
     pub fn spawn(&self, work: impl Future<Output = ()> + 'static) {
@@ -475,6 +496,7 @@ impl TraceService for Service {
         }
         let (ticket, durable) = ingress::ticket::ticket();
         let now = core.clock.now();
+        core.share_overload();
         let (submission, ticket) = core.shard.borrow_mut().handle_export(
             now,
             Request {
@@ -519,7 +541,7 @@ impl TraceService for Service {
             },
             Submission::InFlight => Submitted::Refused {
                 retry_after: IN_FLIGHT_RETRY,
-                message: "too many bytes wait to be written to disk".to_string(),
+                message: "too much waits to be written to disk".to_string(),
             },
         }
     }

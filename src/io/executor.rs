@@ -10,18 +10,19 @@
 //! many cores are up or settled.
 
 use super::admin::{Admin, Facts};
+use super::budget::Budget;
 use super::clock::Clock;
 use super::cluster::{self, Cluster, ClusterParts, Sockets};
 use super::core::{Core, CoreParts, FILE_WRITER, Service};
 use super::datadir::{self, DataDir};
-use super::disk::Disk;
+use super::disk::{Disk, DmaPool};
 use super::egress::{ExporterOptions, Sink, SinkOptions};
 use super::ingress::{Connection, Ingress, TraceService, Transport};
 use super::mesh::{Inbox, Mesh, Post};
 use super::metronome::Metronome;
 use super::node::{NodeError, NodeOptions};
 use super::resume::{self, Found};
-use super::seats::Seats;
+use super::seats::{LeftOut, Seats};
 use crate::base::ids::{CoreId, LogId};
 use crate::gossip::{self, Gossip};
 use crate::shard::{Resuming, Shard};
@@ -44,16 +45,10 @@ const STOP_LAST_TIME: Duration = Duration::from_secs(2);
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// How often a core that waits for all others looks.
 const WAIT_FOR_ALL: Duration = Duration::from_millis(2);
-/// Kept traces and decisions remembered by the whole node at least, for late spans.
-const KEPT_COUNT_MAX: usize = 100_000;
-pub const DECIDED_COUNT_MAX: usize = 1_000_000;
 /// Decisions are kept for other nodes for twice the age of a trace, at least.
 const RETENTION_MIN: Duration = Duration::from_secs(60);
-/// Their bytes, within a sixteenth of the memory.
-const RETAINED_BYTES_MIN: u64 = 8 << 20;
-const RETAINED_BYTES_MAX: u64 = 256 << 20;
 /// What waits for one node that takes nothing.
-const DIRECTED_BYTES_MAX: usize = 4 << 20;
+const DIRECTED_BYTES_MAX: usize = 1 << 20;
 
 /// What all cores look at.
 #[derive(Default)]
@@ -82,6 +77,7 @@ pub struct CoreSetup {
     pub mesh: Mesh,
     pub inbox: Inbox,
     pub seats: Seats,
+    pub left_out: LeftOut,
     pub grpc: TcpListener,
     pub http: TcpListener,
     /// On one core only.
@@ -105,6 +101,7 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
         mesh,
         mut inbox,
         seats,
+        left_out,
         grpc,
         http,
         admin: admin_listener,
@@ -121,7 +118,9 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     let sinks = open_sinks(&options.exporters, &clock, &mesh)?;
 
     let hash_key = data_dir.hash_key();
-    let mut table = Table::new(table_options(&options, core_count, hash_key), clock.now());
+    let for_cluster = retained_bytes(&options);
+    let budget = Budget::new(options.memory_limit_bytes - for_cluster, core_count);
+    let mut table = Table::new(table_options(&options, budget, hash_key), clock.now());
     if let Some(cluster) = &options.cluster {
         let cluster = crate::table::ClusterOptions {
             own: data_dir.node_id(),
@@ -129,15 +128,21 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
         };
         table = table.in_cluster(cluster, clock.now());
     }
-    let resuming = Rc::new(RefCell::new(Resuming::new(id, core_count, hash_key, table)));
+    let resuming = Resuming::new(id, core_count, hash_key, table)
+        .with_credit(budget.credit)
+        .with_overload(options.on_overload);
+    let resuming = Rc::new(RefCell::new(resuming));
     let mut early = Vec::new();
+    let pool = DmaPool::new(budget.spares);
     let replay = {
         let sources = resume::Sources {
             options: &options,
             data_dir: &data_dir,
             names: &names,
             logs: &logs,
-            log_count: data_dir.logs().len(),
+            core_count,
+            budget,
+            pool: &pool,
         };
         let awake = Metronome::start(queues.log);
         let listening = listen_while_resuming(&mut inbox, &resuming, &admin, &mut early);
@@ -165,7 +170,9 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
             clock: clock.clone(),
             mesh: mesh.clone(),
             seats,
-            disk: Disk::new(data_dir.path().to_path_buf()),
+            left_out,
+            pool,
+            disk: Disk::new(data_dir.path().to_path_buf(), budget.spares),
             sinks,
             queue: queues.log,
             export_queue: queues.export,
@@ -261,13 +268,13 @@ impl Queues {
     }
 }
 
-fn table_options(options: &NodeOptions, core_count: u16, hash_key: crate::route::HashKey) -> TableOptions {
+fn table_options(options: &NodeOptions, budget: Budget, hash_key: crate::route::HashKey) -> TableOptions {
     TableOptions {
         completion: options.completion,
         hash_key,
-        state_bytes_max: options.memory_limit_bytes / 100 * 40 / u64::from(core_count),
-        kept_count_max: KEPT_COUNT_MAX / usize::from(core_count),
-        decided_count_max: DECIDED_COUNT_MAX / usize::from(core_count),
+        state_bytes_max: budget.trace_state,
+        kept_count_max: budget.kept_count,
+        decided_count_max: budget.decided_count,
     }
 }
 
@@ -454,13 +461,20 @@ fn gossip(
         cluster: cluster.name.clone(),
         keys: cluster.keys.clone(),
         retention: traces_live.max(RETENTION_MIN),
-        retained_bytes_max: (options.memory_limit_bytes / 16).clamp(RETAINED_BYTES_MIN, RETAINED_BYTES_MAX)
-            as usize,
+        retained_bytes_max: retained_bytes(options) as usize,
         directed_bytes_max: DIRECTED_BYTES_MAX,
         predicates: options.policies.predicate_hashes(),
         policy_names: names.to_vec(),
     };
     Gossip::new(options, clock.now(), datadir::random_u64())
+}
+
+/// What decisions that are kept for other nodes may take of the memory; nothing without a cluster.
+fn retained_bytes(options: &NodeOptions) -> u64 {
+    const LEAST: u64 = 4 << 20;
+    const MOST: u64 = 256 << 20;
+    let share = (options.memory_limit_bytes / 16).clamp(LEAST, MOST);
+    options.cluster.as_ref().map_or(0, |_| share)
 }
 
 /// Keys are exchanged without a restart: a new one is added everywhere, then put first, then the old one removed.

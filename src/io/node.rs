@@ -14,12 +14,13 @@ use super::executor::{self, CoreSetup, Flags};
 use super::ingress::{self, listener};
 use super::mesh::mesh;
 use super::recovery::RecoveryError;
-use super::seats::Seats;
+use super::seats::{LeftOut, Seats};
 use crate::base::ids::{CoreId, LogId};
 use crate::completion::CompletionOptions;
 use crate::config::options::Durability;
 use crate::policy::PolicySet;
 use crate::route;
+use crate::shard::OnOverload;
 use glommio::{LocalExecutorBuilder, Placement};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -51,6 +52,7 @@ pub struct NodeOptions {
     pub completion: CompletionOptions,
     pub annotate: bool,
     pub memory_limit_bytes: u64,
+    pub on_overload: OnOverload,
     pub exporters: Vec<ExporterOptions>,
     pub grpc: Vec<SocketAddr>,
     pub http: Vec<SocketAddr>,
@@ -150,6 +152,7 @@ pub fn run(options: NodeOptions) -> Result<(), NodeError> {
     let facts = Arc::new(facts(&options, &data_dir, &listeners));
     let (options, data_dir) = (Arc::new(options), Arc::new(data_dir));
     let seats = Seats::new(core_count);
+    let left_out = LeftOut::new(core_count);
     let mut admin = Some(listeners.admin);
     let mut sockets_of_cluster = listeners.cluster;
     let (ended, ends) = std::sync::mpsc::channel();
@@ -170,6 +173,7 @@ pub fn run(options: NodeOptions) -> Result<(), NodeError> {
             mesh,
             inbox,
             seats: seats.clone(),
+            left_out: left_out.clone(),
             grpc,
             http,
             admin: admin.take(),

@@ -1,7 +1,8 @@
 //! A log folded again after a start: the ingest code without its effects (W4).
 //!
 //! ```text
-//!  spans     → items → fragments (merge only)
+//!  spans     → items → fragments (merge only); what was copied forward takes the place of what it replaces, if
+//!              that was folded
 //!  verdicts  → the fragment goes; a Keep becomes a job; the trace's owner is told
 //!  copied    → the job has its copy in the kept log
 //!  names, cursors → what numbers mean, how far destinations have come; jobs that all of them have passed go
@@ -23,6 +24,7 @@ use super::record::{
     self, BY_HOME, COPIED, CURSORS, CopiedRecord, DECIDED, DecidedRecord, EARLY, KEPT, KeptRecord,
     NamesRecord, SPANS, VERDICTS, VerdictRecord,
 };
+use super::settle::last_to_leave;
 use super::{KeptEntry, LandingOptions};
 use crate::base::ids::{LogId, Place, Position, SpanId, TraceId};
 use crate::base::monoid::Monoid;
@@ -164,13 +166,20 @@ impl<'a> Replay<'a> {
 
     fn spans(&mut self, entry: &ReplayedEntry<'_>) -> Option<()> {
         let payload = SpansPayload::parse(entry.payload).ok()?;
-        let now = self.moment(entry.arrived);
+        let now = moment(self.now, entry.arrived);
         let resources: Vec<ResourceMatch> = payload
             .resources()
             .map(|part| self.policies.match_resource(view::resource_attributes(part)))
             .collect();
         self.batch.clear();
         for (number, (run, spans)) in payload.runs().enumerate() {
+            let place = Place::new(self.log, entry.position, number as u16);
+            if let Some((old, old_run)) = payload.replaces(number as u16)
+                && let Some(old) = place_of(self.log, old, old_run)
+                && self.fragments.move_place(&run.trace, old, place)
+            {
+                continue;
+            }
             let mut digest = Digest::EMPTY;
             let spans_start = self.batch.fingerprints.len() as u32;
             let mut parents = Vec::new();
@@ -187,15 +196,13 @@ impl<'a> Replay<'a> {
             }
             let parents_start = self.batch.fingerprints.len() as u32;
             self.batch.fingerprints.extend(parents);
-            let place = self.batch.places.len() as u32;
-            self.batch
-                .places
-                .push(Place::new(self.log, entry.position, number as u16));
+            let places_start = self.batch.places.len() as u32;
+            self.batch.places.push(place);
             self.spans += u64::from(digest.span_count);
             self.batch.items.push(Item {
                 trace: run.trace,
                 digest,
-                places: place..place + 1,
+                places: places_start..places_start + 1,
                 spans: spans_start..parents_start,
                 parents: parents_start..self.batch.fingerprints.len() as u32,
             });
@@ -204,18 +211,8 @@ impl<'a> Replay<'a> {
         Some(())
     }
 
-    /// When the entry arrived, on the clocks of this process.
-    fn moment(&self, arrived: WallTime) -> Now {
-        let ago = Duration::from_nanos(self.now.wall.0.saturating_sub(arrived.0));
-        let instant = Instant(self.now.instant.0.saturating_sub(ago.as_nanos() as u64));
-        Now {
-            instant,
-            wall: arrived.min(self.now.wall),
-        }
-    }
-
     fn verdicts(&mut self, entry: &ReplayedEntry<'_>) -> Option<()> {
-        let now = self.moment(entry.arrived);
+        let now = moment(self.now, entry.arrived);
         for mut record in VerdictRecord::read_all(entry.payload)? {
             record.decision.policy = match record.decision.policy {
                 Some(number) => policy_number(self.names, self.segment_names.get(number.0 as usize)?),
@@ -240,7 +237,7 @@ impl<'a> Replay<'a> {
                 .into_iter()
                 .flat_map(|kept| kept.into_settlements(decision, late))
             {
-                let last = *settlement.places.last().expect("an item has places");
+                let last = last_to_leave(&settlement.places).expect("an item has places");
                 self.job_count += 1;
                 let job = Job {
                     number: self.job_count,
@@ -255,7 +252,7 @@ impl<'a> Replay<'a> {
 
     /// Settles nothing: its spans wait for the verdict entry that does.
     fn announced(&mut self, entry: &ReplayedEntry<'_>) -> Option<()> {
-        let logged_at = self.moment(entry.arrived).wall;
+        let logged_at = moment(self.now, entry.arrived).wall;
         for mut record in VerdictRecord::read_all(entry.payload)? {
             record.decision.policy = match record.decision.policy {
                 Some(number) => policy_number(self.names, self.segment_names.get(number.0 as usize)?),
@@ -307,11 +304,7 @@ impl<'a> Replay<'a> {
     fn copied(&mut self, payload: &[u8]) -> Option<()> {
         for record in CopiedRecord::read_all(payload)? {
             self.kept_position_max = self.kept_position_max.max(record.to);
-            let aligned = record.entry.0.is_multiple_of(Place::ENTRY_ALIGN) && record.entry.0 >> 50 == 0;
-            if !aligned || record.run as usize >= Place::RUN_COUNT_MAX {
-                return None;
-            }
-            let last = Place::new(self.log, record.entry, record.run);
+            let last = place_of(self.log, record.entry, record.run)?;
             let lowest = self.lowest_cursor();
             let Some(job) = self.jobs.get_mut(&(record.trace, last)) else {
                 continue;
@@ -397,6 +390,22 @@ impl Replayed {
         chain.batches.insert(0, Batch { position, count });
         found
     }
+}
+
+/// When an entry arrived, on the clocks of this process.
+fn moment(now: Now, arrived: WallTime) -> Now {
+    let ago = Duration::from_nanos(now.wall.0.saturating_sub(arrived.0));
+    let instant = Instant(now.instant.0.saturating_sub(ago.as_nanos() as u64));
+    Now {
+        instant,
+        wall: arrived.min(now.wall),
+    }
+}
+
+/// `None`: there can be no such place.
+fn place_of(log: LogId, entry: Position, run: u16) -> Option<Place> {
+    let aligned = entry.0.is_multiple_of(Place::ENTRY_ALIGN) && entry.0 < crate::wal::POSITION_MAX;
+    (aligned && usize::from(run) < Place::RUN_COUNT_MAX).then(|| Place::new(log, entry, run))
 }
 
 /// Returns how many decisions the record has.
@@ -491,9 +500,14 @@ impl KeptReplay {
                 .policy
                 .and_then(|number| policy_number(names, self.segment_names.get(number.0 as usize)?)),
             readers: Readers::default(),
-            kept_at: now.instant,
+            kept_at: moment(now, entry.arrived).instant,
             needs: Position(0),
         });
+    }
+
+    /// No destination lacks anything.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// Which kept fragments must be copied again, and the entries that some destination has not got.

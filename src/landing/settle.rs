@@ -50,6 +50,9 @@ impl<P: BlockPool, W> Landing<P, W> {
     pub fn settle(&mut self, now: Now, settlements: &mut Vec<Settlement>, stats: &mut Stats) {
         while !settlements.is_empty() {
             let chunk = ..settlements.len().min(VERDICTS_PER_ENTRY);
+            for settlement in &mut settlements[chunk] {
+                self.forward.settle(settlement);
+            }
             let mut payload = std::mem::take(&mut self.framed);
             payload.clear();
             for Settlement {
@@ -134,8 +137,8 @@ impl<P: BlockPool, W> Landing<P, W> {
         for chunk in keeps.chunks(VERDICTS_PER_ENTRY) {
             let mut payload = Vec::new();
             for keep in chunk {
-                if let Some(last) = keep.places.last() {
-                    CopiedRecord::void(keep.trace, *last).put(&mut payload);
+                if let Some(last) = last_to_leave(&keep.places) {
+                    CopiedRecord::void(keep.trace, last).put(&mut payload);
                 }
             }
             self.append(now, COPIED, &payload);
@@ -187,7 +190,9 @@ impl<P: BlockPool, W> Landing<P, W> {
         stats.spans_not_copied += lost;
         let tail = self.queue.end();
         let (from, to) = job.kept.unwrap_or((tail, tail));
-        let Some(last) = job.places.last() else { return };
+        let Some(last) = last_to_leave(&job.places) else {
+            return;
+        };
         let (entry, run) = (last.entry(), last.run());
         CopiedRecord {
             trace: job.trace,
@@ -249,6 +254,10 @@ impl<P: BlockPool, W> Landing<P, W> {
         span_count: u32,
         framed: &[u8],
     ) -> bool {
+        if self.kept.undurable_bytes() > self.options.unsynced_bytes_max {
+            // There is room again with the end of a sync (M1).
+            return false;
+        }
         let len = KeptRecord::HEADER_BYTES + framed.len();
         let wanted = self.wanted_by(job.decision.policy);
         let room = match self.kept.admit(len as u64) {
@@ -308,7 +317,6 @@ impl<P: BlockPool, W> Landing<P, W> {
                 self.log.release(place.entry(), 1);
             }
         }
-        self.uncounted_bytes += len as u64;
         true
     }
 
@@ -332,6 +340,11 @@ impl<P: BlockPool, W> Landing<P, W> {
         }
     }
 
+    /// Kept fragments that wait for their copy.
+    pub fn uncopied_count(&self) -> usize {
+        self.keeps.len()
+    }
+
     /// Spans of a kept trace that are not in the kept log yet.
     pub(super) fn uncopied_spans_of(&self, trace: TraceId) -> u64 {
         let jobs = self.keeps.iter().filter(|job| job.trace == trace);
@@ -349,6 +362,11 @@ impl<P: BlockPool, W> Landing<P, W> {
             self.log.release(place.entry(), 1);
         }
     }
+}
+
+/// Which of the places of a fragment leaves the log last; a copy forward may stand before it in the list.
+pub(super) fn last_to_leave(places: &Places) -> Option<Place> {
+    places.iter().max().copied()
 }
 
 pub(super) enum Found<'a> {

@@ -207,6 +207,10 @@ fn add_items(draft: &Draft<'_, '_>, order: &[u32], places: &[(u32, Place)], batc
         let is_mine = |span: &&u32| draft.spans[**span as usize].trace == number;
         let (spans, rest) = order.split_at(order.iter().take_while(is_mine).count());
         order = rest;
+        if spans.is_empty() {
+            // Left out.
+            continue;
+        }
         let place_count = places.iter().take_while(|(trace, _)| *trace == number).count();
         let places_start = batch.places.len() as u32;
         batch

@@ -3,6 +3,7 @@
 //! ```text
 //!  start:    Decided*  Adopt*  Replayed      each core to every other, in this order
 //!  then:     Items →    ← Settled            landing core to owner, owner to landing core
+//!            Asked →    ← Answered           copying forward, a piece of one log at a time
 //! ```
 //!
 //! Both kinds are credit: so many items and settlements are on their way between two cores at most, until the
@@ -10,6 +11,8 @@
 //! settlements decides nothing and leaves items waiting. `Settled` itself is always taken at once, whatever its
 //! receiver lacks, so that no two cores can wait for each other.
 
+use crate::base::ids::LogId;
+use crate::landing::forward::{Answer, Question};
 use crate::route::{ItemBatch, Settlement};
 use crate::table::{FoundDecision, Trace};
 
@@ -27,5 +30,15 @@ pub enum Message {
         /// Credit given back for items, and for settlements that came the other way.
         items_absorbed: usize,
         settlements_taken: usize,
+    },
+    /// About places in a log of the sender.
+    Asked {
+        log: LogId,
+        questions: Vec<Question>,
+    },
+    /// Goes out behind all settlements that were given before.
+    Answered {
+        log: LogId,
+        answers: Vec<Answer>,
     },
 }

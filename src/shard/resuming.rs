@@ -5,6 +5,7 @@
 
 use super::Credit;
 use super::message::Message;
+use super::overload::OnOverload;
 use crate::base::ids::CoreId;
 use crate::route::{self, HashKey};
 use crate::table::{FoundDecision, Table, Trace};
@@ -24,6 +25,7 @@ pub struct Resuming {
     /// From cores that serve already.
     pub(super) early: Vec<(CoreId, Message)>,
     pub(super) credit: Credit,
+    pub(super) on_overload: OnOverload,
 }
 
 impl Resuming {
@@ -37,11 +39,16 @@ impl Resuming {
             missing: core_count,
             early: Vec::new(),
             credit: Credit::default(),
+            on_overload: OnOverload::default(),
         }
     }
 
     pub fn with_credit(self, credit: Credit) -> Resuming {
         Resuming { credit, ..self }
+    }
+
+    pub fn with_overload(self, on_overload: OnOverload) -> Resuming {
+        Resuming { on_overload, ..self }
     }
 
     pub fn handle_message(&mut self, from: CoreId, message: Message) {
@@ -51,7 +58,10 @@ impl Resuming {
                 .for_each(|found| self.table.remember_replayed(found)),
             Message::Adopt(fragments) => self.fragments.extend(fragments),
             Message::Replayed => self.missing -= 1,
-            Message::Items(_) | Message::Settled { .. } => self.early.push((from, message)),
+            Message::Items(_)
+            | Message::Settled { .. }
+            | Message::Asked { .. }
+            | Message::Answered { .. } => self.early.push((from, message)),
         }
     }
 

@@ -150,6 +150,20 @@ impl DecidedCache {
         })
     }
 
+    /// Bytes when full: what was not touched yet is no memory so far.
+    pub fn memory_bytes(&self) -> u64 {
+        let kept: usize = self.kept.iter().map(HashTable::allocation_size).sum();
+        (self.entries.memory_bytes() + kept) as u64
+    }
+
+    /// Decisions in generations of these counts that fit into so many bytes: all, and those of kept traces.
+    pub fn counts_within(bytes: u64) -> (usize, usize) {
+        // A fifth for kept traces: two generations whose tables are half full at worst.
+        let kept_bytes = 4 * (size_of::<Kept>() + 1) as u64;
+        let count = bytes / 5 * 4 / Generations::BYTES_EACH;
+        (count as usize, (bytes / 5 / kept_bytes) as usize)
+    }
+
     /// Asks for the memory of a look that will come soon.
     #[inline]
     pub fn prefetch(&self, hash: u64) {

@@ -557,6 +557,7 @@ impl Table {
                 .home
                 .absorb(now, own, &digest, context.policies, &mut cluster.words);
         } else {
+            context.stats.traces.digests_sent += 1;
             cluster.outbound.push_back(Outbound::Digest(home, digest));
         }
     }

@@ -125,6 +125,11 @@ impl Recent {
         oldest.map(|decided| decided.decided_at)
     }
 
+    /// Places beyond the first two lie outside and are few.
+    pub fn memory_bytes(&self) -> u64 {
+        (self.ring.capacity() * size_of::<DecidedTrace>() + self.by_trace.allocation_size()) as u64
+    }
+
     /// The newest first.
     pub fn iter(&self) -> impl Iterator<Item = &DecidedTrace> {
         let (newer, older) = self.ring.split_at(self.next as usize);

@@ -13,7 +13,7 @@ use crate::route::{Decision, Places, Settlement};
 const NO_ROOT: Instant = Instant(u64::MAX);
 
 // What a million pending traces cost: BENCHMARKS.md says how much else.
-const _: () = assert!(Slab::<Trace>::SLOT_BYTES <= 224);
+const _: () = assert!(Slab::<Trace>::SLOT_BYTES <= 208);
 
 /// State of an open trace on its owner.
 ///
@@ -92,6 +92,12 @@ impl Trace {
         self.resumed |= other.resumed;
         self.structure.merge(&other.structure);
         self.places.extend_from_slice(&other.places);
+    }
+
+    /// `false`: no spans of it are at `old`.
+    pub(super) fn move_place(&mut self, old: Place, new: Place) -> bool {
+        let place = self.places.iter_mut().find(|place| **place == old);
+        place.map(|place| *place = new).is_some()
     }
 
     /// Counts spans that lie at `places`, before they are merged.
@@ -188,6 +194,10 @@ impl Trace {
 
     pub fn places(&self) -> impl Iterator<Item = Place> {
         self.places.iter().copied()
+    }
+
+    pub fn has_place(&self, place: Place) -> bool {
+        self.places.contains(&place)
     }
 
     /// Root seen and every parent resolved, as far as anyone has looked.

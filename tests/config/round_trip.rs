@@ -15,6 +15,7 @@ use tailkeep::config::options::{
 use tailkeep::config::render::render;
 use tailkeep::config::{BUILT_IN, Config, DEFAULTS, EXAMPLE, Source, Surroundings, load};
 use tailkeep::policy::options::{PolicyEntry, PolicyKind, PolicyOptions, StatusCode};
+use tailkeep::shard::OnOverload;
 
 /// Fills in nothing: what is printed must not need it.
 struct Nothing;
@@ -470,6 +471,7 @@ fn exporters(policy_count: usize) -> impl Strategy<Value = Vec<ExporterOptions>>
                 },
                 queue: QueueOptions {
                     bytes_max,
+                    age_max: Duration::from_millis(if push_back { 0 } else { 90_500 }),
                     on_full: if push_back {
                         OnFull::PushBack
                     } else {
@@ -498,26 +500,38 @@ fn config() -> impl Strategy<Value = Config> {
         receivers(),
         wal(),
         judged,
-        any::<bool>(),
+        any::<(bool, bool)>(),
         memory,
         option::of(cluster()),
         admin,
     )
         .prop_map(
-            |(node, receivers, wal, (completion, exporters, policies), annotate, memory, cluster, admin)| {
-                Config {
-                    built_in: false,
-                    node,
-                    receivers,
-                    wal,
-                    policies,
-                    sampling: SamplingOptions { annotate },
-                    completion,
-                    memory,
-                    exporters,
-                    cluster,
-                    admin,
-                }
+            |(
+                node,
+                receivers,
+                wal,
+                (completion, exporters, policies),
+                (annotate, samples),
+                memory,
+                cluster,
+                admin,
+            )| Config {
+                built_in: false,
+                node,
+                receivers,
+                wal,
+                policies,
+                sampling: SamplingOptions { annotate },
+                completion,
+                memory,
+                overload: if samples {
+                    OnOverload::Sample
+                } else {
+                    OnOverload::Refuse
+                },
+                exporters,
+                cluster,
+                admin,
             },
         )
 }

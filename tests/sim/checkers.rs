@@ -132,7 +132,7 @@ pub fn assert_ledger<'a>(serving: impl Iterator<Item = &'a Serving> + Clone) {
     serving.clone().for_each(|shard| stats.merge(shard.stats()));
     let pending: u64 = serving.map(|shard| shard.table().pending_spans()).sum();
     let spans = &stats.spans;
-    let went = spans.decided.iter().sum::<u64>() + spans.lost;
+    let went = spans.decided.iter().sum::<u64>() + spans.lost_total();
     assert_eq!(
         spans.accepted_total() + spans.resumed + spans.upgraded,
         went + pending,

@@ -28,6 +28,7 @@ pub struct Outcome {
     pub history: History,
     pub due: usize,
     pub out: usize,
+    pub forwarded: u64,
 }
 
 /// One run from the first start to the last span.
@@ -46,6 +47,7 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
         },
         logs: Vec::new(),
         counted_lost: 0,
+        forwarded: 0,
         disks_are_sound: true,
         loses_settlements: canary == Canary::LostSettlements,
         disks_lie: canary == Canary::SyncsThatDoNothing,
@@ -96,6 +98,7 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
         "requests are refused for ever"
     );
     outside.counted_lost += node.lost_spans();
+    outside.forwarded += node.forwarded_bytes();
     let due = outside
         .output
         .assert_durable(&outside.client, outside.counted_lost);
@@ -107,6 +110,7 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
         history: outside.history,
         due,
         out: outside.output.spans.len(),
+        forwarded: outside.forwarded,
     }
 }
 

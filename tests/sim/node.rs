@@ -34,10 +34,11 @@ use crate::random::Random;
 use crate::start::{self, LogDisks, Setting};
 
 pub const HASH_KEY: HashKey = HashKey([0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321]);
-const SEGMENT_BYTES: u64 = 512 << 10;
+const SEGMENT_BYTES: u64 = 256 << 10;
 const LOG_BYTES_MAX: u64 = 8 << 20;
-/// Long enough that most traces are whole when they are decided, short enough that some are not.
-const QUIET: Duration = Duration::from_millis(400);
+/// Long enough that most traces are whole when they are decided, short enough that some are not; and, now and then,
+/// long enough that segments grow old with traces open in them.
+const QUIET: [Duration; 2] = [Duration::from_millis(400), Duration::from_millis(2_500)];
 
 pub type Serving = Shard<VecPool, usize>;
 
@@ -64,6 +65,7 @@ pub struct Outside {
     pub now: Now,
     pub logs: Vec<LogFiles>,
     pub counted_lost: u64,
+    pub forwarded: u64,
     /// Nothing was done to any disk so far.
     pub disks_are_sound: bool,
     /// The canary: one message of settlements goes astray.
@@ -101,8 +103,9 @@ impl Node {
             policies: start::errors_policy(),
         };
         let mut naive = Naive::new(HASH_KEY);
+        let quiet = QUIET[usize::from(outside.random.below(4) == 0)];
         for core in 0..core_count {
-            let table = start::table(HASH_KEY, QUIET, now);
+            let table = start::table(HASH_KEY, quiet, now);
             let mut resuming = Resuming::new(CoreId(core), core_count, HASH_KEY, table).with_credit(credit);
             let landings = node.replay(outside, core, &mut resuming, &mut naive);
             node.cores[usize::from(core)] = Some(Core::Starting(resuming, landings));
@@ -149,6 +152,7 @@ impl Node {
                 retain: Duration::from_millis(500),
                 log_seed: outside.random.next(),
                 now: outside.now,
+                damaged: false,
             };
             let mut told = Vec::new();
             let disks = &mut outside.logs[usize::from(number)].disks;
@@ -413,6 +417,7 @@ impl Node {
     pub fn crash(mut self, outside: &mut Outside, crash: Crash) {
         outside.history.note(&("crash", crash));
         outside.counted_lost += self.lost_spans();
+        outside.forwarded += self.forwarded_bytes();
         self.cores.clear();
         for files in &mut outside.logs {
             if let Some(shipment) = files.shipment.take().filter(|_| outside.random.coin()) {
@@ -478,6 +483,12 @@ impl Node {
         let landings = self.serving().flat_map(|shard| shard.landings());
         let reports = landings.flat_map(Landing::destinations);
         reports.map(|report| report.failed_spans()).sum()
+    }
+
+    /// Copied forward since the start.
+    pub fn forwarded_bytes(&self) -> u64 {
+        let landings = self.serving().flat_map(|shard| shard.landings());
+        landings.map(Landing::forwarded_bytes).sum()
     }
 
     pub fn core_count(&self) -> u16 {

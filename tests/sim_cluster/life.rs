@@ -17,7 +17,7 @@ const NODES_MAX: u64 = 5;
 const STEPS: u64 = 1500;
 const CALM_TRACES: usize = 12;
 /// Of simulated time, for everything to come to rest.
-const REST_MS: u64 = 60_000;
+const REST_MS: u64 = 200_000;
 
 /// A mistake made on purpose, to be caught.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -67,6 +67,11 @@ impl Naive {
                 let (resource, _) = payload.context(span.scope).expect("it has a scope");
                 let matched = policies.match_resource(view::resource_attributes(resource));
                 let place = Place::new(log, entry.position, number as u16);
+                if let Some((old, old_run)) = payload.replaces(number as u16) {
+                    let old = Place::new(log, old, old_run);
+                    let spans = self.spans.entry(run.trace).or_default();
+                    spans.retain(|(_, place)| *place != old);
+                }
                 self.spans
                     .entry(run.trace)
                     .or_default()

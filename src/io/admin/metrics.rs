@@ -7,7 +7,8 @@ use crate::export::retry::Loss;
 use crate::gossip::machine::Outcome;
 use crate::io::cluster::ClusterReport;
 use crate::landing::DestinationReport;
-use crate::stats::{Histogram, Refusal, Transport};
+use crate::shard::overload::SHARE_MAX;
+use crate::stats::{Histogram, ItemLoss, Refusal, Transport};
 use crate::verdict::{Reason, Verdict};
 use std::fmt::{Display, Write};
 
@@ -134,7 +135,13 @@ impl Admin {
             "counter",
             "Items admitted and gone, by reason.",
         );
-        text.sample("lost_items_total", &[signal, ("reason", "any")], spans.lost);
+        for loss in ItemLoss::ALL {
+            text.sample(
+                "lost_items_total",
+                &[signal, ("reason", loss.name())],
+                spans.lost[loss as usize],
+            );
+        }
         text.head("pending_items", "gauge", "Items whose trace is not decided.");
         text.sample("pending_items", &[signal], spans.pending());
     }
@@ -251,6 +258,26 @@ impl Admin {
         );
         for (tier, count) in ["1", "2", "3"].iter().zip(traces.forced) {
             text.sample("traces_forced_total", &[("tier", tier)], count);
+        }
+        for (name, help, count) in [
+            (
+                "traces_judged_alone_total",
+                "Traces judged by this node's part of them, since their home did not answer in time.",
+                traces.judged_alone,
+            ),
+            (
+                "traces_raised_total",
+                "Traces dropped here and kept by another node.",
+                traces.raised,
+            ),
+            (
+                "gossip_digests_total",
+                "Digests sent to the homes of traces.",
+                traces.digests_sent,
+            ),
+        ] {
+            text.head(name, "counter", help);
+            text.sample(name, &[], count);
         }
         text.head(
             "traces_with_error_total",
@@ -500,13 +527,9 @@ impl Admin {
         text.gauge("wal_oldest_seconds", "How far the log reaches back.", oldest);
         text.gauge("wal_replay_seconds", "What the last replay took.", replay.seconds);
         text.head("memory_bytes", "gauge", "Bytes of the memory accounts.");
-        text.sample(
-            "memory_bytes",
-            &[("kind", "blocks")],
-            log.resident_bytes + kept.resident_bytes,
-        );
-        text.sample("memory_bytes", &[("kind", "trace_state")], report.state_bytes);
-        text.sample("memory_bytes", &[("kind", "in_flight")], report.in_flight_bytes);
+        for (kind, bytes) in report.memory.kinds() {
+            text.sample("memory_bytes", &[("kind", kind)], bytes);
+        }
         text.gauge(
             "memory_limit_bytes",
             "memory.limit.",
@@ -516,6 +539,16 @@ impl Admin {
             "memory_tier",
             "0 to 3: how short trace state is of room.",
             report.tier,
+        );
+        text.gauge(
+            "overload_sampled_ratio",
+            "Share of all traces that is not taken (overload: sample).",
+            f64::from(report.overload_share) / f64::from(SHARE_MAX),
+        );
+        text.counter(
+            "wal_forwarded_bytes_total",
+            "Bytes of open traces written again so that their old segments can go.",
+            report.forwarded_bytes,
         );
         text.counter(
             "memory_evicted_bytes_total",

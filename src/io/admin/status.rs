@@ -2,6 +2,7 @@
 
 use super::report::{NodeReport, ServingReport};
 use super::{Admin, time_text};
+use crate::shard::overload::SHARE_MAX;
 use crate::stats::Ledger;
 use crate::verdict::{Reason, Verdict};
 use serde_json::{Map, Value, json};
@@ -142,12 +143,16 @@ impl Admin {
                 },
             }),
         );
-        let used = log.resident_bytes + kept.resident_bytes + report.state_bytes + report.in_flight_bytes;
+        let kinds = report
+            .memory
+            .kinds()
+            .map(|(kind, bytes)| (kind.to_owned(), Value::from(bytes)));
         status.insert(
             "memory".into(),
             json!({
-                "limit_bytes": facts.memory_limit_bytes, "used_bytes": used,
+                "limit_bytes": facts.memory_limit_bytes, "used_bytes": report.memory.used_bytes(),
                 "evicted_bytes": report.evicted_bytes, "tier": report.tier,
+                "kinds": kinds.into_iter().collect::<Map<String, Value>>(),
             }),
         );
         let exporters = report.destinations.iter().map(|destination| {
@@ -175,6 +180,13 @@ fn problems(node: &NodeReport) -> Vec<Value> {
     let mut problems = Vec::new();
     if let Some(refused) = &report.refuses {
         problems.push(problem("error", "log_refuses", refused.clone()));
+    }
+    if report.overload_share > 0 {
+        let message = format!(
+            "more comes than can be taken: {} of {SHARE_MAX} traces are not taken (overload: sample)",
+            report.overload_share
+        );
+        problems.push(problem("warning", "overload_sampled", message));
     }
     let corrupt = report.last_replay.skipped_bytes;
     if corrupt > 0 {
@@ -206,7 +218,7 @@ fn ledger(ledger: &Ledger, refused: u64) -> Value {
         "kept": ledger.decided[Verdict::Keep as usize],
         "rolled_up": ledger.decided[Verdict::Rollup as usize],
         "denied": ledger.decided[Verdict::Deny as usize],
-        "lost": ledger.lost, "pending": ledger.pending(), "refused": refused,
+        "lost": ledger.lost_total(), "pending": ledger.pending(), "refused": refused,
     })
 }
 
