@@ -464,7 +464,8 @@ impl<P: BlockPool, W> Shard<P, W> {
         });
         let announced: Vec<PeerDecision> = announced.collect();
         let end = self.landings[0].log_announced(now, &announced);
-        self.announcements.extend(told.into_iter().map(|told| (end, told)));
+        self.announcements
+            .extend(told.into_iter().map(|told| (end, told)));
     }
 
     /// The cluster takes nothing: what is decided would pile up here.

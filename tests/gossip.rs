@@ -139,7 +139,9 @@ fn what_one_peer_got_of_a_dying_node_all_get() {
         let mut world = World::cluster(seed, 5, Net::GOOD, Setup::default());
         // Only node 1 hears node 0.
         world.cut.extend([(0, 2), (0, 3), (0, 4)]);
-        (0..200).for_each(|_| drop(world.announce(0)));
+        for _ in 0..200 {
+            world.announce(0);
+        }
         world.run(ms(20));
         world.stop(0);
         world.run(ms(20_000));
@@ -208,7 +210,9 @@ fn a_peer_that_takes_nothing_costs_its_bound_and_no_other_peer() {
     let mut retained_max = 0;
     let mut version = 0;
     world.run_with(ms(20_000), |world| {
-        (0..20).for_each(|_| drop(world.announce(0)));
+        for _ in 0..20 {
+            world.announce(0);
+        }
         (0..5).for_each(|_| {
             version += 1;
             world.send_digest(0, 3, version);

@@ -39,7 +39,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use repair::Sync;
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -59,6 +59,7 @@ const TRANSMIT_COUNT_MAX: usize = 16 << 10;
 const DELAY_COUNT_MAX: usize = 4096;
 /// Streams of lives of nodes, those of the dead included as long as somebody has some of them.
 const STREAM_COUNT_MAX: usize = 1024;
+const STREAM_COUNT_KEPT: usize = 128;
 /// A number beyond it is nobody's: at a million batches a second it takes 100,000 years.
 const NUMBER_MAX: u64 = 1 << 62;
 
@@ -490,6 +491,8 @@ impl Gossip {
             peer.beat_at = now.instant;
         }
         for stream in self.streams.values_mut() {
+            // A new life has nothing yet.
+            stream.held.remove(&identity.node);
             stream.incoming.hope(now.instant, identity.node);
         }
         self.send_hello(identity.address, true, false);
@@ -566,17 +569,15 @@ impl Gossip {
 
     /// Lets go of what nobody needs any more, or what is too much.
     fn upkeep(&mut self, now: Now) {
-        let old = Instant(
-            now.instant
-                .0
-                .saturating_sub(self.options.retention.as_nanos() as u64),
-        );
-        self.peers
-            .retain(|_, peer| peer.gone.is_none_or(|gone| gone >= old));
+        let retention = self.options.retention.as_nanos() as u64;
+        let old = Instant(now.instant.0.saturating_sub(retention));
+        // Who comes back after long goes on with the same numbers.
+        let known: BTreeSet<NodeId> = self.membership.known().map(|known| known.identity.node).collect();
+        self.peers.retain(|node, _| known.contains(node));
         let expected: Vec<(NodeId, u64)> = self
             .peers
             .iter()
-            .filter(|(_, peer)| peer.is_expected())
+            .filter(|(_, peer)| peer.is_expected(old))
             .map(|(node, peer)| (*node, peer.acknowledged))
             .collect();
         if let Some(all_have) = expected.iter().map(|(_, acknowledged)| *acknowledged).min() {
@@ -602,11 +603,17 @@ impl Gossip {
             });
         }
         self.shrink_streams();
-        let very_old = Instant(
-            now.instant
-                .0
-                .saturating_sub(2 * self.options.retention.as_nanos() as u64),
-        );
+        self.forget_streams(now.instant);
+        self.syncs.retain(|sync| !sync.is_overdue(now.instant));
+    }
+
+    /// Streams of lives that are over and of which nobody has anything. A few stay, so that a node that was away
+    /// for longer still knows what it missed.
+    fn forget_streams(&mut self, now: Instant) {
+        if self.streams.len() <= STREAM_COUNT_KEPT {
+            return;
+        }
+        let very_old = Instant(now.0.saturating_sub(2 * self.options.retention.as_nanos() as u64));
         let peers = &self.peers;
         self.streams.retain(|id, stream| {
             let lives = peers
@@ -614,7 +621,6 @@ impl Gossip {
                 .is_some_and(|peer| peer.identity.incarnation == id.incarnation);
             lives || !stream.incoming.is_empty() || stream.mentioned >= very_old
         });
-        self.syncs.retain(|sync| !sync.is_overdue(now.instant));
     }
 
     /// Others' decisions take no more than their share: the longest stream goes first.

@@ -14,9 +14,10 @@ pub mod identity; // who, which life, where; and its bytes
 
 pub use identity::Identity;
 
+use super::NodeId;
 use crate::base::time::Instant;
 use bytes::Bytes;
-use foca::{AccumulatingRuntime, Config, Foca, NoCustomBroadcast, PeriodicParams, State, Timer};
+use foca::{AccumulatingRuntime, Config, Foca, Member, NoCustomBroadcast, PeriodicParams, State, Timer};
 use identity::{MemberCodec, NODE_COUNT_MAX, Named};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -92,6 +93,26 @@ impl Membership {
             let _ = self.foca.announce(to, &mut self.runtime);
             self.collect(now);
         }
+    }
+
+    /// A peer says that it suspects this node, of which it knows so many refutations. foca itself would learn of it
+    /// from rumours only, which loss delays.
+    pub fn refute(&mut self, now: Instant, refutations: u16, to: Identity) {
+        let suspected = Member::new(self.own(), refutations, State::Suspect);
+        let _ = self
+            .foca
+            .apply_many(std::iter::once(suspected), false, &mut self.runtime);
+        // Whatever comes from here now says how often it was refuted.
+        self.announce(now, to);
+    }
+
+    /// Whom this node suspects, and how many refutations it knows of each.
+    pub fn suspects(&self) -> impl Iterator<Item = (NodeId, u16)> {
+        let suspects = self
+            .foca
+            .iter_members()
+            .filter(|member| member.state() == State::Suspect);
+        suspects.map(|member| (member.id().node, member.incarnation()))
     }
 
     /// Tells the others that this node goes.
@@ -198,7 +219,6 @@ fn config() -> Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gossip::NodeId;
 
     fn identity(node: u64) -> Identity {
         Identity {

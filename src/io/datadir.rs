@@ -10,6 +10,7 @@
 //! ```
 
 use crate::base::ids::LogId;
+use crate::gossip::NodeId;
 use crate::landing::fetch::WhichLog;
 use crate::route::HashKey;
 use crate::wal::SegmentId;
@@ -50,7 +51,7 @@ pub struct Identity {
     format: u32,
     /// 16 hexadecimal digits, drawn once.
     pub node_id: String,
-    /// Counts starts; never goes back.
+    /// Counts starts; never goes back. In a cluster the clock may raise it.
     pub incarnation: u64,
     /// Keys the hash of trace ids and the fingerprints in the log: two times 16 hexadecimal digits.
     hash_key: [String; 2],
@@ -133,6 +134,24 @@ impl DataDir {
 
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// For other nodes this start is `least` at least: a directory that came back from a backup counts from there,
+    /// and must not be taken for an earlier life.
+    pub fn raise_incarnation(&mut self, least: u64) -> Result<(), DataDirError> {
+        if self.identity.incarnation < least {
+            self.identity.incarnation = least;
+            write_json(&self.path, "node", &self.identity).map_err(|error| DataDirError::Io {
+                path: self.path.join("node"),
+                error,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What other nodes know this directory by.
+    pub fn node_id(&self) -> NodeId {
+        NodeId(u64::from_str_radix(&self.identity.node_id, 16).unwrap_or(0))
     }
 
     pub fn hash_key(&self) -> HashKey {
@@ -334,14 +353,18 @@ fn read_identity(directory: &Path) -> Result<Option<Identity>, DataDirError> {
     let identity: Option<Identity> = read_json(directory, FILE)?;
     if identity
         .as_ref()
-        .is_some_and(|identity| identity.hash_key().is_none())
+        .is_some_and(|identity| identity.hash_key().is_none() || !is_hex(&identity.node_id))
     {
         return Err(DataDirError::Damaged {
             path,
-            why: "hash_key is not hexadecimal".to_string(),
+            why: "hash_key or node_id is not hexadecimal".to_string(),
         });
     }
     Ok(identity)
+}
+
+fn is_hex(text: &str) -> bool {
+    u64::from_str_radix(text, 16).is_ok()
 }
 
 /// A small file of the directory, never through a link; `None`: there is none.
@@ -404,6 +427,17 @@ mod tests {
         let second = DataDir::open(&path, true).expect("again").identity().clone();
         assert_eq!(first.incarnation + 1, second.incarnation);
         assert_eq!((first.node_id, first.hash_key), (second.node_id, second.hash_key));
+    }
+
+    #[test]
+    fn an_incarnation_that_was_raised_stays_so() {
+        let directory = directory();
+        let mut first = DataDir::open(directory.path(), true).expect("new");
+        first.raise_incarnation(1_000).expect("written");
+        first.raise_incarnation(5).expect("nothing to write");
+        drop(first);
+        let second = DataDir::open(directory.path(), true).expect("again");
+        assert_eq!(second.identity().incarnation, 1_001);
     }
 
     #[test]

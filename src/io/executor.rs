@@ -12,6 +12,7 @@
 use super::admin::{Admin, Facts};
 use super::budget::Budget;
 use super::clock::Clock;
+use super::cluster::{self, Cluster, ClusterParts, Sockets};
 use super::core::{Core, CoreParts, FILE_WRITER, Service};
 use super::datadir::{self, DataDir};
 use super::disk::{Disk, DmaPool};
@@ -23,11 +24,12 @@ use super::node::{NodeError, NodeOptions};
 use super::resume::{self, Found};
 use super::seats::{LeftOut, Seats};
 use crate::base::ids::{CoreId, LogId};
+use crate::gossip::{self, Gossip};
 use crate::shard::{Resuming, Shard};
 use crate::table::{Table, TableOptions};
 use glommio::{Latency, Shares, TaskQueueHandle};
 use std::cell::RefCell;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -43,6 +45,13 @@ const STOP_LAST_TIME: Duration = Duration::from_secs(2);
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// How often a core that waits for all others looks.
 const WAIT_FOR_ALL: Duration = Duration::from_millis(2);
+/// Decisions are kept for other nodes for twice the age of a trace, at least.
+const RETENTION_MIN: Duration = Duration::from_secs(60);
+/// Their bytes, within a sixteenth of the memory.
+const RETAINED_BYTES_MIN: u64 = 8 << 20;
+const RETAINED_BYTES_MAX: u64 = 256 << 20;
+/// What waits for one node that takes nothing.
+const DIRECTED_BYTES_MAX: usize = 4 << 20;
 
 /// What all cores look at.
 #[derive(Default)]
@@ -76,6 +85,8 @@ pub struct CoreSetup {
     pub http: TcpListener,
     /// On one core only.
     pub admin: Option<TcpListener>,
+    /// Likewise, if there is a cluster.
+    pub cluster: Option<Sockets>,
 }
 
 /// A core's life. `Err` before it serves: the node cannot start.
@@ -97,6 +108,7 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
         grpc,
         http,
         admin: admin_listener,
+        cluster: sockets,
     } = setup;
     let clock = Rc::new(Clock::new());
     let mesh = Rc::new(mesh);
@@ -110,7 +122,14 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
 
     let hash_key = data_dir.hash_key();
     let budget = Budget::new(options.memory_limit_bytes, core_count);
-    let table = Table::new(table_options(&options, budget, hash_key), clock.now());
+    let mut table = Table::new(table_options(&options, budget, hash_key), clock.now());
+    if let Some(cluster) = &options.cluster {
+        let cluster = crate::table::ClusterOptions {
+            own: data_dir.node_id(),
+            spans_arrive: cluster.spans_arrive,
+        };
+        table = table.in_cluster(cluster, clock.now());
+    }
     let resuming = Resuming::new(id, core_count, hash_key, table)
         .with_credit(budget.credit)
         .with_overload(options.on_overload);
@@ -151,7 +170,7 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
         shard,
         CoreParts {
             clock: clock.clone(),
-            mesh,
+            mesh: mesh.clone(),
             seats,
             left_out,
             pool,
@@ -165,8 +184,29 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     core.start();
     let ingress = start_ingress(&options, &core, &clock, queues.ingest, grpc, http, &facts)?;
     admin.attach(core.clone(), ingress.clone(), last_replay);
+    let cluster = sockets.map(|sockets| {
+        let gossip = gossip(&options, &data_dir, &names, &facts, &clock, &sockets);
+        Cluster::start(ClusterParts {
+            gossip,
+            clock: clock.clone(),
+            mesh,
+            hash_key,
+            core_count,
+            queue: queues.gossip,
+            sockets,
+            join: options
+                .cluster
+                .iter()
+                .flat_map(|cluster| cluster.join.clone())
+                .collect(),
+        })
+    });
+    if let Some(cluster) = &cluster {
+        admin.attach_cluster(cluster.clone());
+    }
     let desk = Desk {
         core: core.clone(),
+        cluster: cluster.clone(),
         ingress: ingress.clone(),
         admin: admin.clone(),
     };
@@ -178,12 +218,14 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     flags.up.fetch_add(1, Ordering::Relaxed);
     if says_ready {
         wait_for_all(&flags.up, core_count, &flags.stop, Duration::MAX, &clock).await;
+        let cluster = facts.cluster.as_ref();
+        let cluster = cluster.map_or(String::new(), |cluster| format!(" cluster={}", cluster.address));
         eprintln!(
-            "tailkeep ready node={} grpc={} http={} admin={} data={}",
+            "tailkeep ready node={} grpc={} http={} admin={}{cluster} data={}",
             facts.node, facts.grpc, facts.http, facts.admin, facts.data_dir
         );
     }
-    watch(&options, &core, &flags).await;
+    watch(&options, &core, cluster.as_ref(), &flags).await;
     tracing::info!(core = id.0, "stopping: finishing what is in flight");
     admin.set_stopping();
     core.refuse();
@@ -196,6 +238,9 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     let patience = until.since(clock.instant().min(until));
     let everybody = wait_for_all(&flags.settled, core_count, &patient, patience, &clock).await;
     let settled = everybody && core.stop(STOP_LAST_TIME).await && settled;
+    if let Some(cluster) = &cluster {
+        cluster.leave().await;
+    }
     let pending = core.shard().table().len();
     tracing::info!(core = id.0, pending_traces = pending, "stopped");
     posts.cancel().await;
@@ -209,6 +254,7 @@ struct Queues {
     ingest: TaskQueueHandle,
     log: TaskQueueHandle,
     export: TaskQueueHandle,
+    gossip: TaskQueueHandle,
 }
 
 impl Queues {
@@ -219,6 +265,7 @@ impl Queues {
             ingest: queue("ingest", 1000),
             log: queue("log", 1000),
             export: queue("export", 500),
+            gossip: queue("gossip", 500),
         }
     }
 }
@@ -297,6 +344,8 @@ fn start_ingress(
 /// Whom posts are for, once this core serves.
 struct Desk {
     core: Rc<Core>,
+    /// On the core that speaks for the node, if there is a cluster.
+    cluster: Option<Rc<Cluster>>,
     ingress: Rc<Ingress>,
     admin: Rc<Admin>,
 }
@@ -320,6 +369,15 @@ impl Desk {
     fn take(&self, from: CoreId, post: Post) {
         match post {
             Post::Message(message) => self.core.handle_message(from, message),
+            Post::Inbound(list) => list
+                .into_iter()
+                .for_each(|inbound| self.core.handle_inbound(inbound)),
+            Post::Outbound(list) => {
+                if let Some(cluster) = &self.cluster {
+                    list.into_iter().for_each(|outbound| cluster.take(outbound));
+                    cluster.work();
+                }
+            }
             Post::Connection(transport, accepted, seat) => {
                 let connection = Connection {
                     tcp: accepted.bind_to_executor(),
@@ -361,13 +419,16 @@ async fn wait_for_all(
 }
 
 /// Until a signal ends it: reopens files on SIGHUP, refuses while the disk is nearly full.
-async fn watch(options: &NodeOptions, core: &Rc<Core>, flags: &Flags) {
+async fn watch(options: &NodeOptions, core: &Rc<Core>, cluster: Option<&Rc<Cluster>>, flags: &Flags) {
     let mut rounds = 0u32;
     while !flags.stop.load(Ordering::Relaxed) {
         glommio::timer::sleep(HOUSEKEEPING).await;
         if core.mesh().core() == FILE_WRITER && flags.reopen.swap(false, Ordering::Relaxed) {
             tracing::info!("SIGHUP: reopening output files");
             core.sinks().iter().for_each(Sink::reopen);
+            if let Some(cluster) = cluster {
+                read_keys(options, cluster);
+            }
         }
         if rounds.is_multiple_of(10) {
             let disk = rustix::fs::statvfs(&options.data_dir);
@@ -375,6 +436,57 @@ async fn watch(options: &NodeOptions, core: &Rc<Core>, flags: &Flags) {
             core.set_disk_low(free < options.free_bytes_min);
         }
         rounds = rounds.wrapping_add(1);
+    }
+}
+
+/// What this node tells others of, and of whom it hears.
+fn gossip(
+    options: &NodeOptions,
+    data_dir: &DataDir,
+    names: &[String],
+    facts: &Facts,
+    clock: &Clock,
+    sockets: &Sockets,
+) -> Gossip {
+    let cluster = options.cluster.as_ref().expect("sockets are there for it");
+    let traces_live = options.completion.decision_wait * 2;
+    let options = gossip::Options {
+        own: data_dir.node_id(),
+        name: facts.node.clone(),
+        incarnation: facts.incarnation,
+        address: cluster
+            .advertise
+            .map_or(sockets.address, |advertise| match advertise.port() {
+                0 => SocketAddr::new(advertise.ip(), sockets.address.port()),
+                _ => advertise,
+            }),
+        cluster: cluster.name.clone(),
+        keys: cluster.keys.clone(),
+        retention: traces_live.max(RETENTION_MIN),
+        retained_bytes_max: (options.memory_limit_bytes / 16).clamp(RETAINED_BYTES_MIN, RETAINED_BYTES_MAX)
+            as usize,
+        directed_bytes_max: DIRECTED_BYTES_MAX,
+        predicates: options.policies.predicate_hashes(),
+        policy_names: names.to_vec(),
+    };
+    Gossip::new(options, clock.now(), datadir::random_u64())
+}
+
+/// Keys are exchanged without a restart: a new one is added everywhere, then put first, then the old one removed.
+fn read_keys(options: &NodeOptions, cluster: &Cluster) {
+    let key_file = options
+        .cluster
+        .as_ref()
+        .and_then(|cluster| cluster.key_file.as_deref());
+    match key_file.map(|path| (path, cluster::keys::read(path))) {
+        None => {}
+        Some((path, Ok(keys))) => {
+            tracing::info!(path = %path.display(), keys = keys.len(), "SIGHUP: read the cluster's keys");
+            cluster.set_keys(&keys);
+        }
+        Some((path, Err(error))) => {
+            tracing::error!(path = %path.display(), %error, "cluster.key_file: the keys in use stay");
+        }
     }
 }
 

@@ -5,8 +5,9 @@
 //!                          one of them: admin answers from the first moment
 //! ```
 
-use super::admin::Facts;
+use super::admin::{ClusterFacts, Facts};
 use super::clock::Clock;
+use super::cluster::{self, ClusterOptions};
 use super::datadir::{DataDir, DataDirError};
 use super::egress::ExporterOptions;
 use super::executor::{self, CoreSetup, Flags};
@@ -57,6 +58,8 @@ pub struct NodeOptions {
     pub http: Vec<SocketAddr>,
     pub admin: Vec<SocketAddr>,
     pub admin_token: Option<String>,
+    /// `None`: one node.
+    pub cluster: Option<ClusterOptions>,
     pub ingress: ingress::Options,
     pub config_files: Vec<String>,
     pub config_hash: String,
@@ -89,6 +92,8 @@ pub enum NodeError {
     },
     #[error("admin.endpoint: {address}: {error}{}", port_help(error))]
     AdminPort { address: String, error: io::Error },
+    #[error("cluster.listen: {address}: {error}{}", port_help(error))]
+    ClusterPort { address: String, error: io::Error },
     #[error("exporters.{id}.path: {path}: {error}")]
     File {
         id: String,
@@ -122,6 +127,7 @@ struct Listeners {
     grpc: Vec<TcpListener>,
     http: Vec<TcpListener>,
     admin: TcpListener,
+    cluster: Option<cluster::Sockets>,
 }
 
 /// Runs a node until a signal ends it. Blocks the thread.
@@ -136,6 +142,9 @@ pub fn run(options: NodeOptions) -> Result<(), NodeError> {
         (opened, busy)
     })?;
     data_dir.add_logs(core_count as u8)?;
+    if options.cluster.is_some() {
+        data_dir.raise_incarnation(Clock::new().now().wall.0 / 1_000_000_000)?;
+    }
     let policies = options.policies.policies().iter();
     let configured: Vec<String> = policies.map(|policy| policy.name.clone()).collect();
     let names = Arc::new(data_dir.policy_names(&configured)?);
@@ -145,6 +154,7 @@ pub fn run(options: NodeOptions) -> Result<(), NodeError> {
     let seats = Seats::new(core_count);
     let left_out = LeftOut::new(core_count);
     let mut admin = Some(listeners.admin);
+    let mut sockets_of_cluster = listeners.cluster;
     let (ended, ends) = std::sync::mpsc::channel();
     let sockets = listeners.grpc.into_iter().zip(listeners.http);
     for ((number, (mesh, inbox)), (grpc, http)) in mesh(core_count).into_iter().enumerate().zip(sockets) {
@@ -167,6 +177,7 @@ pub fn run(options: NodeOptions) -> Result<(), NodeError> {
             grpc,
             http,
             admin: admin.take(),
+            cluster: sockets_of_cluster.take(),
         };
         let ended = ended.clone();
         let thread = std::thread::Builder::new().name(format!("tailkeep-{number}"));
@@ -232,22 +243,36 @@ fn bind_all(options: &NodeOptions) -> Result<Listeners, NodeError> {
         admin: bind(&options.admin, 1)
             .map_err(|(address, error)| NodeError::AdminPort { address, error })?
             .remove(0),
+        cluster: match &options.cluster {
+            None => None,
+            Some(cluster) => Some(
+                bind_first(&cluster.listen, cluster::bind)
+                    .map_err(|(address, error)| NodeError::ClusterPort { address, error })?,
+            ),
+        },
     })
 }
 
 /// Binds the first of a name's addresses that can be bound, once for each core.
 fn bind(addresses: &[SocketAddr], core_count: usize) -> Result<Vec<TcpListener>, (String, io::Error)> {
+    bind_first(addresses, |address| listener::bind(address, core_count))
+}
+
+fn bind_first<T>(
+    addresses: &[SocketAddr],
+    bind: impl Fn(SocketAddr) -> io::Result<T>,
+) -> Result<T, (String, io::Error)> {
     let mut failed = None;
     for address in addresses {
         let bound = retry(|| {
-            let bound = listener::bind(*address, core_count);
+            let bound = bind(*address);
             let busy = bound
                 .as_ref()
                 .is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
             (bound, busy)
         });
         match bound {
-            Ok(listeners) => return Ok(listeners),
+            Ok(bound) => return Ok(bound),
             Err(error) => failed = Some((address.to_string(), error)),
         }
     }
@@ -277,6 +302,15 @@ fn facts(options: &NodeOptions, data_dir: &DataDir, listeners: &Listeners) -> Fa
         grpc: address(&listeners.grpc[0]),
         http: address(&listeners.http[0]),
         admin: address(&listeners.admin),
+        cluster: options
+            .cluster
+            .as_ref()
+            .zip(listeners.cluster.as_ref())
+            .map(|(options, sockets)| ClusterFacts {
+                name: options.name.clone(),
+                encrypted: !options.keys.is_empty(),
+                address: sockets.address,
+            }),
         memory_limit_bytes: options.memory_limit_bytes,
         wal_bytes_max: options.wal_bytes_max,
         token: options.admin_token.clone(),

@@ -27,7 +27,9 @@ fn what_strangers_send_changes_nothing_and_is_not_answered() {
     let mut plain = World::cluster(3, 3, Net::GOOD, Setup::default());
     for world in [&mut world, &mut foreign, &mut plain] {
         world.capture = Some(Vec::new());
-        (0..50).for_each(|_| drop(world.announce(0)));
+        for _ in 0..50 {
+            world.announce(0);
+        }
         world.run(ms(2_000));
     }
     let captured = |world: &mut World| world.capture.take().expect("captured");
@@ -72,7 +74,7 @@ fn what_strangers_send_changes_nothing_and_is_not_answered() {
         assert_eq!(node.gossip.poll_inbound(), None);
         assert_eq!(node.gossip.handle_sync_request(&bytes), None);
     }
-    assert!(count > 3_000, "{count}");
+    assert!(count > 2_000, "{count}");
     assert_eq!(accepted(&world), accepted_before);
     assert_eq!(members(&world), before);
     world.run(ms(2_000));

@@ -110,7 +110,6 @@ enum Event {
 #[derive(Clone, Copy, Debug)]
 pub struct Announced {
     pub by: usize,
-    pub life: u64,
     pub at: Instant,
 }
 
@@ -243,6 +242,10 @@ impl World {
         self.nodes[index].as_ref().expect("it lives")
     }
 
+    pub fn node_mut(&mut self, index: usize) -> &mut Node {
+        self.nodes[index].as_mut().expect("it lives")
+    }
+
     /// Nothing passes between the two groups.
     pub fn partition(&mut self, left: &[usize], right: &[usize]) {
         for l in left {
@@ -255,9 +258,8 @@ impl World {
     /// Has a node announce a Keep of a trace that nobody else knows.
     pub fn announce(&mut self, by: usize) -> TraceId {
         let trace = TraceId::new(&self.random.random::<u128>().to_be_bytes()).expect("not zero");
-        let life = self.node(by).incarnation;
         let at = self.now;
-        self.announced.insert(trace, Announced { by, life, at });
+        self.announced.insert(trace, Announced { by, at });
         let policy = self.policy_of(by, trace);
         let decision = Decision {
             verdict: Verdict::Keep,
@@ -529,8 +531,9 @@ impl Node {
             Inbound::Announced(PeerDecision {
                 trace,
                 decision,
-                by_home: true,
+                by_home,
             }) => {
+                assert!(by_home);
                 let policy = decision
                     .policy
                     .map(|policy| self.names[usize::from(policy.0)].as_str());

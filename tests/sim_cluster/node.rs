@@ -115,6 +115,7 @@ impl Node {
                     retain: Duration::from_secs(600),
                     log_seed: outside.random.next(),
                     now,
+                    damaged: false,
                 };
                 let disks = &mut self.logs[usize::from(number)].disks;
                 let replayed = start::replay(&setting, log, disks, &mut naive, |found| {
@@ -344,7 +345,7 @@ impl Node {
     pub fn assert_ledger(&self, policies: &PolicySet) {
         let stats = self.stats(policies).spans;
         let pending: u64 = self.cores.iter().map(|core| core.table().pending_spans()).sum();
-        let went = stats.decided.iter().sum::<u64>() + stats.lost;
+        let went = stats.decided.iter().chain(&stats.lost).sum::<u64>();
         assert_eq!(
             stats.accepted_total() + stats.resumed + stats.upgraded,
             went + pending,

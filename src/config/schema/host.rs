@@ -116,12 +116,6 @@ pub fn rollup(mut section: Section<'_>) {
     section.finish();
 }
 
-pub fn cluster(root: &mut Section<'_>) {
-    if let Some(value) = root.value("cluster").filter(|value| !value.is_null()) {
-        value.refuse(NOT_YET, "one node so far: leave the section out");
-    }
-}
-
 /// A path: text that is not empty and has no NUL, which no file name may have.
 pub fn path(value: &Value<'_>) -> Option<PathBuf> {
     let path = value.name()?;

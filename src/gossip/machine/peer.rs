@@ -78,9 +78,9 @@ impl Peer {
         self.gone.is_none()
     }
 
-    /// It may come back and want what was decided meanwhile.
-    pub fn is_expected(&self) -> bool {
-        self.is_live() || !self.left
+    /// It may come back and want what was decided meanwhile, unless it has been gone since before `old`.
+    pub fn is_expected(&self, old: Instant) -> bool {
+        self.gone.is_none_or(|gone| !self.left && gone >= old)
     }
 
     /// So far behind that more would be lost too: it catches up by itself.
@@ -95,7 +95,7 @@ impl Peer {
 
     /// After `beat` was sent: when the next one goes.
     pub fn beaten(&mut self, now: Instant, beat: proto::Beat) {
-        self.beat_pause = match beat == self.told {
+        self.beat_pause = match beat == self.told && beat.suspected == 0 {
             true => (self.beat_pause * 2).min(BEAT_LONGEST),
             false => BEAT,
         };

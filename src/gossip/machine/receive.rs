@@ -244,6 +244,7 @@ impl Gossip {
         let Some(peer) = self.peer_mut(sender) else {
             return Outcome::Accepted;
         };
+        let identity = peer.identity;
         peer.acknowledged = peer.acknowledged.max(beat.acknowledged.min(highest));
         peer.outgoing
             .release_through(beat.directed_acknowledged.min(peer.sent));
@@ -255,6 +256,10 @@ impl Gossip {
             self.inbounds.push_back(Inbound::Renewed(sender.origin));
         }
         self.counts.gaps_unrepairable += missed;
+        if let Some(refutations) = beat.suspected.checked_sub(1) {
+            let refutations = u16::try_from(refutations).unwrap_or(u16::MAX);
+            self.membership.refute(now.instant, refutations, identity);
+        }
         self.read_directed(sender);
         self.send_window(sender.origin);
         let oldest = beat.oldest.clamp(1, beat.highest + 1);

@@ -13,6 +13,7 @@ use crate::proto;
 use bytes::Bytes;
 use prost::Message;
 use proto::packet::Body;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 /// Heads of one datagram: 44 bytes each at most.
@@ -163,6 +164,7 @@ impl Gossip {
 
     pub(super) fn beat_due(&mut self, now: Now) {
         let (highest, oldest) = (self.broadcast.highest(), self.broadcast.oldest());
+        let suspects: BTreeMap<NodeId, u16> = self.membership.suspects().collect();
         let mut beats = Vec::new();
         for peer in self
             .peers
@@ -183,6 +185,9 @@ impl Gossip {
                 directed_highest: peer.sent,
                 directed_oldest: peer.outgoing.oldest(),
                 directed_acknowledged: peer.incoming.contiguous(),
+                suspected: suspects
+                    .get(&id.origin)
+                    .map_or(0, |refutations| u32::from(*refutations) + 1),
             };
             peer.beaten(now.instant, beat);
             beats.push((peer.identity, beat));
