@@ -418,7 +418,9 @@ impl Table {
     /// The account of trace state: slots in use, index, wheel, and the lists that traces own.
     pub fn state_bytes(&self) -> u64 {
         let slots = self.traces.len() * Slab::<Trace>::SLOT_BYTES;
-        (slots + self.index.memory_bytes() + self.wheel.memory_bytes()) as u64 + self.heap_bytes + self.cluster_bytes()
+        (slots + self.index.memory_bytes() + self.wheel.memory_bytes()) as u64
+            + self.heap_bytes
+            + self.cluster_bytes()
     }
 
     /// Memory that is there for traces and not in use: slots that wait for the next ones.

@@ -18,7 +18,9 @@ mod counts; // what happened, in numbers
 mod peer; // what is kept of each other node
 mod receive; // what comes in
 mod repair; // what is missing, and what others miss
+mod roster; // who is there
 mod send; // what goes out
+mod upkeep; // what is let go
 
 pub use counts::{Counts, Outcome};
 pub use repair::FRAME_BYTES_MAX;
@@ -27,7 +29,7 @@ use super::datagram::{ClusterKey, DATAGRAM_BYTES_MAX, Lane, Opener, Origin, Reje
 use super::member::{Identity, Membership};
 use super::stream::content::{Decisions, Directed, PolicyNames};
 use super::stream::{Incoming, Outgoing, StreamId};
-use super::{Inbound, Members, NodeId, Outbound};
+use super::{Inbound, NodeId, Outbound};
 use crate::base::time::{Instant, Now};
 use crate::proto;
 use crate::route::HashKey;
@@ -39,7 +41,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use repair::Sync;
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -426,220 +428,6 @@ impl Gossip {
             .values()
             .map(|peer| peer.outgoing.bytes() + peer.incoming.bytes());
         self.broadcast.bytes() + streams.sum::<usize>() + peers.sum::<usize>()
-    }
-
-    // ---- membership -------------------------------------------------------------------------------------
-
-    /// Sends what the membership protocol has to say, and takes in who came and went.
-    fn follow_membership(&mut self, now: Now) {
-        while let Some((to, message)) = self.membership.poll_send() {
-            let body = proto::packet::Body::Membership(message);
-            // An identity that only an address is known of has incarnation 0 in no case: it said who it is.
-            self.send(to.address, to.node, to.incarnation, body);
-        }
-        if !self.membership.take_changed() {
-            return;
-        }
-        let live: BTreeMap<NodeId, Identity> = self
-            .membership
-            .live()
-            .map(|identity| (identity.node, identity))
-            .collect();
-        for (node, peer) in &mut self.peers {
-            if !live.contains_key(node) && peer.is_live() {
-                peer.gone = Some(now.instant);
-                peer.drop_outgoing();
-            }
-        }
-        for (node, identity) in &live {
-            let known = self.peers.get_mut(node);
-            let news = match known {
-                Some(peer) if peer.identity.incarnation == identity.incarnation => {
-                    let back = peer.gone.take().is_some();
-                    peer.identity = *identity;
-                    peer.left = false;
-                    back.then(|| self.inbounds.push_back(Inbound::Renewed(*node)))
-                }
-                Some(peer) => {
-                    *peer = Peer::new(now.instant, *identity);
-                    self.inbounds.push_back(Inbound::Renewed(*node));
-                    Some(())
-                }
-                None => {
-                    self.peers.insert(*node, Peer::new(now.instant, *identity));
-                    Some(())
-                }
-            };
-            if news.is_some() {
-                self.welcome(now, *identity);
-            }
-        }
-        if let Some(until) = &mut self.joining_until
-            && !live.is_empty()
-        {
-            // The first one tells of the others.
-            *until = (*until).min(now.instant.plus(JOIN_TIME / 10));
-        }
-        self.tell_members();
-    }
-
-    /// Exchanges names and heads with a member that is new or back.
-    fn welcome(&mut self, now: Now, identity: Identity) {
-        if let Some(peer) = self.peers.get_mut(&identity.node) {
-            // Whatever was dropped while it was gone is sent anew by shards.
-            peer.lossy = false;
-            peer.beat_at = now.instant;
-        }
-        for stream in self.streams.values_mut() {
-            // A new life has nothing yet.
-            stream.held.remove(&identity.node);
-            stream.incoming.hope(now.instant, identity.node);
-        }
-        self.send_hello(identity.address, true, false);
-        self.send_heads(identity);
-    }
-
-    fn end_joining(&mut self) {
-        if self.joining_until.take().is_some() {
-            self.tell_members();
-        }
-    }
-
-    fn tell_members(&mut self) {
-        if self.joining_until.is_some() {
-            return;
-        }
-        let mut live: Vec<NodeId> = self.live_peers().iter().map(|peer| peer.node).collect();
-        live.push(self.own.origin);
-        live.sort();
-        if live != self.live {
-            self.live = live.clone();
-            self.inbounds.push_back(Inbound::Members(Members {
-                own: self.own.origin,
-                live,
-                home_key: self.home_key,
-            }));
-        }
-    }
-
-    fn live_peers(&self) -> Vec<Identity> {
-        let live = self.peers.values().filter(|peer| peer.is_live());
-        live.map(|peer| peer.identity).collect()
-    }
-
-    fn choose(&mut self, among: &[Identity]) -> Option<Identity> {
-        match among.len() {
-            0 => None,
-            count => Some(among[self.random.random_range(0..count)]),
-        }
-    }
-
-    /// Asks who is not a member but should be: configured addresses, and peers that were lost.
-    fn ask_seeds(&mut self, now: Now) {
-        let live = self.live_peers();
-        let is_member = |address: &SocketAddr| live.iter().any(|peer| peer.address == *address);
-        let lost = self.peers.values().filter(|peer| !peer.is_live() && !peer.left);
-        let mut wanted: Vec<SocketAddr> = lost.map(|peer| peer.identity.address).collect();
-        wanted.extend(&self.seeds);
-        wanted.sort();
-        wanted.dedup();
-        wanted.retain(|address| *address != self.options.address && !is_member(address));
-        for address in wanted {
-            self.send_hello(address, true, false);
-        }
-        for peer in self.nameless() {
-            self.send_hello(peer, true, false);
-        }
-        let pause = match live.is_empty() {
-            true => SEEDS_PAUSE_ALONE,
-            false => SEEDS_PAUSE,
-        };
-        self.seeds_at = now.instant.plus(pause);
-    }
-
-    fn nameless(&self) -> Vec<SocketAddr> {
-        let nameless = self
-            .peers
-            .values()
-            .filter(|peer| peer.is_live() && peer.name.is_none());
-        nameless.map(|peer| peer.identity.address).collect()
-    }
-
-    // ---- housekeeping -----------------------------------------------------------------------------------
-
-    /// Lets go of what nobody needs any more, or what is too much.
-    fn upkeep(&mut self, now: Now) {
-        let retention = self.options.retention.as_nanos() as u64;
-        let old = Instant(now.instant.0.saturating_sub(retention));
-        // Who comes back after long goes on with the same numbers.
-        let known: BTreeSet<NodeId> = self.membership.known().map(|known| known.identity.node).collect();
-        self.peers.retain(|node, _| known.contains(node));
-        let expected: Vec<(NodeId, u64)> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.is_expected(old))
-            .map(|(node, peer)| (*node, peer.acknowledged))
-            .collect();
-        if let Some(all_have) = expected.iter().map(|(_, acknowledged)| *acknowledged).min() {
-            self.broadcast.release_through(all_have);
-        }
-        self.broadcast.expire(old);
-        let live: Vec<NodeId> = self.live_peers().iter().map(|peer| peer.node).collect();
-        for (id, stream) in &mut self.streams {
-            let others = expected
-                .iter()
-                .map(|(node, _)| *node)
-                .filter(|node| *node != id.origin);
-            let all_have = others
-                .map(|node| stream.held.get(&node).copied().unwrap_or(0))
-                .min();
-            stream
-                .incoming
-                .release_through(all_have.unwrap_or(u64::MAX).min(stream.incoming.contiguous()));
-            stream.incoming.expire(old);
-            let origin_lives = live.contains(&id.origin);
-            self.counts.gaps_unrepairable += stream.incoming.give_up(|since, lacking| {
-                since < old || origin_lives && live.iter().all(|node| lacking.contains(node))
-            });
-        }
-        self.shrink_streams();
-        self.forget_streams(now.instant);
-        self.syncs.retain(|sync| !sync.is_overdue(now.instant));
-    }
-
-    /// Streams of lives that are over and of which nobody has anything. A few stay, so that a node that was away
-    /// for longer still knows what it missed.
-    fn forget_streams(&mut self, now: Instant) {
-        if self.streams.len() <= STREAM_COUNT_KEPT {
-            return;
-        }
-        let very_old = Instant(now.0.saturating_sub(2 * self.options.retention.as_nanos() as u64));
-        let peers = &self.peers;
-        self.streams.retain(|id, stream| {
-            let lives = peers
-                .get(&id.origin)
-                .is_some_and(|peer| peer.identity.incarnation == id.incarnation);
-            lives || !stream.incoming.is_empty() || stream.mentioned >= very_old
-        });
-    }
-
-    /// Others' decisions take no more than their share: the longest stream goes first.
-    fn shrink_streams(&mut self) {
-        let share = self.options.retained_bytes_max / 2;
-        loop {
-            let total: usize = self.streams.values().map(|stream| stream.incoming.bytes()).sum();
-            let longest = self
-                .streams
-                .values_mut()
-                .max_by_key(|stream| stream.incoming.bytes());
-            let Some(longest) = longest.filter(|_| total > share) else {
-                break;
-            };
-            let bytes = longest.incoming.bytes();
-            longest
-                .incoming
-                .shrink(bytes.saturating_sub((total - share).max(bytes / 8)));
-        }
     }
 }
 

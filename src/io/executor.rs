@@ -47,11 +47,8 @@ const HOUSEKEEPING: Duration = Duration::from_millis(100);
 const WAIT_FOR_ALL: Duration = Duration::from_millis(2);
 /// Decisions are kept for other nodes for twice the age of a trace, at least.
 const RETENTION_MIN: Duration = Duration::from_secs(60);
-/// Their bytes, within a sixteenth of the memory.
-const RETAINED_BYTES_MIN: u64 = 8 << 20;
-const RETAINED_BYTES_MAX: u64 = 256 << 20;
 /// What waits for one node that takes nothing.
-const DIRECTED_BYTES_MAX: usize = 4 << 20;
+const DIRECTED_BYTES_MAX: usize = 1 << 20;
 
 /// What all cores look at.
 #[derive(Default)]
@@ -121,7 +118,8 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     let sinks = open_sinks(&options.exporters, &clock, &mesh)?;
 
     let hash_key = data_dir.hash_key();
-    let budget = Budget::new(options.memory_limit_bytes, core_count);
+    let for_cluster = retained_bytes(&options);
+    let budget = Budget::new(options.memory_limit_bytes - for_cluster, core_count);
     let mut table = Table::new(table_options(&options, budget, hash_key), clock.now());
     if let Some(cluster) = &options.cluster {
         let cluster = crate::table::ClusterOptions {
@@ -463,13 +461,20 @@ fn gossip(
         cluster: cluster.name.clone(),
         keys: cluster.keys.clone(),
         retention: traces_live.max(RETENTION_MIN),
-        retained_bytes_max: (options.memory_limit_bytes / 16).clamp(RETAINED_BYTES_MIN, RETAINED_BYTES_MAX)
-            as usize,
+        retained_bytes_max: retained_bytes(options) as usize,
         directed_bytes_max: DIRECTED_BYTES_MAX,
         predicates: options.policies.predicate_hashes(),
         policy_names: names.to_vec(),
     };
     Gossip::new(options, clock.now(), datadir::random_u64())
+}
+
+/// What decisions that are kept for other nodes may take of the memory; nothing without a cluster.
+fn retained_bytes(options: &NodeOptions) -> u64 {
+    const LEAST: u64 = 4 << 20;
+    const MOST: u64 = 256 << 20;
+    let share = (options.memory_limit_bytes / 16).clamp(LEAST, MOST);
+    options.cluster.as_ref().map_or(0, |_| share)
 }
 
 /// Keys are exchanged without a restart: a new one is added everywhere, then put first, then the old one removed.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::options::{AdminOptions, Cores, MemoryOptions, NodeOptions, SamplingOptions};
-use crate::config::reader::{NOT_YET, Section, Value};
+use crate::config::reader::{Section, Value};
 use crate::shard::OnOverload;
 
 /// Below this the fixed parts alone (pools, read-back, table) leave no room for a trace.
