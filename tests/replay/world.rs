@@ -91,7 +91,7 @@ impl World {
             counted_lost: 0,
             retain: Duration::from_millis(500),
             // Now and then longer than segments last.
-            quiet: Duration::from_millis(if seed % 3 == 0 { 3_000 } else { 200 }),
+            quiet: Duration::from_millis(if seed.is_multiple_of(3) { 3_000 } else { 200 }),
             forwarded: 0,
             damaged: false,
         };
@@ -443,7 +443,11 @@ impl World {
         });
         self.passed_over = passed_over;
         let (landing, fragments) = Landing::resume(parts, &policies, now);
-        assert!(resuming.replayed(fragments).is_empty(), "one core owns all");
+        let upgrades = landing.resumed_upgrades();
+        assert!(
+            resuming.replayed(fragments, upgrades).is_empty(),
+            "one core owns all"
+        );
         resuming.handle_message(CoreId(0), shard::Message::Replayed);
         let shard = Shard::new(resuming, policies, vec![landing], now);
         let sorted = |mut fold: Vec<(_, _, Vec<_>)>| {

@@ -2,7 +2,7 @@
 //!
 //! Messages between cores arrive at once and in order; `tests/sim.rs` has them late.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tailkeep::base::block::VecPool;
@@ -25,7 +25,6 @@ use crate::model::Output;
 use crate::naive::Naive;
 use crate::network::{Network, node_id};
 use crate::random::Random;
-use crate::spans;
 use crate::start::{self, LogDisks, Setting};
 
 const SEGMENT_BYTES: u64 = 512 << 10;
@@ -45,8 +44,6 @@ pub struct Outside {
     pub now: Now,
     pub policies: PolicySet,
     pub spans_arrive: SpansArrive,
-    /// Traces that some node dropped before it heard that they are kept.
-    pub raised: BTreeSet<u64>,
 }
 
 struct LogFiles {
@@ -270,10 +267,6 @@ impl Node {
                     .network
                     .send(outside.now.instant, &mut outside.random, self.number, outbound);
             }
-            let raised = core.take_raised();
-            outside
-                .raised
-                .extend(raised.iter().map(|keep| spans::number(keep.trace)));
         }
     }
 
@@ -323,7 +316,8 @@ impl Node {
             reports.all(|report| report.queued_spans == 0)
         };
         self.cores.iter().all(|shard| {
-            shard.table().is_empty() && shard.is_settled(now) && !shard.has_outbound() && is_delivered(shard)
+            let is_idle = shard.table().is_empty() && shard.upgrades_are_idle();
+            is_idle && shard.is_settled(now) && !shard.has_outbound() && is_delivered(shard)
         }) && self.logs.iter().all(|files| {
             files.shipment.is_none()
                 && files.reads.is_empty()
