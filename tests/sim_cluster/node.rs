@@ -119,7 +119,7 @@ impl Node {
                     told.extend(resuming.decided(found));
                 });
                 let (landing, fragments) = Landing::resume(replayed.parts, &outside.policies, now);
-                told.extend(resuming.replayed(fragments));
+                told.extend(resuming.replayed(fragments, landing.resumed_upgrades()));
                 landings.push(landing);
             }
             starting.push((resuming, landings));
