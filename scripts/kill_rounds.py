@@ -18,18 +18,16 @@ Standard library only; ends only processes that it started.
 """
 
 import argparse
-import json
 import os
 import random
 import shutil
 import statistics
-import subprocess
 import sys
-import threading
 import time
 
 import ledger
 import tailkeep_process
+from bench_load import Load
 from tailkeep_process import PROJECT, NotReady, Tailkeep
 
 POLICIES = {
@@ -54,45 +52,6 @@ admin: {{ endpoint: "127.0.0.1:0" }}
 # Allocators and page caches wobble; a leak of one round's load would exceed this within the rounds.
 RSS_GROWTH_MAX = 1.25
 RSS_GROWTH_SLACK_BYTES = 32 << 20
-
-
-class Load:
-    """One run of the generator."""
-
-    def __init__(self, arguments, endpoints, transport, seed, ledger_path):
-        command = [
-            arguments.bench, "load", "--transport", transport, "--endpoint", endpoints[transport],
-            "--seed", str(seed), "--ledger", ledger_path, "--rate", str(arguments.rate),
-            "--warmup", "0s", "--duration", "30s", "--connections", "4", "--in-flight", "4",
-            "--spans-per-request", "64", "--spans-per-trace", "8", "--requests-per-trace", "2",
-            "--error-ratio", str(arguments.error_ratio), "--slow-ratio", "0",
-        ]  # fmt: skip
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        self.begun = threading.Event()
-        self.lines = []
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
-
-    def _read(self):
-        for line in self.process.stderr:
-            self.lines.append(line.rstrip())
-            if "load begins" in line:
-                self.begun.set()
-
-    def wait_begun(self, seconds=10):
-        if not self.begun.wait(seconds):
-            self.end(0)
-            raise RuntimeError("the load generator did not begin:\n  " + "\n  ".join(self.lines))
-
-    def end(self, seconds=20):
-        """It ends by itself when its connections are gone."""
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.reader.join(5)
-        self.process.stderr.close()
 
 
 def play(arguments, work, draw, violations):
@@ -122,7 +81,8 @@ def play(arguments, work, draw, violations):
             rss.append(server.rss_bytes())
             transport = draw.choice(["grpc", "http"])
             ledger_path = os.path.join(work, f"round-{number:04}.ledger")
-            load = Load(arguments, server.endpoints, transport, draw.getrandbits(63), ledger_path)
+            options = {"seed": draw.getrandbits(63), "rate": arguments.rate, "error-ratio": arguments.error_ratio}
+            load = Load(arguments.bench, transport, server.endpoints[transport], ledger_path, options)
             load.wait_begun()
             time.sleep(draw.uniform(0.1, 2.0))
             if server.process.poll() is not None:
@@ -152,69 +112,6 @@ def play(arguments, work, draw, violations):
     finally:
         last.kill()
     return rss, ready_seconds, played
-
-
-def exported_spans(path, violations):
-    """{trace id + span id: times exported}"""
-    found = {}
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                document = json.loads(line)
-            except ValueError as error:
-                violations.append(f"{path}:{number}: torn or not JSON: {error}")
-                continue
-            for resource_spans in document.get("resourceSpans", []):
-                for scope_spans in resource_spans.get("scopeSpans", []):
-                    for span in scope_spans.get("spans", []):
-                        key = bytes.fromhex(span["traceId"] + span["spanId"])
-                        found[key] = found.get(key, 0) + 1
-    return found
-
-
-def judge(work, policy, exported, violations):
-    """Compares every ledger with `exported`; returns counts."""
-    counts = {"sent": 0, "acknowledged": 0, "due": 0, "missing": 0, "unacknowledged_exported": 0}
-    rest = set(exported)
-    names = sorted(name for name in os.listdir(work) if name.endswith(".ledger"))
-    for name in names:
-        path = os.path.join(work, name)
-        requests = ledger.read(path)
-        due_traces = set()
-        for runs, outcome in requests.values():
-            if outcome == ledger.ACKED_IN_PART:
-                violations.append(f"{name}: valid spans were rejected by partial_success")
-            if outcome == ledger.ACKED:
-                due_traces.update(t for t, marks, _ in runs if policy == "always" or marks & ledger.MARK_ERROR)
-        for request, (runs, outcome) in requests.items():
-            for trace_id, _, span_ids in runs:
-                counts["sent"] += len(span_ids)
-                acked = outcome == ledger.ACKED
-                counts["acknowledged"] += len(span_ids) * acked
-                is_due = acked and trace_id in due_traces
-                for span_id in span_ids:
-                    key = trace_id + span_id
-                    rest.discard(key)
-                    if is_due:
-                        counts["due"] += 1
-                        if key not in exported:
-                            counts["missing"] += 1
-                            if counts["missing"] <= 20:
-                                violations.append(
-                                    f"{name}, request {request}: acknowledged span {span_id.hex()} of trace "
-                                    f"{trace_id.hex()} is missing"
-                                )
-                    elif key in exported and not acked:
-                        counts["unacknowledged_exported"] += 1
-    if counts["missing"] > 20:
-        violations.append(f"… {counts['missing']} spans are missing in all")
-    for key in sorted(rest)[:20]:
-        violations.append(f"span {key[16:].hex()} of trace {key[:16].hex()} was never sent")
-    if len(rest) > 20:
-        violations.append(f"… {len(rest)} spans were never sent in all")
-    if not counts["due"]:
-        violations.append("nothing was compared: no acknowledged span was due")
-    return counts
 
 
 def rss_violation(rss):
@@ -282,8 +179,8 @@ def main():
         rss, ready_seconds, played = play(arguments, work, draw, violations)
     except (NotReady, RuntimeError) as error:
         sys.exit(f"violation (seed {seed}): {error}")
-    exported = exported_spans(os.path.join(work, "kept.jsonl"), violations)
-    counts = judge(work, arguments.policy, exported, violations)
+    exported = ledger.exported_spans(os.path.join(work, "kept.jsonl"), violations)
+    counts = ledger.judge(work, arguments.policy, exported, violations)
     growth = rss_violation(rss)
     if growth:
         violations.append(growth)

@@ -1,5 +1,11 @@
-"""Reads the ledger of `tailkeep-bench load --ledger` (layout: bench/src/load/ledger.rs)."""
+"""The ledger of `tailkeep-bench load --ledger` (layout: bench/src/load/ledger.rs), and the judge who reads it.
 
+Judged: every acknowledged span that is due has come; nothing has come that was never sent. What came twice is
+counted, not judged.
+"""
+
+import json
+import os
 import struct
 
 MAGIC = b"TKLEDG01"
@@ -41,3 +47,92 @@ def _runs(record):
         at += 19
         yield trace_id, marks, [record[at + 8 * n : at + 8 * n + 8] for n in range(count)]
         at += 8 * count
+
+
+class Writer:
+    """Keeps a ledger for a client of its own. Traces are marked with an error when asked for."""
+
+    def __init__(self, path):
+        self.file = open(path, "wb", buffering=0)
+        self.file.write(MAGIC)
+
+    def sent(self, request, runs):
+        """`runs`: [(trace id, marks, [span id])]"""
+        record = request.to_bytes(8, "little")
+        for trace_id, marks, span_ids in runs:
+            record += trace_id + struct.pack("<BH", marks, len(span_ids)) + b"".join(span_ids)
+        self.file.write(struct.pack("<cI", b"S", len(record)) + record)
+
+    def answered(self, request, outcome):
+        self.file.write(struct.pack("<cI", b"A", 9) + request.to_bytes(8, "little") + bytes([outcome]))
+
+    def close(self):
+        self.file.close()
+
+
+def exported_spans(path, violations):
+    """{trace id + span id: times exported} of a file of OTLP/JSON lines"""
+    found = {}
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                document = json.loads(line)
+            except ValueError as error:
+                violations.append(f"{path}:{number}: torn or not JSON: {error}")
+                continue
+            for resource_spans in document.get("resourceSpans", []):
+                for scope_spans in resource_spans.get("scopeSpans", []):
+                    for span in scope_spans.get("spans", []):
+                        key = bytes.fromhex(span["traceId"] + span["spanId"])
+                        found[key] = found.get(key, 0) + 1
+    return found
+
+
+def judge(work, policy, exported, violations, excused=lambda key: False):
+    """Compares every `*.ledger` in `work` with `exported`; returns counts.
+
+    Due are acknowledged spans: with the policy `always` all, with `errors` those of traces whose error span was
+    acknowledged. `excused` names those that may be missing; they are counted.
+    """
+    counts = {"sent": 0, "acknowledged": 0, "due": 0, "missing": 0, "excused": 0, "unacknowledged_exported": 0}
+    rest = set(exported)
+    names = sorted(name for name in os.listdir(work) if name.endswith(".ledger"))
+    for name in names:
+        requests = read(os.path.join(work, name))
+        due_traces = set()
+        for runs, outcome in requests.values():
+            if outcome == ACKED_IN_PART:
+                violations.append(f"{name}: valid spans were rejected by partial_success")
+            if outcome == ACKED:
+                due_traces.update(t for t, marks, _ in runs if policy == "always" or marks & MARK_ERROR)
+        for request, (runs, outcome) in requests.items():
+            for trace_id, _, span_ids in runs:
+                counts["sent"] += len(span_ids)
+                acked = outcome == ACKED
+                counts["acknowledged"] += len(span_ids) * acked
+                is_due = acked and trace_id in due_traces
+                for span_id in span_ids:
+                    key = trace_id + span_id
+                    rest.discard(key)
+                    if is_due:
+                        counts["due"] += 1
+                        if key not in exported and excused(key):
+                            counts["excused"] += 1
+                        elif key not in exported:
+                            counts["missing"] += 1
+                            if counts["missing"] <= 20:
+                                violations.append(
+                                    f"{name}, request {request}: acknowledged span {span_id.hex()} of trace "
+                                    f"{trace_id.hex()} is missing"
+                                )
+                    elif key in exported and not acked:
+                        counts["unacknowledged_exported"] += 1
+    if counts["missing"] > 20:
+        violations.append(f"… {counts['missing']} spans are missing in all")
+    for key in sorted(rest)[:20]:
+        violations.append(f"span {key[16:].hex()} of trace {key[:16].hex()} was never sent")
+    if len(rest) > 20:
+        violations.append(f"… {len(rest)} spans were never sent in all")
+    if not counts["due"]:
+        violations.append("nothing was compared: no acknowledged span was due")
+    return counts

@@ -30,7 +30,7 @@ def attribute(field, key, text):
     return field_bytes(field, field_bytes(1, key.encode()) + field_bytes(2, any_value))
 
 
-def span(trace_id, span_id, parent_id, name, kind, start_ns, end_ns, attributes=()):
+def span(trace_id, span_id, parent_id, name, kind, start_ns, end_ns, attributes=(), is_error=False):
     """Ids as bytes; `parent_id` empty for a root; `attributes` pairs of texts."""
     message = field_bytes(1, trace_id) + field_bytes(2, span_id)
     if parent_id:
@@ -38,6 +38,8 @@ def span(trace_id, span_id, parent_id, name, kind, start_ns, end_ns, attributes=
     message += field_bytes(5, name.encode()) + integer(6, kind) + fixed64(7, start_ns) + fixed64(8, end_ns)
     for key, text in attributes:
         message += attribute(9, key, text)
+    if is_error:
+        message += field_bytes(15, integer(3, 2))
     return message
 
 
@@ -55,6 +57,8 @@ class Client:
     def __init__(self, endpoint, seconds=30):
         host, _, port = endpoint.removeprefix("http://").rstrip("/").rpartition(":")
         self.connection = http.client.HTTPConnection(host, int(port), timeout=seconds)
+        # Of the last reply; names in lower case.
+        self.headers = {}
 
     def post(self, body):
         """(status, reply). A request is not sent twice: the server may have it."""
@@ -62,10 +66,14 @@ class Client:
         try:
             self.connection.request("POST", "/v1/traces", body, headers)
             reply = self.connection.getresponse()
+            self.headers = {name.lower(): value for name, value in reply.headers.items()}
             return reply.status, reply.read()
-        except (OSError, http.client.HTTPException):
+        except OSError:
             self.connection.close()
             raise
+        except http.client.HTTPException as error:
+            self.connection.close()
+            raise OSError(f"not an HTTP reply: {error!r}") from error
 
     def close(self):
         self.connection.close()

@@ -27,8 +27,8 @@ class NotReady(Exception):
 class Tailkeep:
     """One run of `tailkeep run`. Its stderr is appended to `log_path`."""
 
-    def __init__(self, binary, config, log_path, settings=()):
-        command = [binary, "run", "--config", config]
+    def __init__(self, binary, config, log_path, settings=(), environment=None, prefix=()):
+        command = [*prefix, binary, "run", "--config", config]
         for setting in settings:
             command += ["--set", setting]
         self.log = open(log_path, "ab")
@@ -36,7 +36,10 @@ class Tailkeep:
         self.endpoints = {}
         self.ready = threading.Event()
         self.started_at = time.monotonic()
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        environment = {**os.environ, **(environment or {})}
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+        )
         # Read to the end even after the ready line, or a full pipe would stop the server.
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
@@ -60,7 +63,11 @@ class Tailkeep:
     def wait_ready(self, seconds=60):
         """Seconds from start to ready."""
         if not self.ready.wait(seconds) or not self.endpoints:
-            code = self.process.poll()
+            try:
+                # It closes its stderr a moment before it has ended.
+                code = self.process.wait(1)
+            except subprocess.TimeoutExpired:
+                code = None
             self.kill()
             state = "said nothing in time" if code is None else f"ended with {code}"
             raise NotReady(f"tailkeep {state}; its last lines:\n  " + "\n  ".join(self.lines[-12:]))

@@ -30,6 +30,11 @@ impl PredicateSet {
     }
 
     #[inline]
+    pub fn is_empty(self) -> bool {
+        self.0 == [0; 2]
+    }
+
+    #[inline]
     pub fn contains(self, predicate: PredicateIndex) -> bool {
         self.0[predicate.index() / 64] >> (predicate.index() % 64) & 1 == 1
     }

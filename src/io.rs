@@ -17,6 +17,7 @@ pub mod mesh; // what goes from core to core
 pub mod cluster; // the cluster's end on the first core
 pub mod core; // one core at work
 pub mod admin; // health, metrics, status, explain
+pub mod drain; // everything given away
 pub mod resume; // from a core's logs to what it serves from
 pub mod executor; // one core from start to stop
 pub mod node; // all cores from start to stop

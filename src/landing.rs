@@ -26,12 +26,18 @@ pub mod replay; // a log folded again after a start
 
 mod collect;
 mod deliver;
+mod index;
+mod search;
+mod room;
 mod settle;
+mod upgrades;
 mod write;
 
 pub use collect::Rejected;
 pub use deliver::DestinationReport;
 pub use queue::{DESTINATION_COUNT_MAX, KeptEntry};
+pub use search::{SearchId, Searched, Wanted};
+pub use upgrades::Asked;
 
 use crate::base::block::BlockPool;
 use crate::base::ids::{LogId, Place, Position};
@@ -163,6 +169,9 @@ pub struct Landing<P: BlockPool, W> {
     /// Records of copies for the next copied entry.
     copied: Vec<u8>,
     decided: decided::Decided,
+    upgrades: upgrades::Upgrades,
+    index: index::Index,
+    searches: search::Searches,
     fetcher: Fetcher,
     forward: forward::Forward,
     queue: queue::Queue,
@@ -170,6 +179,7 @@ pub struct Landing<P: BlockPool, W> {
     cursors_logged_at: Instant,
     cursors_changed: bool,
     stopping: bool,
+    draining: bool,
     /// When destinations are waited for no more.
     parting: Option<Instant>,
     bump: Bump,
@@ -196,6 +206,8 @@ impl<P: BlockPool, W> Landing<P, W> {
         for entry in kept_entries {
             landing.enqueue_replayed(entry);
         }
+        landing.upgrades = upgrades::Upgrades::resumed(replayed.upgrades);
+        landing.index = replayed.index;
         let (batches, newest, uncovered) = replayed.decided.into_parts();
         landing.resume_decided(batches, newest, uncovered);
         let fragments = replayed.fragments;
@@ -228,6 +240,9 @@ impl<P: BlockPool, W> Landing<P, W> {
             copies: VecDeque::new(),
             copied: Vec::new(),
             decided: decided::Decided::default(),
+            upgrades: upgrades::Upgrades::default(),
+            index: index::Index::default(),
+            searches: search::Searches::default(),
             fetcher: Fetcher::default(),
             forward: forward::Forward::new(tail, segment_bytes),
             queue: queue::Queue::default(),
@@ -235,6 +250,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             cursors_logged_at: now.instant,
             cursors_changed: false,
             stopping: false,
+            draining: false,
             parting: None,
             bump: Bump::new(),
             by_trace: HashTable::new(),
@@ -279,6 +295,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             log,
             options,
             taken_from,
+            index,
             ..
         } = self;
         let mut draft =
@@ -289,7 +306,7 @@ impl<P: BlockPool, W> Landing<P, W> {
                 let rejected = draft.rejected;
                 stats.spans.accepted[transport as usize] += draft.spans.len() as u64;
                 stats.spans.lost[ItemLoss::OverloadSampled as usize] += draft.leave_out(*taken_from);
-                match write::write(now, bump, &draft, options.log, log, batches) {
+                match write::write(now, bump, &draft, options.log, log, index, batches) {
                     Some(end) => {
                         self.tail = end;
                         Submission::Appended(rejected)
@@ -379,16 +396,19 @@ impl<P: BlockPool, W> Landing<P, W> {
     }
 
     /// Moves everything forward that can move without I/O; `true`: there is more to do in another turn.
-    pub fn advance(&mut self, now: Now, stats: &mut Stats) -> bool {
+    pub fn advance(&mut self, now: Now, policies: &PolicySet, stats: &mut Stats) -> bool {
         self.answer_waiters();
+        let more_searches = self.advance_searches(policies, stats);
         let more_keeps = self.copy_kept(now, stats);
         self.let_copies_go();
         let more_deliveries = self.gather(now);
         self.log_cursors(now);
         self.carry_decided(now);
         self.copy_forward(now);
+        self.log_upgraded(now);
+        self.write_index(now);
         self.evict();
-        more_keeps || more_deliveries
+        more_searches || more_keeps || more_deliveries
     }
 
     pub fn poll_effect(&mut self, now: Now) -> Option<Effect<P, W>> {
@@ -446,16 +466,31 @@ impl<P: BlockPool, W> Landing<P, W> {
         self.parting = Some(now.instant.plus(patience));
     }
 
+    /// From now on destinations are handed what there is without waiting.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Every destination has got all that was kept.
+    pub fn is_drained(&self) -> bool {
+        self.keeps.is_empty() && self.copies.is_empty() && !self.is_searching() && self.queues_are_empty()
+    }
+
     /// Nothing waits for the disk, for a reply or for a destination. Destinations that fail, or take longer than
     /// the patience of `stop`, are not waited for: what they lack is in the logs.
     pub fn is_settled(&self, now: Now) -> bool {
         let parted = self.parting.is_some_and(|parting| now.instant >= parting);
-        let delivered = self.keeps.is_empty() && self.copies.is_empty() && self.deliveries_are_settled();
+        let copied = self.keeps.is_empty() && self.copies.is_empty() && !self.is_searching();
+        let delivered = copied && self.deliveries_are_settled();
         self.waiters.is_empty()
             && self.replies.is_empty()
             && self.log.durable() >= self.tail
             && !self.cursors_changed
             && (parted || delivered)
+    }
+
+    pub fn hash_key(&self) -> HashKey {
+        self.options.hash_key
     }
 
     /// The log that it keeps.
@@ -473,6 +508,11 @@ impl<P: BlockPool, W> Landing<P, W> {
     /// Whether the log takes writes now, for readiness.
     pub fn admits(&self) -> Result<(), Refused> {
         self.log.admit(0)
+    }
+
+    /// How long the log has been waiting for its disk.
+    pub fn stalled_for(&self, now: Now) -> Duration {
+        self.log.stalled_for(now)
     }
 
     pub fn evicted_bytes(&self) -> u64 {
@@ -507,6 +547,11 @@ impl<P: BlockPool, W> Landing<P, W> {
         self.log.check(entry, bytes).map(|entry| entry.payload)
     }
 
+    pub fn policy_number(&self, name: &str) -> Option<crate::route::PolicyNumber> {
+        let number = self.options.policy_names.iter().position(|known| known == name)?;
+        Some(crate::route::PolicyNumber(number as u16))
+    }
+
     pub fn policy_name(&self, number: crate::route::PolicyNumber) -> Option<&str> {
         self.options
             .policy_names
@@ -525,6 +570,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             + self.fetcher.memory_bytes()
             + self.forward.memory_bytes()
             + self.shipment_bytes()
+            + self.index.memory_bytes()
     }
 
     /// Blocks in memory that could leave it.

@@ -21,12 +21,15 @@
 //! 5. [`Shard::poll_timeout`]: when [`Shard::handle_timeout`] is to be called.
 
 pub mod overload; // when more comes than can be taken
+mod asking; // copying forward, between landing core and owner
 mod message; // what one core tells another
 mod resuming; // from the logs of all cores to a table
+mod upgrades; // dropped traces that are kept after all
 
 pub use message::Message;
 pub use overload::{OnOverload, Overload};
 pub use resuming::Resuming;
+pub use upgrades::Upgrade;
 
 use crate::base::block::BlockPool;
 use crate::base::ids::{CoreId, LogId, Position};
@@ -36,14 +39,18 @@ use crate::export::retry::{Arrival, Failure};
 use crate::gossip::{Inbound, Outbound, PeerDecision};
 use crate::landing::fetch::{ReadOp, WhichLog};
 use crate::landing::forward::{Answer, Question};
-use crate::landing::{self, Landing, Request, Submission};
+use crate::landing::{self, Landing, Request, SearchId, Submission};
 use crate::policy::PolicySet;
 use crate::route::{self, ItemBatch, Settlement};
 use crate::stats::{Refusal, Stats};
 use crate::table::Table;
+use crate::verdict::Reason;
 use crate::wal::{DiskError, OpId};
 use std::collections::VecDeque;
 use std::time::Duration;
+
+/// Traces decided in one turn while draining.
+const DRAIN_COUNT: usize = 256;
 
 /// What may be on its way to one other core, and wait in this one's logs for its copy. Simulations lower it to see
 /// it bind.
@@ -95,6 +102,10 @@ pub struct Shard<P: BlockPool, W> {
     inbox: VecDeque<(CoreId, ItemBatch)>,
     /// Keeps for the cluster, announced or answered with, and the position up to which the log must be durable first.
     announcements: VecDeque<(Position, Outbound)>,
+    upgrades: upgrades::Upgrades,
+    draining: bool,
+    /// Messages of other cores so far.
+    messages_taken: u64,
 }
 
 /// Credit and what waits to be sent.
@@ -108,6 +119,10 @@ struct Peer {
     /// Bounded by what a landing core asks for at a time.
     questions: Vec<(LogId, Question)>,
     answers: Vec<(LogId, Answer)>,
+    /// Of `items_on_way` by message, each with the place of its first item.
+    batches_on_way: VecDeque<(usize, Position)>,
+    /// To be sent before what is not a message yet.
+    sealed: VecDeque<Message>,
 }
 
 impl Peer {
@@ -118,6 +133,39 @@ impl Peer {
 
     fn is_owed_words(&self) -> bool {
         !self.questions.is_empty() || !self.answers.is_empty()
+    }
+
+    fn take_settled(&mut self, lags: bool) -> Message {
+        let settlements = std::mem::take(&mut self.settlements);
+        self.settlements_on_way += settlements.len();
+        Message::Settled {
+            settlements,
+            items_absorbed: std::mem::take(&mut self.items_absorbed),
+            settlements_taken: match lags {
+                true => 0,
+                false => std::mem::take(&mut self.settlements_taken),
+            },
+        }
+    }
+
+    /// What comes next is to be told after the settlements there are. Credit for settlements can wait.
+    fn seal_settled(&mut self) {
+        if self.is_owed_settled(true) {
+            let settled = self.take_settled(true);
+            self.sealed.push_back(settled);
+        }
+    }
+
+    /// The owner has counted back so many items.
+    fn items_came_home(&mut self, mut count: usize) {
+        self.items_on_way -= count;
+        while count > 0 {
+            let (items, _) = self
+                .batches_on_way
+                .pop_front()
+                .expect("B1: credit for what was sent");
+            count -= items;
+        }
     }
 }
 
@@ -139,6 +187,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             core_count,
             table,
             fragments,
+            upgrades,
             early,
             credit,
             on_overload,
@@ -161,6 +210,9 @@ impl<P: BlockPool, W> Shard<P, W> {
             settlements: Vec::new(),
             inbox: VecDeque::new(),
             announcements: VecDeque::new(),
+            upgrades: upgrades::Upgrades::default(),
+            draining: false,
+            messages_taken: 0,
         };
         let resumed = shard.table.take_resumed_keeps().into_iter();
         shard
@@ -172,6 +224,7 @@ impl<P: BlockPool, W> Shard<P, W> {
                 .adopt(now, fragment, &mut shard.stats, &mut shard.settlements);
         }
         shard.dispatch(now);
+        shard.resume_upgrades(upgrades);
         for (from, message) in early {
             shard.handle_message(now, from, message);
         }
@@ -212,6 +265,7 @@ impl<P: BlockPool, W> Shard<P, W> {
     }
 
     pub fn handle_message(&mut self, now: Now, from: CoreId, message: Message) {
+        self.messages_taken += 1;
         match message {
             Message::Items(batch) => {
                 self.inbox.push_back((from, batch));
@@ -224,7 +278,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             } => {
                 let peer = &mut self.peers[usize::from(from.0)];
                 peer.settlements_taken += settlements.len();
-                peer.items_on_way -= items_absorbed;
+                peer.items_came_home(items_absorbed);
                 peer.settlements_on_way -= settlements_taken;
                 self.settlements.append(&mut settlements);
                 self.dispatch(now);
@@ -242,7 +296,15 @@ impl<P: BlockPool, W> Shard<P, W> {
                     self.landings[number].handle_answer(answer);
                 }
             }
-            Message::Decided(_) | Message::Adopt(_) | Message::Replayed => {
+            Message::Search {
+                number,
+                trace,
+                wanted,
+            } => {
+                self.serve_search(SearchId { asker: from, number }, trace, wanted);
+            }
+            Message::Searched(searched) => self.handle_searched(searched),
+            Message::Decided(_) | Message::Adopt(_) | Message::Upgrades(_) | Message::Replayed => {
                 unreachable!("{from:?} told that it has replayed before")
             }
         }
@@ -311,11 +373,14 @@ impl<P: BlockPool, W> Shard<P, W> {
     pub fn advance(&mut self, now: Now) -> bool {
         let mut more = false;
         for landing in &mut self.landings {
-            more |= landing.advance(now, &mut self.stats);
+            more |= landing.advance(now, &self.policies, &mut self.stats);
         }
         // Copies that were made may have been what items waited for.
         self.take_items(now);
-        more | self.ask_owners()
+        more |= self.ask_owners();
+        more |= self.advance_upgrades(now);
+        more |= self.decide_all(now);
+        more
     }
 
     // ---- what is to be done -----------------------------------------------------------------------------
@@ -338,29 +403,23 @@ impl<P: BlockPool, W> Shard<P, W> {
             if core == self.core {
                 continue;
             }
+            if let Some(message) = peer.sealed.pop_front() {
+                return Some((core, message));
+            }
             let batch = &mut self.batches[number];
-            if !batch.is_empty() {
+            if let Some(first) = batch.places.first() {
                 peer.items_on_way += batch.items.len();
+                peer.batches_on_way.push_back((batch.items.len(), first.entry()));
                 return Some((core, Message::Items(std::mem::take(batch))));
             }
             if peer.is_owed_settled(lags) {
-                let settlements = std::mem::take(&mut peer.settlements);
-                peer.settlements_on_way += settlements.len();
-                let message = Message::Settled {
-                    settlements,
-                    items_absorbed: std::mem::take(&mut peer.items_absorbed),
-                    settlements_taken: match lags {
-                        true => 0,
-                        false => std::mem::take(&mut peer.settlements_taken),
-                    },
-                };
-                return Some((core, message));
+                return Some((core, peer.take_settled(lags)));
             }
             // Behind what was settled before.
-            if let Some((log, questions)) = take_of_one_log(&mut peer.questions) {
+            if let Some((log, questions)) = asking::take_of_one_log(&mut peer.questions) {
                 return Some((core, Message::Asked { log, questions }));
             }
-            if let Some((log, answers)) = take_of_one_log(&mut peer.answers) {
+            if let Some((log, answers)) = asking::take_of_one_log(&mut peer.answers) {
                 return Some((core, Message::Answered { log, answers }));
             }
         }
@@ -395,7 +454,12 @@ impl<P: BlockPool, W> Shard<P, W> {
         let peers = self.peers.iter().zip(&self.batches).enumerate();
         peers
             .filter(|(number, _)| *number != usize::from(self.core.0))
-            .any(|(_, (peer, batch))| !batch.is_empty() || peer.is_owed_settled(lags) || peer.is_owed_words())
+            .any(|(_, (peer, batch))| {
+                !batch.is_empty()
+                    || peer.is_owed_settled(lags)
+                    || peer.is_owed_words()
+                    || !peer.sealed.is_empty()
+            })
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -406,6 +470,23 @@ impl<P: BlockPool, W> Shard<P, W> {
         };
         let landings = self.landings.iter().map(Landing::poll_timeout);
         landings.chain([table]).flatten().min()
+    }
+
+    /// While draining: decides what is open; `true`: there is more.
+    fn decide_all(&mut self, now: Now) -> bool {
+        if !self.draining || self.table.is_empty() || self.lacks_settlement_credit() {
+            return false;
+        }
+        let oldest = (DRAIN_COUNT, Reason::Shutdown);
+        let more = self.table.close_oldest(
+            now,
+            oldest,
+            &self.policies,
+            &mut self.stats,
+            &mut self.settlements,
+        );
+        self.dispatch(now);
+        more
     }
 
     // ---- between table and logs -------------------------------------------------------------------------
@@ -487,39 +568,6 @@ impl<P: BlockPool, W> Shard<P, W> {
         &mut self.overload
     }
 
-    /// Hands what landing cores ask to the owners of the traces; `true`: some was answered here.
-    fn ask_owners(&mut self) -> bool {
-        let mut answered = false;
-        for number in 0..self.landings.len() {
-            let log = self.landings[number].log();
-            for question in self.landings[number].take_questions() {
-                match self.table.owner_of(&question.trace(), self.peers.len() as u16) {
-                    owner if owner == self.core => {
-                        let answer = self.answer(question);
-                        self.landings[number].handle_answer(answer);
-                        answered = true;
-                    }
-                    owner => self.peers[usize::from(owner.0)].questions.push((log, question)),
-                }
-            }
-        }
-        answered
-    }
-
-    /// What this core knows as the owner of the trace.
-    fn answer(&mut self, question: Question) -> Answer {
-        match question {
-            Question::Open { trace, place } => Answer::Open {
-                place,
-                is_open: self.table.is_open_at(&trace, place),
-            },
-            Question::Moved { trace, old, new } => {
-                self.table.move_place(&trace, old, new);
-                Answer::Moved { old }
-            }
-        }
-    }
-
     fn lacks_item_credit(&self) -> bool {
         let on_way = self.peers.iter().zip(&self.batches);
         let mut on_way = on_way.map(|(peer, batch)| peer.items_on_way + batch.items.len());
@@ -557,6 +605,27 @@ impl<P: BlockPool, W> Shard<P, W> {
 
     // ---- stopping and looking ---------------------------------------------------------------------------
 
+    /// No new requests will come: everything open is decided, and destinations get all that is kept, however long that
+    /// takes.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        self.landings.iter_mut().for_each(Landing::drain);
+    }
+
+    /// Nothing is left to decide or to export, and nothing is on its way to or from this core: how many messages it
+    /// took until then. When all cores say so twice with the same numbers, the node is drained.
+    pub fn drained(&self) -> Option<u64> {
+        let is_home = |peer: &Peer| peer.items_on_way == 0 && peer.settlements_on_way == 0;
+        let is_drained = self.draining
+            && self.table.is_empty()
+            && self.inbox.is_empty()
+            && !self.has_messages()
+            && self.peers.iter().all(is_home)
+            && self.upgrades_are_idle()
+            && self.landings.iter().all(Landing::is_drained);
+        is_drained.then_some(self.messages_taken)
+    }
+
     /// No new requests will come: destinations are handed what there is and waited for as long as `patience`,
     /// cursors are logged.
     pub fn stop(&mut self, now: Now, patience: Duration) {
@@ -581,11 +650,6 @@ impl<P: BlockPool, W> Shard<P, W> {
         &self.policies
     }
 
-    /// Traces that were dropped here and that somebody else keeps.
-    pub fn take_raised(&mut self) -> Vec<PeerDecision> {
-        self.table.take_raised()
-    }
-
     pub fn table(&self) -> &Table {
         &self.table
     }
@@ -602,12 +666,4 @@ impl<P: BlockPool, W> Shard<P, W> {
     pub fn stats_mut(&mut self) -> &mut Stats {
         &mut self.stats
     }
-}
-
-/// All that there is for the first log that there is something for.
-fn take_of_one_log<T>(all: &mut Vec<(LogId, T)>) -> Option<(LogId, Vec<T>)> {
-    let log = all.first()?.0;
-    let (taken, rest): (Vec<_>, Vec<_>) = std::mem::take(all).into_iter().partition(|(of, _)| *of == log);
-    *all = rest;
-    Some((log, taken.into_iter().map(|(_, one)| one).collect()))
 }

@@ -100,10 +100,12 @@ pub struct TraceCounts {
     pub forced: [u64; 3],
     /// By what this node has of them, since their home did not answer.
     pub judged_alone: u64,
-    /// Dropped here, and kept elsewhere later.
-    pub raised: u64,
     /// Sent to the homes of traces.
     pub digests_sent: u64,
+    /// Dropped and kept later.
+    pub upgraded: u64,
+    /// Dropped, and late spans may have made them ones to keep, but too many were looked at already.
+    pub upgrades_skipped: u64,
 }
 
 impl TraceCounts {
@@ -119,8 +121,9 @@ impl TraceCounts {
         self.incomplete += other.incomplete;
         add_all(&mut self.forced, &other.forced);
         self.judged_alone += other.judged_alone;
-        self.raised += other.raised;
         self.digests_sent += other.digests_sent;
+        self.upgraded += other.upgraded;
+        self.upgrades_skipped += other.upgrades_skipped;
     }
 }
 

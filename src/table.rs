@@ -20,6 +20,7 @@ mod found;
 mod generation;
 mod heard;
 mod index;
+mod late;
 mod recent;
 mod trace;
 
@@ -27,13 +28,14 @@ pub use cache::{CompactDecision, DecidedCache, FALSE_HIT_ODDS_MAX};
 pub use cluster::ClusterOptions;
 pub use found::FoundDecision;
 pub use fragments::Fragments;
+pub use late::{LateCandidate, LateEvidence, upgrade_by};
 pub use recent::{DecidedTrace, Recent};
 pub use trace::Trace;
 
 use crate::base::ids::{CoreId, Place, TraceId};
 use crate::base::slab::{Key, Slab};
 use crate::base::time::{Instant, Now};
-use crate::base::wheel::Wheel;
+use crate::base::wheel::{Armed, Wheel};
 use crate::completion::{self, Completion, CompletionOptions};
 use crate::digest::Digest;
 use crate::gossip::PeerDecision;
@@ -41,7 +43,8 @@ use crate::policy::{PolicySet, Ruling};
 use crate::route::{self, Decision, HashKey, Item, ItemBatch, Places, PolicyNumber, Settlement};
 use crate::stats::Stats;
 use crate::verdict::{Reason, Verdict};
-use cluster::Context;
+use cluster::{Asked, Context};
+use hashbrown::HashMap;
 use index::Index;
 use std::time::Duration;
 
@@ -82,6 +85,11 @@ pub struct Table {
     hashes: Vec<u64>,
     decided: DecidedCache,
     recent: Recent,
+    /// Dropped traces with late spans that may matter.
+    candidates: Vec<LateCandidate>,
+    /// Open traces that will be kept, and those that have been since somebody asked.
+    promised: HashMap<TraceId, Decision>,
+    kept_promises: Vec<TraceId>,
     relieved_at: Option<Instant>,
     /// There are, or may be, other nodes.
     cluster: Option<Box<cluster::Cluster>>,
@@ -106,6 +114,9 @@ impl Table {
             heap_bytes: 0,
             hashes: Vec::new(),
             recent: Recent::default(),
+            candidates: Vec::new(),
+            promised: HashMap::new(),
+            kept_promises: Vec::new(),
             relieved_at: None,
             cluster: None,
             forcing: (0, 0),
@@ -155,8 +166,16 @@ impl Table {
         let key = match self.find(hash, &item.trace) {
             Some(key) => key,
             None => {
+                // Late spans follow the verdict at once, with a settlement of their own.
                 if let Some(decision) = self.decided.get(hash, &item.trace) {
-                    self.settle_late(now, item, decision, places, stats, out);
+                    self.note_late(now, item, decision, places, policies, stats);
+                    out.push(Settlement {
+                        trace: item.trace,
+                        decision,
+                        late: true,
+                        span_count: item.digest.span_count,
+                        places: Places::from_slice(places),
+                    });
                     return;
                 }
                 stats.traces.opened += 1;
@@ -171,33 +190,6 @@ impl Table {
         trace.absorb(now, item.digest, places, spans, parents);
         self.heap_bytes = self.heap_bytes + trace.heap_bytes() - heap_before;
         self.check(now, key, policies, stats, out);
-    }
-
-    /// Late spans follow the verdict at once, with a settlement of their own.
-    fn settle_late(
-        &mut self,
-        now: Now,
-        item: &Item,
-        decision: Decision,
-        places: &[Place],
-        stats: &mut Stats,
-        out: &mut Vec<Settlement>,
-    ) {
-        stats.late_spans[decision.verdict as usize] += u64::from(item.digest.span_count);
-        if let Some(decided) = self.recent.get_mut(&item.trace) {
-            stats.late_span_age.record(Duration::from_nanos(
-                now.wall.0.saturating_sub(decided.decided_at.0),
-            ));
-            decided.add_late(item.digest.span_count, places);
-        }
-        let span_count = item.digest.span_count;
-        out.push(Settlement {
-            trace: item.trace,
-            decision,
-            late: true,
-            span_count,
-            places: Places::from_slice(places),
-        });
     }
 
     fn find(&self, hash: u64, trace: &TraceId) -> Option<Key> {
@@ -220,8 +212,15 @@ impl Table {
             None => self.oldest = Some(key),
         }
         self.index.insert(hash, key);
-        self.wheel.arm(now.instant, key);
+        self.arm(now.instant, key);
         key
+    }
+
+    fn arm(&mut self, deadline: Instant, key: Key) {
+        let armed = self.wheel.arm(deadline, key);
+        if let Some(trace) = self.traces.get_mut(key) {
+            trace.armed = armed;
+        }
     }
 
     /// Closes the trace if a rule of completion says so; otherwise makes sure that it will come up again.
@@ -267,7 +266,7 @@ impl Table {
         stats: &mut Stats,
         out: &mut Vec<Settlement>,
     ) {
-        let Some(trace) = self.traces.get(key) else { return };
+        let Some(trace) = self.remove(key) else { return };
         let ruling = policies.judge_closed(trace.id(), trace.digest());
         let incomplete = !trace.is_whole();
         let decision = Decision {
@@ -276,9 +275,10 @@ impl Table {
             policy: ruling.policy.map(|policy| PolicyNumber(policy.0)),
             threshold: ruling.threshold,
             incomplete,
+            upgraded: false,
         };
-        let decision = self.decide_alone(key, decision, stats);
-        let Some(trace) = self.remove(key) else { return };
+        let decision = self.redeem(trace.id(), decision);
+        let decision = self.decide_alone(key, trace.id(), decision, stats);
         self.count_decision(now, &trace, &ruling, decision, stats);
         self.remember(now, &trace, decision);
         out.extend(trace.into_settlements(decision, false));
@@ -322,6 +322,7 @@ impl Table {
             Some(newer) => self.traces.get_mut(newer).expect("listed").older = trace.older,
             None => self.newest = trace.older,
         }
+        self.wheel.disarm(trace.armed, key);
         self.heap_bytes -= trace.heap_bytes();
         Some(trace)
     }
@@ -343,8 +344,11 @@ impl Table {
             let keys = &due[begin..due.len().min(begin + AHEAD_COUNT)];
             self.look_ahead(keys, &mut hashes);
             for key in keys {
+                if let Some(trace) = self.traces.get_mut(*key) {
+                    trace.armed = Armed::NOT;
+                }
                 if let Some(until) = self.check(now, *key, policies, stats, out) {
-                    self.wheel.arm(until, *key);
+                    self.arm(until, *key);
                 }
             }
         }
@@ -383,6 +387,38 @@ impl Table {
             self.decided.prefetch(*hash);
             self.index.prefetch(*hash);
         }
+    }
+
+    /// Closes the oldest traces, at most so many.
+    pub fn close_oldest(
+        &mut self,
+        now: Now,
+        (count, reason): (usize, Reason),
+        policies: &PolicySet,
+        stats: &mut Stats,
+        out: &mut Vec<Settlement>,
+    ) -> bool {
+        let (mut next, mut closed) = (self.oldest, 0);
+        while closed < count
+            && let Some(key) = next
+        {
+            next = self.traces.get(key).and_then(|trace| trace.newer);
+            match self.whom_to_ask(key) {
+                Asked::Nobody => self.close(now, key, reason, policies, stats, out),
+                Asked::Home => {
+                    let context = Context {
+                        now,
+                        policies,
+                        stats,
+                        out,
+                    };
+                    self.check_in_cluster(key, Completion::Closed(reason), context);
+                }
+                Asked::Already => continue,
+            }
+            closed += 1;
+        }
+        closed > 0
     }
 
     /// When `handle_timeout` is due next.
@@ -501,23 +537,30 @@ impl Table {
                 late,
                 seen,
             } => {
-                self.decided
-                    .insert(self.options.hash_key.trace(&trace), trace, decision);
-                let Some(seen) = seen else { return };
+                let hash = self.options.hash_key.trace(&trace);
+                self.decided.insert(hash, trace, decision);
+                let seen = seen.map(|seen| DecidedTrace {
+                    // Another log may have said that it was upgraded.
+                    decision: self.decided.get(hash, &trace).unwrap_or(decision),
+                    ..seen
+                });
+                let Some(seen) = seen else {
+                    self.know_upgraded(&trace, decision);
+                    return;
+                };
                 if decision.verdict == Verdict::Keep && !late {
-                    let by_home = false;
                     let keep = PeerDecision {
                         trace,
                         decision,
-                        by_home,
+                        by_home: false,
                     };
                     self.resume_keep(keep, seen.decided_at);
                 }
                 match self.recent.get_mut(&trace) {
-                    Some(known) if late => known.add_late(seen.digest.span_count, &seen.places),
+                    Some(known) if late => known.add_late(seen.digest, &seen.places),
                     Some(known) => known.merge(seen),
                     None if late => {}
-                    None => self.recent.push(seen),
+                    None => self.recent.push(seen.replayed()),
                 }
             }
             FoundDecision::Announced { keep, logged_at } => {
@@ -534,6 +577,13 @@ impl Table {
         }
     }
 
+    /// Of an upgrade its owner's log says only that it was decided.
+    fn know_upgraded(&mut self, trace: &TraceId, decision: Decision) {
+        if let Some(known) = self.recent.get_mut(trace).filter(|_| decision.upgraded) {
+            known.decision = decision;
+        }
+    }
+
     /// What a log holds of a trace without a verdict after it. It resumes with one full `quiet`; or, if the
     /// trace was decided on what came before, follows that verdict.
     pub fn adopt(&mut self, now: Now, mut fragment: Trace, stats: &mut Stats, out: &mut Vec<Settlement>) {
@@ -543,7 +593,7 @@ impl Table {
         if let Some(decision) = self.decided.get(hash, &fragment.id()) {
             if let Some(decided) = self.recent.get_mut(&fragment.id()) {
                 let places: Places = fragment.places().collect();
-                decided.add_late(span_count, &places);
+                decided.add_late(*fragment.digest(), &places);
             }
             stats.late_spans[decision.verdict as usize] += u64::from(span_count);
             out.extend(fragment.into_settlements(decision, true));

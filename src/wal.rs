@@ -126,6 +126,8 @@ pub struct Log<P: BlockPool> {
     in_flight: Vec<(OpId, InFlight<P>)>,
     next_op: u64,
     durable: Position,
+    /// When something last became durable, or the first of what is not was begun.
+    moved_at: Instant,
     last_close: Instant,
     idle_at: Option<Instant>,
 
@@ -194,6 +196,7 @@ impl<P: BlockPool> Log<P> {
             in_flight: Vec::new(),
             next_op: 0,
             durable: tail,
+            moved_at: Instant(0),
             last_close: Instant(0),
             idle_at: None,
             failed_through: Position(0),

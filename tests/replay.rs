@@ -4,6 +4,7 @@
 //! made again from what its disks kept. A failing round prints its seed; `TAILKEEP_TEST_SEED` repeats it,
 //! `TAILKEEP_TEST_ROUNDS` asks for more.
 
+#[allow(dead_code, reason = "damage is taken account of elsewhere")]
 #[path = "support/disk.rs"]
 mod disk; // a disk in memory that forgets, tears, fails and lies
 #[path = "support/naive.rs"]
@@ -94,7 +95,7 @@ fn live_with_a_failing_disk(seed: u64) {
             sync_error: 20,
             no_space: 30,
             stall: 20,
-            misdirect: 0,
+            ..Faults::default()
         });
         random_life(&mut world, &mut random, STEPS);
         world.power_cut(&mut random);

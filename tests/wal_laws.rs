@@ -5,6 +5,7 @@
 
 #[path = "wal_laws/damage.rs"]
 mod damage;
+#[allow(dead_code, reason = "damage is taken account of elsewhere")]
 #[path = "support/disk.rs"]
 mod disk;
 #[path = "wal_laws/facts.rs"]

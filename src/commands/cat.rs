@@ -98,7 +98,9 @@ impl Log {
         mut each: impl FnMut(&ReplayedEntry<'_>, &mut Output),
     ) -> Result<(), Failure> {
         let failure = |error: crate::io::recovery::RecoveryError| Failure::Environment(error.to_string());
-        let mut files = LogFiles::open_live(&self.path, self.id).map_err(failure)?;
+        let data_dir = self.path.parent();
+        let log_seed = data_dir.and_then(|path| datadir::log_seed_of(path, self.which, self.id));
+        let mut files = LogFiles::open_live(&self.path, self.id, log_seed).map_err(failure)?;
         let mut more = true;
         while more && !output.is_closed() {
             more = files.step(&mut |entry| each(entry, output)).map_err(failure)?;

@@ -31,12 +31,15 @@ const WAL_SEGMENTS_MIN: u64 = 8;
 /// Of one hand-out to a file.
 const FILE_BATCH_BYTES: usize = 1 << 20;
 
-pub fn run(loaded: Loaded, log: &LogFlags, files: Vec<String>) -> Result<(), Failure> {
+pub fn run(loaded: Loaded, log: &LogFlags, files: Vec<String>, drain: bool) -> Result<(), Failure> {
     start_log(log);
     if loaded.config.built_in {
         eprintln!("keeping every trace; `tailkeep print-config --example` shows sampling");
     }
-    let options = node_options(loaded, files)?;
+    let options = NodeOptions {
+        drain,
+        ..node_options(loaded, files)?
+    };
     node::run(options).map_err(|error| Failure::Environment(error.to_string()))
 }
 
@@ -116,6 +119,7 @@ pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, F
         admin_token,
         cluster: config.cluster.as_ref().map(cluster).transpose()?,
         ingress,
+        drain: false,
         config_files: files,
         config_hash: config_hash(&config),
         version: env!("CARGO_PKG_VERSION"),

@@ -338,6 +338,7 @@ impl HomeTrace {
             policy: ruling.policy.map(|policy| PolicyNumber(policy.0)),
             threshold: ruling.threshold,
             incomplete: !self.has_root(),
+            upgraded: false,
         }
     }
 

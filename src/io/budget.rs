@@ -13,9 +13,9 @@
 use crate::shard::Credit;
 use crate::table::DecidedCache;
 
-/// What the process takes without a trace: code, rings, stacks, tables (measured: 8 MiB with one core and little
-/// registered memory, 4 MiB more for each further one).
-const PROCESS_BYTES: u64 = 8 << 20;
+/// What the process takes beside all accounts: code, rings, stacks (8 MiB with one core), and under load buffers of h2
+/// and of exports and what the allocator rounds up and keeps (16 MiB); BENCHMARKS.md says how it was measured.
+const PROCESS_BYTES: u64 = 24 << 20;
 const CORE_BYTES: u64 = 4 << 20;
 /// Decisions remembered by the whole node at least, for late spans, where memory allows it.
 const DECIDED_COUNT_MAX: usize = 1_000_000;

@@ -20,13 +20,14 @@ use super::ingress::{
 };
 use super::mesh::{Mesh, Post};
 use super::seats::{LeftOut, Seats};
-use crate::base::ids::{CoreId, LogId, Place};
+use crate::base::ids::{CoreId, LogId, Place, TraceId};
 use crate::base::time::{Instant, Now};
 use crate::export::{Notice, Shipment};
 use crate::gossip::{Inbound, Outbound};
 use crate::landing::fetch::{ReadOp, WhichLog};
-use crate::landing::{Effect, Request, Submission};
-use crate::shard::{self, Message, Shard};
+use crate::landing::{Effect, Request, Searched, Submission};
+use crate::route::Decision;
+use crate::shard::{self, Message, Shard, Upgrade};
 use crate::stats::{Refusal, Stats, Transport};
 use crate::wal::{DiskOp, EntryError, OpId, Refused};
 use futures_util::future::{Either, select};
@@ -46,6 +47,8 @@ const SLEEP_MIN: Duration = Duration::from_micros(200);
 const IN_FLIGHT_RETRY: Duration = Duration::from_secs(1);
 const DISK_LOW_RETRY: Duration = Duration::from_secs(5);
 const PUSHED_BACK_RETRY: Duration = Duration::from_secs(5);
+/// A disk that keeps a group waiting for longer makes the core not ready.
+const STALL_MAX: Duration = Duration::from_secs(10);
 /// How long destinations are handed what there is after SIGTERM.
 const DELIVERY_PATIENCE: Duration = Duration::from_secs(8);
 
@@ -65,6 +68,7 @@ pub struct Core {
     random: Cell<u64>,
     span_bytes_max: usize,
     serving: Cell<bool>,
+    draining: Cell<bool>,
     disk_low: Cell<bool>,
     /// A task will post what other cores are to know.
     posting: Cell<bool>,
@@ -123,6 +127,7 @@ impl Core {
             random: Cell::new(datadir::random_u64()),
             span_bytes_max,
             serving: Cell::new(true),
+            draining: Cell::new(false),
             disk_low: Cell::new(false),
             posting: Cell::new(false),
             wakes_at: Cell::new(Instant(u64::MAX)),
@@ -166,6 +171,37 @@ impl Core {
     /// Takes no more requests.
     pub fn refuse(&self) {
         self.serving.set(false);
+    }
+
+    /// Takes no more requests, decides everything, and empties the queues.
+    pub fn drain(self: &Rc<Core>) {
+        if !self.draining.replace(true) {
+            self.refuse();
+            self.shard.borrow_mut().drain();
+            self.turn(self.clock.now());
+        }
+    }
+
+    /// [`Shard::upgrade`], and a turn.
+    pub fn upgrade(self: &Rc<Core>, trace: TraceId, decision: Decision) -> Upgrade {
+        let upgrade = self.shard.borrow_mut().upgrade(trace, decision);
+        self.turn(self.clock.now());
+        upgrade
+    }
+
+    /// [`Shard::find`], and a turn.
+    pub fn find(self: &Rc<Core>, trace: TraceId) -> Option<u64> {
+        let number = self.shard.borrow_mut().find(trace)?;
+        self.turn(self.clock.now());
+        Some(number)
+    }
+
+    pub fn take_found(&self, number: u64) -> Option<Searched> {
+        self.shard.borrow_mut().take_found(number)
+    }
+
+    pub fn give_up_find(&self, number: u64) {
+        self.shard.borrow_mut().give_up_find(number);
     }
 
     /// Less is free on the disk than has to be: requests are refused, exports go on.
@@ -222,16 +258,29 @@ impl Core {
     /// Why this core is not ready; empty if it is.
     pub fn obstacles(&self) -> Vec<String> {
         let mut why = Vec::new();
-        if !self.serving.get() {
+        if self.draining.get() {
+            why.push("draining".to_string());
+        } else if !self.serving.get() {
             why.push("stopping".to_string());
         }
         if self.disk_low.get() {
             why.push("disk: less is free than wal.min_free".to_string());
         }
-        if let Err(refused) = self.shard.borrow().landings()[0].admits() {
-            why.push(format!("log: {refused}"));
+        if let Some(obstacle) = self.log_obstacle() {
+            why.push(format!("log: {obstacle}"));
         }
         why
+    }
+
+    /// Why the log of this core takes no requests, or would not acknowledge them.
+    pub fn log_obstacle(&self) -> Option<String> {
+        let shard = self.shard.borrow();
+        let landing = &shard.landings()[0];
+        if let Err(refused) = landing.admits() {
+            return Some(refused.to_string());
+        }
+        let stalled = landing.stalled_for(self.now());
+        (stalled >= STALL_MAX).then(|| format!("the disk has not answered for {} s", stalled.as_secs()))
     }
 
     /// Runs the shard until it has nothing more to do without waiting.
@@ -480,7 +529,10 @@ impl TraceService for Service {
         let core = &self.0;
         if !core.serving.get() {
             core.shard.borrow_mut().stats_mut().refused[transport as usize][Refusal::NotReady as usize] += 1;
-            let message = "this node is stopping".to_string();
+            let message = match core.draining.get() {
+                true => "this node is draining".to_string(),
+                false => "this node is stopping".to_string(),
+            };
             return Submitted::Refused {
                 retry_after: IN_FLIGHT_RETRY,
                 message,

@@ -16,7 +16,9 @@ use crate::route::HashKey;
 use crate::wal::SegmentId;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher13;
 use std::fs::{self, File, OpenOptions};
+use std::hash::Hasher;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -237,6 +239,24 @@ impl DataDir {
     pub fn log_path(&self, which: WhichLog, log: LogId) -> PathBuf {
         log_path(&self.path, which, log)
     }
+
+    pub fn log_seed(&self, which: WhichLog, log: LogId) -> u64 {
+        log_seed(self.hash_key(), which, log)
+    }
+}
+
+/// What the checks of a log's entries are seeded with. It follows from the key of the directory, so that a log can be
+/// read of which no segment has a sound header.
+fn log_seed(key: HashKey, which: WhichLog, log: LogId) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(key.0[0], key.0[1]);
+    hasher.write(&[which as u8, log.0]);
+    hasher.finish()
+}
+
+/// The same for whoever does not hold the lock; `None`: the directory does not say who it is.
+pub fn log_seed_of(data_dir: &Path, which: WhichLog, log: LogId) -> Option<u64> {
+    let key = read_identity(data_dir).ok()??.hash_key()?;
+    Some(log_seed(key, which, log))
 }
 
 fn find_logs(data_dir: &Path) -> Vec<LogId> {

@@ -4,7 +4,7 @@
 //! and its result reported as it is: deciding what a failure means is the log's.
 
 use super::datadir;
-use crate::base::block::PAGE_BYTES;
+use crate::base::block::{BLOCK_BYTES, PAGE_BYTES};
 use crate::base::ids::LogId;
 use crate::landing::fetch::{ReadOp, WhichLog};
 use crate::wal::{DiskError, DiskOp, SegmentId};
@@ -130,6 +130,7 @@ impl Disk {
                 file.pre_allocate(PAGE_BYTES as u64 + size, false)
                     .await
                     .map_err(disk_error)?;
+                self.write_zeros(&file, size).await?;
                 file
             }
         };
@@ -144,6 +145,32 @@ impl Disk {
         file.fdatasync().await.map_err(disk_error)?;
         self.sync_directory(log).await?;
         self.files.borrow_mut().insert((log, segment), Rc::new(file));
+        Ok(())
+    }
+
+    /// Gives the data bytes of a new file their extents.
+    ///
+    /// Written into space that is only preallocated, data is there once the file system's journal says so. When the
+    /// journal fails for anybody's sake, ext4 tells whoever waits for it, and says yes to the next fdatasync of a
+    /// file whose extents went with it. Over written extents an fdatasync flushes the device and nothing else.
+    async fn write_zeros(&self, file: &DmaFile, size: u64) -> Result<(), DiskError> {
+        let mut zeros = glommio::allocate_dma_buffer(BLOCK_BYTES);
+        zeros.as_bytes_mut().fill(0);
+        let zeros = Rc::new(zeros);
+        for offset in (PAGE_BYTES as u64..)
+            .step_by(BLOCK_BYTES)
+            .take((size / BLOCK_BYTES as u64) as usize)
+        {
+            let written = file
+                .write_rc_at(zeros.clone(), offset)
+                .await
+                .map_err(disk_error)?;
+            if written != BLOCK_BYTES {
+                return Err(DiskError::ShortWrite {
+                    written: written as u64,
+                });
+            }
+        }
         Ok(())
     }
 
@@ -228,16 +255,42 @@ impl Disk {
 }
 
 fn disk_error(error: GlommioError<()>) -> DiskError {
-    io_error(&io::Error::from(error))
+    tracing::error!(%error, "disk operation failed");
+    // Asked of glommio's error: as one of `std::io` it has lost its number.
+    from_number(error.raw_os_error())
 }
 
 fn io_error(error: &io::Error) -> DiskError {
     tracing::error!(%error, "disk operation failed");
-    match error.raw_os_error() {
+    from_number(error.raw_os_error())
+}
+
+fn from_number(number: Option<i32>) -> DiskError {
+    match number {
         Some(code) if code == rustix::io::Errno::NOSPC.raw_os_error() => DiskError::NoSpace,
         Some(code) if code == rustix::io::Errno::DQUOT.raw_os_error() => DiskError::NoSpace,
         Some(code) if code == rustix::io::Errno::CANCELED.raw_os_error() => DiskError::Cancelled,
         Some(code) => DiskError::Io(code),
         None => DiskError::Io(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_a_failing_one_whatever_glommio_adds() {
+        let full = || io::Error::from(rustix::io::Errno::NOSPC);
+        let enhanced = GlommioError::EnhancedIoError {
+            source: full(),
+            op: "Pre-allocate space",
+            path: None,
+            fd: None,
+        };
+        assert_eq!(disk_error(enhanced), DiskError::NoSpace);
+        assert_eq!(disk_error(GlommioError::IoError(full())), DiskError::NoSpace);
+        let failing = io::Error::from(rustix::io::Errno::IO);
+        assert_eq!(io_error(&failing), DiskError::Io(5));
     }
 }

@@ -16,6 +16,7 @@ use super::cluster::{self, Cluster, ClusterParts, Sockets};
 use super::core::{Core, CoreParts, FILE_WRITER, Service};
 use super::datadir::{self, DataDir};
 use super::disk::{Disk, DmaPool};
+use super::drain;
 use super::egress::{ExporterOptions, Sink, SinkOptions};
 use super::ingress::{Connection, Ingress, TraceService, Transport};
 use super::mesh::{Inbox, Mesh, Post};
@@ -55,6 +56,8 @@ const DIRECTED_BYTES_MAX: usize = 1 << 20;
 pub struct Flags {
     pub stop: Arc<AtomicBool>,
     pub reopen: Arc<AtomicBool>,
+    /// Nothing is accepted any more, and the process ends when nothing is left.
+    pub drain: AtomicBool,
     /// Cores that serve.
     up: AtomicU16,
     /// Cores that have nothing left to do.
@@ -110,7 +113,13 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     let clock = Rc::new(Clock::new());
     let mesh = Rc::new(mesh);
     let queues = Queues::create();
-    let admin = Admin::new(facts.clone(), clock.clone(), mesh.clone(), cpu as u32);
+    let admin = Admin::new(
+        facts.clone(),
+        clock.clone(),
+        mesh.clone(),
+        flags.clone(),
+        cpu as u32,
+    );
     let says_ready = admin_listener.is_some();
     if let Some(listener) = admin_listener {
         admin.serve(listener);
@@ -180,6 +189,9 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
         },
     );
     core.start();
+    if flags.drain.load(Ordering::Relaxed) {
+        core.drain();
+    }
     let ingress = start_ingress(&options, &core, &clock, queues.ingest, grpc, http, &facts)?;
     admin.attach(core.clone(), ingress.clone(), last_replay);
     let cluster = sockets.map(|sockets| {
@@ -218,10 +230,18 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
         wait_for_all(&flags.up, core_count, &flags.stop, Duration::MAX, &clock).await;
         let cluster = facts.cluster.as_ref();
         let cluster = cluster.map_or(String::new(), |cluster| format!(" cluster={}", cluster.address));
+        let state = match flags.drain.load(Ordering::Relaxed) {
+            true => "draining",
+            false => "ready",
+        };
         eprintln!(
-            "tailkeep ready node={} grpc={} http={} admin={}{cluster} data={}",
+            "tailkeep {state} node={} grpc={} http={} admin={}{cluster} data={}",
             facts.node, facts.grpc, facts.http, facts.admin, facts.data_dir
         );
+        let drain = drain::watch(admin.clone(), flags.clone());
+        glommio::spawn_local_into(drain, queues.log)
+            .expect("the queue exists")
+            .detach();
     }
     watch(&options, &core, cluster.as_ref(), &flags).await;
     tracing::info!(core = id.0, "stopping: finishing what is in flight");
@@ -427,6 +447,9 @@ async fn watch(options: &NodeOptions, core: &Rc<Core>, cluster: Option<&Rc<Clust
             if let Some(cluster) = cluster {
                 read_keys(options, cluster);
             }
+        }
+        if flags.drain.load(Ordering::Relaxed) {
+            core.drain();
         }
         if rounds.is_multiple_of(10) {
             let disk = rustix::fs::statvfs(&options.data_dir);

@@ -5,7 +5,7 @@
 //!                          one of them: admin answers from the first moment
 //! ```
 
-use super::admin::{ClusterFacts, Facts};
+use super::admin::{BY_HAND, ClusterFacts, Facts};
 use super::clock::Clock;
 use super::cluster::{self, ClusterOptions};
 use super::datadir::{DataDir, DataDirError};
@@ -26,6 +26,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -61,6 +62,8 @@ pub struct NodeOptions {
     /// `None`: one node.
     pub cluster: Option<ClusterOptions>,
     pub ingress: ingress::Options,
+    /// Accept nothing, decide and export everything, and end.
+    pub drain: bool,
     pub config_files: Vec<String>,
     pub config_hash: String,
     pub version: &'static str,
@@ -133,6 +136,7 @@ struct Listeners {
 /// Runs a node until a signal ends it. Blocks the thread.
 pub fn run(options: NodeOptions) -> Result<(), NodeError> {
     let flags = Arc::new(Flags::default());
+    flags.drain.store(options.drain, Ordering::Relaxed);
     handle_signals(&flags);
     let core_count = options.cpus.len() as u16;
     let tmpfs_allowed = options.durability == Durability::None;
@@ -146,7 +150,10 @@ pub fn run(options: NodeOptions) -> Result<(), NodeError> {
         data_dir.raise_incarnation(Clock::new().now().wall.0 / 1_000_000_000)?;
     }
     let policies = options.policies.policies().iter();
-    let configured: Vec<String> = policies.map(|policy| policy.name.clone()).collect();
+    let mut configured: Vec<String> = policies.map(|policy| policy.name.clone()).collect();
+    if !configured.iter().any(|name| name == BY_HAND) {
+        configured.push(BY_HAND.to_string());
+    }
     let names = Arc::new(data_dir.policy_names(&configured)?);
     let listeners = bind_all(&options)?;
     let facts = Arc::new(facts(&options, &data_dir, &listeners));

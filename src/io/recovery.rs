@@ -2,9 +2,9 @@
 
 use super::clock::Clock;
 use super::datadir;
-use crate::base::block::BlockPool;
+use crate::base::block::{BlockPool, PAGE_BYTES};
 use crate::base::ids::{LogId, Position};
-use crate::wal::recover::{Extent, HEAD_BYTES, RecoverError, Recovered, Recovery, ReplayedEntry};
+use crate::wal::recover::{Extent, Fallback, HEAD_BYTES, RecoverError, Recovered, Recovery, ReplayedEntry};
 use crate::wal::{ENTRY_BYTES_MAX, EntryError, Log, LogStart, SegmentId};
 use std::fs::File;
 use std::io;
@@ -54,25 +54,43 @@ pub struct LogFiles {
 
 impl LogFiles {
     /// For the process that holds the lock: only what a start needs is read; a file that goes away is an error.
-    pub fn open(directory: &Path, log: LogId) -> Result<LogFiles, RecoveryError> {
+    ///
+    /// `log_seed` serves where no header is sound.
+    pub fn open(directory: &Path, log: LogId, log_seed: u64) -> Result<LogFiles, RecoveryError> {
         let tail_bytes = TAIL_BYTES;
-        LogFiles::open_as(directory, log, false, Extent::Needed { tail_bytes })
+        let extent = Extent::Needed { tail_bytes };
+        LogFiles::open_as(directory, log, Some(log_seed), false, extent)
     }
 
     /// For readers beside a running process: the oldest files may go away while they read.
-    pub fn open_live(directory: &Path, log: LogId) -> Result<LogFiles, RecoveryError> {
-        LogFiles::open_as(directory, log, true, Extent::Whole)
+    pub fn open_live(directory: &Path, log: LogId, log_seed: Option<u64>) -> Result<LogFiles, RecoveryError> {
+        LogFiles::open_as(directory, log, log_seed, true, Extent::Whole)
     }
 
-    fn open_as(directory: &Path, log: LogId, live: bool, extent: Extent) -> Result<LogFiles, RecoveryError> {
+    fn open_as(
+        directory: &Path,
+        log: LogId,
+        log_seed: Option<u64>,
+        live: bool,
+        extent: Extent,
+    ) -> Result<LogFiles, RecoveryError> {
         let listed = datadir::segments(directory);
         let (segments, foreign) = listed.map_err(|error| RecoveryError::Io {
             path: directory.to_path_buf(),
             error,
         })?;
+        let length = |segment: &SegmentId| {
+            let found = std::fs::symlink_metadata(directory.join(segment.file_name()));
+            found.map_or(0, |found| found.len())
+        };
+        let size = segments.iter().map(length).max().unwrap_or(0);
+        let fallback = log_seed.map(|log_seed| Fallback {
+            log_seed,
+            size: size.saturating_sub(PAGE_BYTES as u64),
+        });
         let mut files = LogFiles {
             directory: directory.to_path_buf(),
-            recovery: Recovery::new(log, extent),
+            recovery: Recovery::new(log, extent).with_fallback(fallback),
             segments,
             foreign,
             file: None,
@@ -201,11 +219,12 @@ pub fn read_entry<P: BlockPool>(directory: &Path, log: &Log<P>, position: Positi
 pub async fn replay(
     directory: &Path,
     log: LogId,
+    log_seed: u64,
     clock: &Clock,
     mut fold: impl FnMut(&ReplayedEntry<'_>),
 ) -> Result<FoundLog, RecoveryError> {
     let began = clock.now();
-    let mut files = LogFiles::open(directory, log)?;
+    let mut files = LogFiles::open(directory, log, log_seed)?;
     for path in files.foreign() {
         tracing::warn!(path = %path.display(), "not a segment; left alone");
     }
@@ -220,11 +239,7 @@ pub async fn replay(
         log_seed: recovered.log_seed,
         entries: recovered.entries,
         torn_bytes: recovered.torn_bytes,
-        corrupt_bytes: recovered
-            .corrupt
-            .iter()
-            .map(|range| range.end.since(range.start))
-            .sum(),
+        corrupt_bytes: corrupt_bytes(directory, &recovered),
         entries_lost: recovered.entries_lost,
         start: recovered.start.clone(),
     };
@@ -235,6 +250,17 @@ pub async fn replay(
         clock.now().instant.since(began.instant),
     );
     Ok(found)
+}
+
+/// What was lost to damage: ranges of positions, and whole files of which nothing is sound.
+fn corrupt_bytes(directory: &Path, recovered: &Recovered) -> u64 {
+    let ranges = recovered.corrupt.iter();
+    let lost: u64 = ranges.map(|range| range.end.since(range.start)).sum();
+    let length = |segment: &SegmentId| {
+        let found = std::fs::symlink_metadata(directory.join(segment.file_name()));
+        found.map_or(0, |found| found.len())
+    };
+    lost + recovered.unreadable.iter().map(length).sum::<u64>()
 }
 
 fn report(directory: &Path, recovered: &Recovered, found: &FoundLog, took: std::time::Duration) {

@@ -3,7 +3,7 @@
 use super::admin::LastReplay;
 use super::budget::Budget;
 use super::clock::Clock;
-use super::datadir::{self, DataDir};
+use super::datadir::DataDir;
 use super::disk::DmaPool;
 use super::ingress::Ticket;
 use super::mesh::{Mesh, Post};
@@ -67,7 +67,8 @@ pub async fn landings(
             continue;
         }
         let (landing, fragments) = Landing::resume(parts, &sources.options.policies, clock.now());
-        post_all(mesh, resuming.borrow_mut().replayed(fragments));
+        let upgrades = landing.resumed_upgrades();
+        post_all(mesh, resuming.borrow_mut().replayed(fragments, upgrades));
         found.landings.push(landing);
     }
     for core in mesh.cores() {
@@ -114,7 +115,8 @@ async fn replay(
         began,
     );
     let main_path = data_dir.log_path(WhichLog::Main, log);
-    let found = recovery::replay(&main_path, log, clock, |entry| {
+    let [main_seed, kept_seed] = [WhichLog::Main, WhichLog::Kept].map(|which| data_dir.log_seed(which, log));
+    let found = recovery::replay(&main_path, log, main_seed, clock, |entry| {
         replay.entry(entry);
         if replay.found_count() >= FOUND_COUNT {
             post_all(mesh, resuming.borrow_mut().decided(replay.take_found()));
@@ -125,7 +127,7 @@ async fn replay(
     let replayed = replay.finish();
     let mut kept_replay = KeptReplay::new(&replayed);
     let kept_path = data_dir.log_path(WhichLog::Kept, log);
-    let kept_found = recovery::replay(&kept_path, log, clock, |entry| {
+    let kept_found = recovery::replay(&kept_path, log, kept_seed, clock, |entry| {
         kept_replay.entry(entry, names, began);
     })
     .await?;
@@ -186,7 +188,7 @@ fn parts(
     };
     let log_options = |which, retain, group_interval, seed: Option<u64>| LogOptions {
         log: log_id,
-        log_seed: seed.unwrap_or_else(datadir::random_u64),
+        log_seed: seed.unwrap_or_else(|| data_dir.log_seed(which, log_id)),
         segment_size: options.segment_bytes,
         size_max: size_max(which),
         retain,

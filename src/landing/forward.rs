@@ -375,6 +375,8 @@ impl<P: BlockPool, W> Landing<P, W> {
             let old = Place::new(self.options.log, position, *old);
             let new = Place::new(self.options.log, appended.position, number as u16);
             let record = self.forward.records.get_mut(&old).expect("it is open");
+            let hash = self.options.hash_key.trace(&record.trace);
+            self.index.note(hash, appended.position);
             record.phase = Phase::Copied {
                 new,
                 end: appended.end,

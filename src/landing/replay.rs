@@ -19,13 +19,14 @@
 //! Any core can fold any log: logs belong to the directory.
 
 use super::decided::{Batch, Uncovered};
+use super::index::Index;
 use super::queue::Readers;
 use super::record::{
-    self, BY_HOME, COPIED, CURSORS, CopiedRecord, DECIDED, DecidedRecord, EARLY, KEPT, KeptRecord,
-    NamesRecord, SPANS, VERDICTS, VerdictRecord,
+    self, BY_HOME, CONTENTS, COPIED, CURSORS, CopiedRecord, DECIDED, DecidedRecord, EARLY, INDEX, KEPT,
+    KeptRecord, NamesRecord, SPANS, UPGRADED, UPGRADES, UpgradedRecord, VERDICTS, VerdictRecord,
 };
 use super::settle::last_to_leave;
-use super::{KeptEntry, LandingOptions};
+use super::{Asked, KeptEntry, LandingOptions};
 use crate::base::ids::{LogId, Place, Position, SpanId, TraceId};
 use crate::base::monoid::Monoid;
 use crate::base::time::{Instant, Now, WallTime};
@@ -64,6 +65,9 @@ pub struct Replay<'a> {
     cursors: HashMap<String, Position>,
     names_seen: bool,
     decided: DecidedChain,
+    /// Not done for all that is known.
+    upgrades: Vec<Asked>,
+    index: Index,
     kept_position_max: Position,
     batch: ItemBatch,
     /// Entries whose payload no version of tailkeep wrote.
@@ -87,6 +91,9 @@ pub struct Replayed {
     /// Every destination has got what is before it.
     pub lowest_cursor: Position,
     pub decided: DecidedChain,
+    /// Traces to be kept after all, of which some log may not have exported its part.
+    pub upgrades: Vec<Asked>,
+    pub(super) index: Index,
     /// Kept fragments, oldest verdict first, with their copies in the kept log.
     pub keeps: Vec<(Settlement, Option<(Position, Position)>)>,
     /// The kept log must go on beyond this: positions before it have had a meaning.
@@ -123,6 +130,8 @@ impl<'a> Replay<'a> {
             cursors: HashMap::new(),
             names_seen: false,
             decided: DecidedChain::default(),
+            upgrades: Vec::new(),
+            index: Index::default(),
             kept_position_max: Position::default(),
             batch: ItemBatch::default(),
             malformed: 0,
@@ -149,8 +158,13 @@ impl<'a> Replay<'a> {
             COPIED => self.copied(entry.payload),
             CURSORS => record::read_cursors(entry.payload).map(|cursors| self.move_cursors(cursors)),
             DECIDED => self.decided(entry),
+            UPGRADES => self.upgrades(entry),
+            UPGRADED => self.upgraded(entry.payload),
+            INDEX => Some(()),
+            CONTENTS => self.index.contents_found(entry.position, entry.payload),
             EntryKind::NAMES => NamesRecord::read(entry.payload).map(|names| {
                 self.segment_names = names.policies;
+                self.index.names_found(names.contents);
                 // A destination that is not among them any more begins anew when it comes back.
                 self.cursors.clear();
                 self.move_cursors(names.cursors);
@@ -174,6 +188,7 @@ impl<'a> Replay<'a> {
         self.batch.clear();
         for (number, (run, spans)) in payload.runs().enumerate() {
             let place = Place::new(self.log, entry.position, number as u16);
+            self.index.note(self.hash_key.trace(&run.trace), entry.position);
             if let Some((old, old_run)) = payload.replaces(number as u16)
                 && let Some(old) = place_of(self.log, old, old_run)
                 && self.fragments.move_place(&run.trace, old, place)
@@ -213,11 +228,7 @@ impl<'a> Replay<'a> {
 
     fn verdicts(&mut self, entry: &ReplayedEntry<'_>) -> Option<()> {
         let now = moment(self.now, entry.arrived);
-        for mut record in VerdictRecord::read_all(entry.payload)? {
-            record.decision.policy = match record.decision.policy {
-                Some(number) => policy_number(self.names, self.segment_names.get(number.0 as usize)?),
-                None => None,
-            };
+        for record in self.read_verdicts(entry.payload)? {
             self.decided.uncovered.add(self.hash_key, &record);
             self.decided.uncovered.from.get_or_insert(entry.position);
             let VerdictRecord {
@@ -250,14 +261,22 @@ impl<'a> Replay<'a> {
         Some(())
     }
 
-    /// Settles nothing: its spans wait for the verdict entry that does.
-    fn announced(&mut self, entry: &ReplayedEntry<'_>) -> Option<()> {
-        let logged_at = moment(self.now, entry.arrived).wall;
-        for mut record in VerdictRecord::read_all(entry.payload)? {
+    /// With the policy numbers of this process.
+    fn read_verdicts(&self, payload: &[u8]) -> Option<Vec<VerdictRecord>> {
+        let mut records = VerdictRecord::read_all(payload)?;
+        for record in &mut records {
             record.decision.policy = match record.decision.policy {
                 Some(number) => policy_number(self.names, self.segment_names.get(number.0 as usize)?),
                 None => None,
             };
+        }
+        Some(records)
+    }
+
+    /// Settles nothing: its spans wait for the verdict entry that does.
+    fn announced(&mut self, entry: &ReplayedEntry<'_>) -> Option<()> {
+        let logged_at = moment(self.now, entry.arrived).wall;
+        for record in self.read_verdicts(entry.payload)? {
             self.decided.uncovered.add(self.hash_key, &record);
             self.decided.uncovered.from.get_or_insert(entry.position);
             let keep = PeerDecision {
@@ -266,6 +285,32 @@ impl<'a> Replay<'a> {
                 by_home: entry.kind == BY_HOME,
             };
             self.found.push(FoundDecision::Announced { keep, logged_at });
+        }
+        Some(())
+    }
+
+    /// A decision about traces, not about what stands before it: that has its verdicts.
+    fn upgrades(&mut self, entry: &ReplayedEntry<'_>) -> Option<()> {
+        for record in self.read_verdicts(entry.payload)? {
+            let VerdictRecord { trace, decision, .. } = record;
+            self.decided.uncovered.add(self.hash_key, &record);
+            self.decided.uncovered.from.get_or_insert(entry.position);
+            self.found.push(FoundDecision::Verdict {
+                trace,
+                decision,
+                late: false,
+                seen: None,
+            });
+            let at = entry.position;
+            self.upgrades.push(Asked { at, trace, decision });
+        }
+        Some(())
+    }
+
+    fn upgraded(&mut self, payload: &[u8]) -> Option<()> {
+        for record in UpgradedRecord::read_all(payload)? {
+            let is_it = |asked: &Asked| asked.at == record.asked_at && asked.trace == record.trace;
+            self.upgrades.retain(|asked| !is_it(asked));
         }
         Some(())
     }
@@ -335,6 +380,8 @@ impl<'a> Replay<'a> {
         Replayed {
             lowest_cursor,
             decided: self.decided,
+            upgrades: self.upgrades,
+            index: self.index,
             fragments: self.fragments.into_traces().collect(),
             cursors: self.cursors,
             keeps: jobs.into_iter().map(|job| (job.settlement, job.copy)).collect(),
@@ -403,7 +450,7 @@ fn moment(now: Now, arrived: WallTime) -> Now {
 }
 
 /// `None`: there can be no such place.
-fn place_of(log: LogId, entry: Position, run: u16) -> Option<Place> {
+pub(super) fn place_of(log: LogId, entry: Position, run: u16) -> Option<Place> {
     let aligned = entry.0.is_multiple_of(Place::ENTRY_ALIGN) && entry.0 < crate::wal::POSITION_MAX;
     (aligned && usize::from(run) < Place::RUN_COUNT_MAX).then(|| Place::new(log, entry, run))
 }

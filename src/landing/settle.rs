@@ -4,10 +4,11 @@
 //! their annotations, and appended to the kept log; only when that copy is durable, or every destination has
 //! got it, is the place in the log let go (W3). Any other verdict lets go at once.
 
-use super::deliver::Room;
 use super::fetch::{Fetched, READ_BYTES, ReadOp, WhichLog};
 use super::queue::{KeptEntry, Readers};
 use super::record::{BY_HOME, COPIED, CopiedRecord, EARLY, KEPT, KeptRecord, VERDICTS, VerdictRecord};
+use super::room::Room;
+use super::search::SearchId;
 use super::{Landing, LandingOptions};
 use crate::base::block::BlockPool;
 use crate::base::ids::{Place, Position, TraceId};
@@ -43,6 +44,33 @@ pub(super) struct KeepJob {
     kept: Option<(Position, Position)>,
     /// End of its verdict entry.
     durable_at: Position,
+    /// An upgrade: who waits for the copies.
+    search: Option<SearchId>,
+}
+
+impl KeepJob {
+    /// Of a trace that was dropped, whose places were found again and are held.
+    pub fn upgrade(
+        search: SearchId,
+        trace: TraceId,
+        decision: Decision,
+        places: Places,
+        span_count: u32,
+        durable_at: Position,
+    ) -> KeepJob {
+        KeepJob {
+            trace,
+            decision,
+            late: false,
+            span_count,
+            places,
+            next: 0,
+            copied_spans: 0,
+            kept: None,
+            durable_at,
+            search: Some(search),
+        }
+    }
 }
 
 impl<P: BlockPool, W> Landing<P, W> {
@@ -55,23 +83,11 @@ impl<P: BlockPool, W> Landing<P, W> {
             }
             let mut payload = std::mem::take(&mut self.framed);
             payload.clear();
-            for Settlement {
-                trace,
-                decision,
-                late,
-                ..
-            } in &settlements[chunk]
-            {
-                VerdictRecord {
-                    trace: *trace,
-                    decision: *decision,
-                    late: *late,
-                }
-                .put(&mut payload);
-            }
+            let records = || settlements[chunk].iter().map(VerdictRecord::of);
+            records().for_each(|record| record.put(&mut payload));
             let end = self.append(now, VERDICTS, &payload);
             self.framed = payload;
-            self.note_decided(&settlements[chunk], end);
+            self.note_decided(records(), end);
             for settlement in settlements.drain(chunk) {
                 stats.spans.decided[settlement.decision.verdict as usize] += u64::from(settlement.span_count);
                 self.act_on(settlement, end);
@@ -118,6 +134,7 @@ impl<P: BlockPool, W> Landing<P, W> {
                 copied_spans: 0,
                 kept: None,
                 durable_at,
+                search: None,
             }),
             Verdict::Rollup | Verdict::Deny => {
                 settlement
@@ -190,6 +207,9 @@ impl<P: BlockPool, W> Landing<P, W> {
         stats.spans_not_copied += lost;
         let tail = self.queue.end();
         let (from, to) = job.kept.unwrap_or((tail, tail));
+        if let Some(search) = job.search {
+            self.upgrade_is_copied(to, search, u64::from(job.copied_spans));
+        }
         let Some(last) = last_to_leave(&job.places) else {
             return;
         };
@@ -361,6 +381,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             self.copies.pop_front();
             self.log.release(place.entry(), 1);
         }
+        self.answer_upgrades(safe);
     }
 }
 
@@ -450,7 +471,7 @@ fn scope_attributes<'a>(
         .decision
         .policy
         .and_then(|number| options.policy_names.get(number.0 as usize));
-    let mut attributes = Vec::with_capacity(5);
+    let mut attributes = Vec::with_capacity(6);
     if let Some(policy) = policy {
         attributes.push(("tailsampling.policy", AttributeValue::String(policy)));
     }
@@ -464,6 +485,9 @@ fn scope_attributes<'a>(
     attributes.push(("tailkeep.node", AttributeValue::String(&options.node)));
     if job.decision.incomplete {
         attributes.push(("tailkeep.incomplete", AttributeValue::Bool(true)));
+    }
+    if job.decision.upgraded {
+        attributes.push(("tailkeep.upgraded", AttributeValue::Bool(true)));
     }
     attributes
 }

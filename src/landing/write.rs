@@ -5,6 +5,7 @@
 //! fingerprints of a trace become one item for its owner.
 
 use super::collect::{Draft, PartDraft};
+use super::index::Index;
 use super::record::SPANS;
 use crate::base::block::BlockPool;
 use crate::base::ids::{LogId, Place, Position};
@@ -24,6 +25,7 @@ pub(super) fn write<P: BlockPool>(
     draft: &Draft<'_, '_>,
     log_id: LogId,
     log: &mut Log<P>,
+    index: &mut Index,
     batches: &mut [ItemBatch],
 ) -> Option<Position> {
     if draft.spans.is_empty() {
@@ -54,6 +56,7 @@ pub(super) fn write<P: BlockPool>(
         end = appended.end;
         for (number, trace) in writer.run_traces.iter().enumerate() {
             places.push((*trace, Place::new(log_id, appended.position, number as u16)));
+            index.note(draft.traces[*trace as usize].hash, appended.position);
         }
     }
     add_items(draft, &order, &places, batches);

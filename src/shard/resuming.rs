@@ -6,8 +6,8 @@
 use super::Credit;
 use super::message::Message;
 use super::overload::OnOverload;
-use crate::base::ids::CoreId;
-use crate::route::{self, HashKey};
+use crate::base::ids::{CoreId, TraceId};
+use crate::route::{self, Decision, HashKey};
 use crate::table::{FoundDecision, Table, Trace};
 
 /// Items per message.
@@ -20,6 +20,7 @@ pub struct Resuming {
     hash_key: HashKey,
     pub(super) table: Table,
     pub(super) fragments: Vec<Trace>,
+    pub(super) upgrades: Vec<(TraceId, Decision)>,
     /// Cores that have not replayed all their logs.
     missing: u16,
     /// From cores that serve already.
@@ -36,6 +37,7 @@ impl Resuming {
             hash_key,
             table,
             fragments: Vec::new(),
+            upgrades: Vec::new(),
             missing: core_count,
             early: Vec::new(),
             credit: Credit::default(),
@@ -57,11 +59,14 @@ impl Resuming {
                 .into_iter()
                 .for_each(|found| self.table.remember_replayed(found)),
             Message::Adopt(fragments) => self.fragments.extend(fragments),
+            Message::Upgrades(upgrades) => self.upgrades.extend(upgrades),
             Message::Replayed => self.missing -= 1,
             Message::Items(_)
             | Message::Settled { .. }
             | Message::Asked { .. }
-            | Message::Answered { .. } => self.early.push((from, message)),
+            | Message::Answered { .. }
+            | Message::Search { .. }
+            | Message::Searched(_) => self.early.push((from, message)),
         }
     }
 
@@ -72,11 +77,18 @@ impl Resuming {
         self.deliver(by_owner, Message::Decided)
     }
 
-    /// What a log holds undecided.
-    pub fn replayed(&mut self, fragments: Vec<Trace>) -> Vec<(CoreId, Message)> {
+    /// What a log holds undecided, and what it says is to be kept after all.
+    pub fn replayed(
+        &mut self,
+        fragments: Vec<Trace>,
+        upgrades: Vec<(TraceId, Decision)>,
+    ) -> Vec<(CoreId, Message)> {
         let hash_key = self.hash_key;
         let by_owner = self.by_owner(fragments, |fragment| hash_key.trace(&fragment.id()));
-        self.deliver(by_owner, Message::Adopt)
+        let mut messages = self.deliver(by_owner, Message::Adopt);
+        let by_owner = self.by_owner(upgrades, |(trace, _)| hash_key.trace(trace));
+        messages.extend(self.deliver(by_owner, Message::Upgrades));
+        messages
     }
 
     /// Every log of the node is replayed: the shard can be made.

@@ -114,13 +114,15 @@ impl DecidedCache {
     }
 
     /// Takes back a decision that is older than all that were inserted, if there is room for it; `kept` names a
-    /// kept trace whole. What is known stays.
+    /// kept trace whole. What is known stays, but for a lower verdict (V1).
     pub fn insert_older(
         &mut self,
         CompactDecision(entry): CompactDecision,
         kept: Option<(TraceId, Decision)>,
     ) {
-        if self.entries.has_room() && self.entries.find(entry).is_none() {
+        let known = self.entries.find(entry);
+        let is_higher = |known| verdict_of(known) < verdict_of(entry);
+        if known.is_some_and(is_higher) || (known.is_none() && self.entries.has_room()) {
             self.entries.insert(entry);
         }
         let Some((trace, decision)) = kept else { return };
@@ -147,6 +149,7 @@ impl DecidedCache {
             policy: None,
             threshold: None,
             incomplete: false,
+            upgraded: false,
         })
     }
 
@@ -208,6 +211,7 @@ mod tests {
             policy,
             threshold,
             incomplete: false,
+            upgraded: false,
         }
     }
 

@@ -31,7 +31,7 @@ use crate::policy::{PolicyIndex, PolicySet, Ruling};
 use crate::route::{Decision, PolicyNumber, Settlement};
 use crate::stats::Stats;
 use crate::verdict::{Reason, Verdict};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -71,6 +71,8 @@ pub(super) struct Cluster {
     keeps: Vec<Outbound>,
     /// Dropped here, and kept elsewhere.
     raised: Vec<PeerDecision>,
+    /// Those of them that are not done.
+    wanted: HashSet<TraceId>,
     started: WallTime,
     /// Keeps that the logs hold, to be announced again.
     resumed: HashMap<TraceId, PeerDecision>,
@@ -112,6 +114,15 @@ pub(super) struct Context<'a> {
     pub policies: &'a PolicySet,
     pub stats: &'a mut Stats,
     pub out: &'a mut Vec<Settlement>,
+}
+
+/// Who knows more of an open trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Nobody,
+    Home,
+    /// It is closed, and awaits its answer.
+    Already,
 }
 
 impl Pending {
@@ -166,6 +177,7 @@ impl Table {
             outbound: VecDeque::new(),
             keeps: Vec::new(),
             raised: Vec::new(),
+            wanted: HashSet::new(),
             started: now.wall,
             resumed: HashMap::new(),
         }));
@@ -274,6 +286,17 @@ impl Table {
         }
     }
 
+    pub(super) fn whom_to_ask(&self, key: Key) -> Asked {
+        match &self.cluster {
+            None => Asked::Nobody,
+            Some(cluster) => match cluster.pending.get(&key) {
+                Some(pending) if pending.closed.is_some() => Asked::Already,
+                None if cluster.is_alone() => Asked::Nobody,
+                Some(_) | None => Asked::Home,
+            },
+        }
+    }
+
     /// The trace was opened by spans that came after an early Keep of a peer.
     pub(super) fn recall(&mut self, key: Key, id: &TraceId) {
         let Some(cluster) = &mut self.cluster else {
@@ -290,8 +313,14 @@ impl Table {
     }
 
     /// The trace is decided now, whatever others may have of it: returns what it becomes.
-    pub(super) fn decide_alone(&mut self, key: Key, own: Decision, stats: &mut Stats) -> Decision {
-        let (Some(cluster), Some(trace)) = (&mut self.cluster, self.traces.get(key)) else {
+    pub(super) fn decide_alone(
+        &mut self,
+        key: Key,
+        trace: TraceId,
+        own: Decision,
+        stats: &mut Stats,
+    ) -> Decision {
+        let Some(cluster) = &mut self.cluster else {
             return own;
         };
         let pending = cluster.pending.remove(&key);
@@ -302,7 +331,7 @@ impl Table {
         stats.traces.judged_alone += u64::from(!by_home);
         if own.verdict == Verdict::Keep {
             cluster.keeps.push(Outbound::Announce(PeerDecision {
-                trace: trace.id(),
+                trace,
                 decision: own,
                 by_home,
             }));
@@ -457,8 +486,13 @@ impl Table {
         let Some(closed) = pending.closed else { return };
         if pending.keep.is_none() {
             let ruling = context.policies.judge_open(trace.id(), trace.digest());
-            if ruling.verdict == Verdict::Keep {
-                let decision = decision_of(&ruling, closed);
+            let own = (ruling.verdict == Verdict::Keep).then(|| decision_of(&ruling, closed));
+            let promised = self.promised.get(&trace.id()).map(|promised| Decision {
+                reason: closed.reason,
+                incomplete: closed.incomplete,
+                ..*promised
+            });
+            if let Some(decision) = own.or(promised) {
                 pending.keep = Some(KnownKeep {
                     decision,
                     by_home: false,
@@ -635,7 +669,7 @@ impl Table {
                     self.decided.rename(hash, &id, decision);
                 }
             }
-            Some(_) => self.raise(hash, keep, context),
+            Some(_) => self.want_raised(keep),
             None if by_home => self.decided.insert(hash, id, decision),
             None => {
                 if let Some((id, decision)) = cluster.heard.insert(id, decision, now) {
@@ -647,9 +681,35 @@ impl Table {
     }
 
     /// A trace that was dropped here is kept elsewhere.
-    fn raise(&mut self, hash: u64, keep: PeerDecision, context: &mut Context<'_>) {
-        context.stats.traces.raised += 1;
-        self.decided.insert(hash, keep.trace, keep.decision);
+    fn want_raised(&mut self, keep: PeerDecision) {
+        let Some(cluster) = &mut self.cluster else {
+            return;
+        };
+        if cluster.wanted.len() < OUTBOUND_MAX && cluster.wanted.insert(keep.trace) {
+            cluster.raised.push(keep);
+        }
+    }
+
+    /// A trace that had been dropped is kept; the cluster is told, unless it was the cluster that said so.
+    pub(super) fn tell_raised(&mut self, trace: TraceId, decision: Decision) {
+        let Some(cluster) = &mut self.cluster else {
+            return;
+        };
+        if !cluster.wanted.remove(&trace) {
+            let decision = Decision {
+                upgraded: false,
+                ..decision
+            };
+            cluster.keeps.push(Outbound::Announce(PeerDecision {
+                trace,
+                decision,
+                by_home: false,
+            }));
+        }
+    }
+
+    /// Takes back what could not be raised now.
+    pub fn want_again(&mut self, keep: PeerDecision) {
         if let Some(cluster) = &mut self.cluster {
             cluster.raised.push(keep);
         }
@@ -681,15 +741,18 @@ impl Table {
         let Some(trace) = self.traces.get(key) else { return };
         let ruling = context.policies.judge_closed(trace.id(), trace.digest());
         let decision = decision_of(&ruling, closed);
-        let decision = self.decide_alone(key, decision, context.stats);
+        let id = trace.id();
+        let decision = self.decide_alone(key, id, decision, context.stats);
         self.settle(key, decision, context);
     }
 
     fn settle(&mut self, key: Key, decision: Decision, context: &mut Context<'_>) {
+        let Some(trace) = self.remove(key) else { return };
         if let Some(cluster) = &mut self.cluster {
             cluster.pending.remove(&key);
+            cluster.wanted.remove(&trace.id());
         }
-        let Some(trace) = self.remove(key) else { return };
+        let decision = self.redeem(trace.id(), decision);
         let own = context.policies.judge_closed(trace.id(), trace.digest());
         let count = context.policies.policies().len();
         let policy = decision.policy.filter(|policy| usize::from(policy.0) < count);
@@ -774,5 +837,6 @@ fn decision_of(ruling: &Ruling, closed: Closed) -> Decision {
         policy: ruling.policy.map(|policy| PolicyNumber(policy.0)),
         threshold: ruling.threshold,
         incomplete: closed.incomplete,
+        upgraded: false,
     }
 }

@@ -5,6 +5,7 @@ use crate::base::ids::{LogId, Place, TraceId};
 use crate::base::monoid::Monoid;
 use crate::base::slab::{Key, Slab};
 use crate::base::time::{Instant, Now, WallTime};
+use crate::base::wheel::Armed;
 use crate::completion::Progress;
 use crate::completion::structure::Structure;
 use crate::digest::Digest;
@@ -27,6 +28,8 @@ pub struct Trace {
     /// When the first span without parent came; [`NO_ROOT`] until then.
     root_at: Instant,
     resumed: bool,
+    /// In the table's wheel.
+    pub(super) armed: Armed,
     structure: Structure,
     places: Places,
     /// Spans by log; `None` while all places are of one log.
@@ -49,6 +52,7 @@ impl Trace {
             last_span_at: now.instant,
             root_at: NO_ROOT,
             resumed: false,
+            armed: Armed::NOT,
             structure: if structural {
                 Structure::default()
             } else {
@@ -140,6 +144,8 @@ impl Trace {
             last_seen: wall_of(self.last_span_at),
             decided_at: now.wall,
             late_spans: 0,
+            late: Digest::EMPTY,
+            is_replayed: false,
             places: self.places().take(PLACES_REMEMBERED).collect(),
         }
     }

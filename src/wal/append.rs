@@ -192,6 +192,9 @@ impl<P: BlockPool> Log<P> {
             self.start_block(if fits { bytes } else { BLOCK_BYTES });
         }
         self.idle_at = None;
+        if self.groups.is_empty() {
+            self.moved_at = now.instant;
+        }
         self.groups.push_back(Group {
             number: self.next_group,
             segment,

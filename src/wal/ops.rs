@@ -389,6 +389,7 @@ impl<P: BlockPool> Log<P> {
             "W2: {group:?}"
         );
         self.durable = end;
+        self.moved_at = now.instant;
         self.failures = 0;
         let known = self.segments.iter_mut().find(|known| known.id == group.segment);
         let known = known.expect("W1: a segment stays until it is durable");

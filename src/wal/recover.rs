@@ -119,6 +119,14 @@ pub enum Extent {
     Needed { tail_bytes: u64 },
 }
 
+/// Stands for the headers of a log of which none is sound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fallback {
+    pub log_seed: u64,
+    /// Data bytes of a segment.
+    pub size: u64,
+}
+
 /// One recovery of one log.
 ///
 /// Invariant: no bytes make it panic.
@@ -127,6 +135,7 @@ pub struct Recovery {
     extent: Extent,
     piece_bytes: u64,
     log_seed: Option<u64>,
+    fallback: Option<Fallback>,
     /// By id.
     files: Vec<File>,
     synced: Position,
@@ -196,6 +205,7 @@ impl Recovery {
             extent,
             piece_bytes: PIECE_BYTES,
             log_seed: None,
+            fallback: None,
             files: Vec::new(),
             synced: Position(0),
             group_found: false,
@@ -221,6 +231,11 @@ impl Recovery {
     pub fn in_pieces_of(self, bytes: u64) -> Recovery {
         let piece_bytes = bytes.max(HEADER_BYTES as u64);
         Recovery { piece_bytes, ..self }
+    }
+
+    /// What headers would say, should none be sound.
+    pub fn with_fallback(self, fallback: Option<Fallback>) -> Recovery {
+        Recovery { fallback, ..self }
     }
 
     /// The first [`HEAD_BYTES`] of the file named `segment`; fewer if the file is shorter.
@@ -392,7 +407,7 @@ impl Recovery {
 
     /// The next file to look at, and what for.
     fn begin_scan(&mut self) {
-        let Some(log_seed) = self.log_seed else { return };
+        let Some(log_seed) = self.seed() else { return };
         let seed = Seed::new(log_seed);
         // How far the log was synced: usually the newest file suffices.
         if self.next.is_none() {
@@ -550,6 +565,8 @@ impl Recovery {
                 cut = cut.min(header.cut);
             }
         }
+        let has_header = self.files.iter().any(|file| file.header.is_some());
+        let log_seed = self.seed().filter(|_| has_header);
         let newest = self.files.last().map_or(SegmentId(0), |file| file.segment);
         let mut next_position = self.synced.max(cut);
         let mut half_made = None;
@@ -589,7 +606,7 @@ impl Recovery {
                 half_made,
                 removable,
             },
-            log_seed: self.log_seed,
+            log_seed,
             synced: self.synced,
             entries: self.runs.replayed,
             entries_lost: self.entries_lost,
@@ -598,6 +615,10 @@ impl Recovery {
             unsynced: self.unsynced,
             unreadable,
         }
+    }
+
+    fn seed(&self) -> Option<u64> {
+        self.log_seed.or(self.fallback.map(|fallback| fallback.log_seed))
     }
 
     fn index_of(&self, segment: SegmentId) -> Option<usize> {
@@ -609,13 +630,16 @@ impl Recovery {
     /// A header for a file whose own is damaged: where it cuts off older ones is lost.
     fn infer_header(&self, segment: SegmentId, base: Position) -> Option<SegmentHeader> {
         let headers = self.files.iter().filter_map(|file| file.header);
+        let size = headers.map(|header| header.size).max();
+        let fallback = || self.fallback.map(|fallback| fallback.size);
+        let size = size.or_else(fallback).filter(|size| *size >= PAGE_BYTES as u64)?;
         Some(SegmentHeader {
             log: self.log,
-            log_seed: self.log_seed?,
+            log_seed: self.seed()?,
             segment,
             base,
             cut: base,
-            size: headers.map(|header| header.size).max()?,
+            size,
         })
     }
 

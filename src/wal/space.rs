@@ -157,6 +157,19 @@ impl<P: BlockPool> Log<P> {
         known.any(|segment| segment.expires > now.instant)
     }
 
+    /// Where the oldest segment begins: nothing before it is in the log.
+    pub fn begins_at(&self) -> Position {
+        self.segments.front().map_or(self.tail, |segment| segment.base)
+    }
+
+    /// How long what was appended has been waiting for the disk; zero if nothing is.
+    pub fn stalled_for(&self, now: Now) -> Duration {
+        match self.groups.is_empty() {
+            true => Duration::ZERO,
+            false => now.instant.since(self.moved_at),
+        }
+    }
+
     /// Segments find no file, unless an old one is used again.
     pub fn is_out_of_space(&self) -> bool {
         self.no_space

@@ -19,6 +19,7 @@ fn answer(n: u64) -> PeerDecision {
             policy: None,
             threshold: None,
             incomplete: true,
+            upgraded: false,
         },
         by_home: false,
     }

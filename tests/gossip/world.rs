@@ -267,6 +267,7 @@ impl World {
             policy: Some(policy),
             threshold: Some(Threshold::KEEP_ALL),
             incomplete: false,
+            upgraded: false,
         };
         self.outbound(
             by,

@@ -443,7 +443,11 @@ impl World {
         });
         self.passed_over = passed_over;
         let (landing, fragments) = Landing::resume(parts, &policies, now);
-        assert!(resuming.replayed(fragments).is_empty(), "one core owns all");
+        let upgrades = landing.resumed_upgrades();
+        assert!(
+            resuming.replayed(fragments, upgrades).is_empty(),
+            "one core owns all"
+        );
         resuming.handle_message(CoreId(0), shard::Message::Replayed);
         let shard = Shard::new(resuming, policies, vec![landing], now);
         let sorted = |mut fold: Vec<(_, _, Vec<_>)>| {

@@ -9,6 +9,7 @@ use tailkeep::stats::Stats;
 use tailkeep::verdict::Verdict;
 
 use crate::client::{Client, Errors};
+use crate::damage::Toll;
 use crate::node::{HASH_KEY, Serving};
 use crate::spans::{self, SpanKey};
 
@@ -21,8 +22,14 @@ pub struct Output {
     pub spans: BTreeMap<SpanKey, u32>,
     /// Traces with one error whose verdict was given before it came. Late spans follow the verdict.
     excused: BTreeSet<u64>,
+    /// Spans that damage hit in a log, or their only copy in a kept log.
+    hit: BTreeSet<SpanKey>,
+    /// Traces of which damage took spans before they were judged.
+    robbed: BTreeSet<u64>,
     /// Traces whose error their owner has been told of since the start.
     known_errors: BTreeSet<u64>,
+    /// Traces that somebody wanted kept.
+    pub wished: BTreeSet<u64>,
 }
 
 impl Output {
@@ -30,6 +37,15 @@ impl Output {
         for key in spans::exported(lines) {
             *self.spans.entry(key).or_default() += 1;
         }
+    }
+
+    /// Damage took these entries. What was hit may be lost; of its trace the rest may be dropped for want of the error
+    /// that was in it, or of the verdict.
+    pub fn damaged(&mut self, toll: &Toll, client: &Client) {
+        self.hit.extend(toll.spans.iter().chain(&toll.copies));
+        let single = |trace: &u64| matches!(client.traces[trace], Errors::At(_));
+        self.excused.extend(toll.traces.iter().copied().filter(single));
+        self.robbed.extend(toll.spans.iter().map(|(trace, _)| *trace));
     }
 
     /// A start: owners know what stands in the logs.
@@ -98,6 +114,7 @@ impl Output {
 
     fn due(&self, client: &Client) -> Vec<SpanKey> {
         let is_due = |key: &&SpanKey| match client.traces[&key.0] {
+            _ if self.hit.contains(key) || self.robbed.contains(&key.0) => false,
             Errors::Never => false,
             Errors::At(at) => client.acknowledged.contains(&(key.0, at)) && !self.excused.contains(&key.0),
             Errors::Always => true,
@@ -109,17 +126,58 @@ impl Output {
         let sent = client.sent_spans();
         for key in self.spans.keys() {
             assert!(sent.contains(key), "{key:?} was never sent");
-            assert_ne!(
-                client.traces[&key.0],
-                Errors::Never,
+            let is_wished = self.wished.contains(&key.0);
+            assert!(
+                is_wished || client.traces[&key.0] != Errors::Never,
                 "trace {} has no error",
                 key.0
             );
         }
     }
 
+    /// Whatever its owner says is kept is out whole, from all logs, as long as these have it.
+    pub fn assert_kept_is_out<'a>(
+        &self,
+        client: &Client,
+        serving: impl Iterator<Item = &'a Serving> + Clone,
+    ) {
+        let count = serving.clone().count() as u16;
+        let is_kept = |trace: &u64| {
+            let id = spans::trace_id(*trace);
+            let owner = route::owner(HASH_KEY.trace(&id), count);
+            let mut serving = serving.clone();
+            let shard = serving.find(|shard| shard.core() == owner).expect("an owner");
+            let decision = shard.table().decided(&id);
+            decision.is_some_and(|decision| decision.verdict == Verdict::Keep)
+        };
+        for trace in client.traces.keys().filter(|trace| is_kept(trace)) {
+            let acknowledged = client.acknowledged.range((*trace, 0)..(*trace + 1, 0));
+            let missing: Vec<_> = acknowledged.filter(|key| !self.spans.contains_key(key)).collect();
+            assert!(
+                missing.is_empty(),
+                "W3: trace {trace} is kept, and {missing:?} never came out"
+            );
+        }
+    }
+
+    /// An error that comes late makes a dropped trace one to keep.
+    pub fn assert_late_errors_keep<'a>(&self, client: &Client) {
+        for (trace, errors) in &client.traces {
+            if let Errors::At(at) = errors
+                && client.acknowledged.contains(&(*trace, *at))
+            {
+                assert!(
+                    self.spans.contains_key(&(*trace, *at)),
+                    "trace {trace} has an error and is not kept"
+                );
+            }
+        }
+    }
+
     /// Without a fault: what is kept comes out once.
     pub fn assert_exactly_once(&self, client: &Client) {
+        let twice: Vec<_> = self.spans.iter().filter(|(_, count)| **count > 1).collect();
+        assert!(twice.is_empty(), "came out again: {twice:?}");
         for key in self.due(client) {
             assert_eq!(self.spans.get(&key), Some(&1), "{key:?}");
         }

@@ -32,6 +32,7 @@ pub struct Client {
     pub traces: BTreeMap<u64, Errors>,
     unsent: Vec<usize>,
     unanswered: BTreeSet<usize>,
+    early: BTreeSet<usize>,
     pub acknowledged: BTreeSet<SpanKey>,
 }
 
@@ -106,7 +107,21 @@ impl Client {
         Some((number, spans::request(all)))
     }
 
-    pub fn acknowledged(&mut self, number: usize) {
+    /// The canary: believed before anything is durable, and so never sent again.
+    pub fn acknowledged_early(&mut self, number: usize) {
+        self.early.insert(number);
+        self.acknowledged(number);
+    }
+
+    pub fn answered(&mut self, number: usize, is_acknowledged: bool) {
+        match (self.early.remove(&number), is_acknowledged) {
+            (true, _) => {}
+            (false, true) => self.acknowledged(number),
+            (false, false) => self.refused(number),
+        }
+    }
+
+    fn acknowledged(&mut self, number: usize) {
         assert!(self.unanswered.remove(&number), "one answer to one request");
         self.acknowledged.extend(keys(&self.requests[number]));
     }

@@ -1,4 +1,5 @@
-//! All that happened, in order: two runs of a seed must agree in every event.
+//! All that happened, in order: two runs of a seed must agree in every event. `TAILKEEP_TEST_HISTORY` names a file
+//! that a failing run writes its events to.
 
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -6,6 +7,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 #[derive(Default)]
 pub struct History {
     events: Vec<String>,
+}
+
+impl Drop for History {
+    fn drop(&mut self) {
+        if let Some(path) = std::env::var_os("TAILKEEP_TEST_HISTORY").filter(|_| std::thread::panicking()) {
+            std::fs::write(path, self.events.join("\n")).expect("written");
+        }
+    }
 }
 
 impl History {

@@ -1,6 +1,5 @@
 //! What happens to a cluster, as a seed has it.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tailkeep::base::time::{Instant, Now, WallTime};
@@ -36,7 +35,7 @@ pub struct Outcome {
     traces: usize,
     kept: usize,
     exact: usize,
-    raised: usize,
+    raised: u64,
     judged_alone: u64,
     digests: u64,
 }
@@ -81,7 +80,6 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
                 true => SpansArrive::ByTraceId,
                 false => SpansArrive::Anywhere,
             },
-            raised: BTreeSet::new(),
             random,
         },
         views: vec![None; node_count],
@@ -113,15 +111,18 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
     let Outside {
         client,
         output,
-        raised,
         network,
         ..
     } = &world.outside;
     assert!(client.has_nothing_to_do(), "requests are refused for ever");
-    let (kept, exact) = output.check(client, raised);
+    let (kept, exact) = output.check(client);
     if by_trace_id {
         assert_eq!(network.digests, 0, "nobody needs digests");
     }
+    let raised = world
+        .nodes
+        .iter()
+        .map(|node| node.stats(&world.outside.policies).traces.upgraded);
     let judged_alone = world
         .nodes
         .iter()
@@ -131,7 +132,7 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
         traces: client.traces.len(),
         kept,
         exact,
-        raised: raised.len(),
+        raised: raised.sum(),
         judged_alone: world.judged_alone + judged_alone.sum::<u64>(),
         digests: network.digests,
     }

@@ -2,7 +2,7 @@
 //!
 //! Messages between cores arrive at once and in order; `tests/sim.rs` has them late.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tailkeep::base::block::VecPool;
@@ -25,7 +25,6 @@ use crate::model::Output;
 use crate::naive::Naive;
 use crate::network::{Network, node_id};
 use crate::random::Random;
-use crate::spans;
 use crate::start::{self, LogDisks, Setting};
 
 const SEGMENT_BYTES: u64 = 512 << 10;
@@ -45,8 +44,6 @@ pub struct Outside {
     pub now: Now,
     pub policies: PolicySet,
     pub spans_arrive: SpansArrive,
-    /// Traces that some node dropped before it heard that they are kept.
-    pub raised: BTreeSet<u64>,
 }
 
 struct LogFiles {
@@ -115,13 +112,14 @@ impl Node {
                     retain: Duration::from_secs(600),
                     log_seed: outside.random.next(),
                     now,
+                    damaged: false,
                 };
                 let disks = &mut self.logs[usize::from(number)].disks;
                 let replayed = start::replay(&setting, log, disks, &mut naive, |found| {
                     told.extend(resuming.decided(found));
                 });
                 let (landing, fragments) = Landing::resume(replayed.parts, &outside.policies, now);
-                told.extend(resuming.replayed(fragments));
+                told.extend(resuming.replayed(fragments, landing.resumed_upgrades()));
                 landings.push(landing);
             }
             starting.push((resuming, landings));
@@ -269,10 +267,6 @@ impl Node {
                     .network
                     .send(outside.now.instant, &mut outside.random, self.number, outbound);
             }
-            let raised = core.take_raised();
-            outside
-                .raised
-                .extend(raised.iter().map(|keep| spans::number(keep.trace)));
         }
     }
 
@@ -322,7 +316,8 @@ impl Node {
             reports.all(|report| report.queued_spans == 0)
         };
         self.cores.iter().all(|shard| {
-            shard.table().is_empty() && shard.is_settled(now) && !shard.has_outbound() && is_delivered(shard)
+            let is_idle = shard.table().is_empty() && shard.upgrades_are_idle();
+            is_idle && shard.is_settled(now) && !shard.has_outbound() && is_delivered(shard)
         }) && self.logs.iter().all(|files| {
             files.shipment.is_none()
                 && files.reads.is_empty()
@@ -344,7 +339,7 @@ impl Node {
     pub fn assert_ledger(&self, policies: &PolicySet) {
         let stats = self.stats(policies).spans;
         let pending: u64 = self.cores.iter().map(|core| core.table().pending_spans()).sum();
-        let went = stats.decided.iter().sum::<u64>() + stats.lost;
+        let went = stats.decided.iter().chain(&stats.lost).sum::<u64>();
         assert_eq!(
             stats.accepted_total() + stats.resumed + stats.upgraded,
             went + pending,

@@ -3,15 +3,18 @@
 //! ```text
 //!  submit ─→ under way ─→ carried out ─→ volatile ──sync──→ durable
 //!               │            │              └─ a power cut keeps any sectors
-//!               ├─ stalls    ├─ at another place (misdirected)
+//!               ├─ stalls    ├─ at another place (misdirected), or nowhere: the old block stays
 //!               └─ fails, in part (EIO, short, no space)          rot changes what is durable
 //! ```
 //!
 //! A file is what survived the last sync plus writes that did not, in 512-byte sectors. A power cut keeps
-//! any of those sectors; a kill keeps every write that was reported and any sectors of the others. A
+//! any of those sectors, whatever their order; a kill keeps every write that was reported and any sectors of the others. A
 //! failed sync loses some sectors for ever and would say yes the next time. Operations are carried out in any
 //! order: by number ([`Disk::complete`], [`Disk::fail`]), or as the seed has it ([`Disk::step`]) with the odds of
 //! [`Faults`].
+//!
+//! Each file is kept twice: as it is, and as it would be had no write gone astray and no bit rotted
+//! ([`File::sound_bytes`]). What only the second one has is what damage took.
 //!
 //! The disk also holds the log to its promises: nothing is written twice, nothing is synced after a
 //! failure, one sync at a time, no operation on a file that another one is opening or removing.
@@ -29,21 +32,74 @@ const PAGE: usize = 4096;
 #[derive(Clone, Default)]
 pub struct File {
     durable: Vec<u8>,
-    /// Reported writes that no sync covered yet: when, where, what.
-    volatile: Vec<(u64, usize, Vec<u8>)>,
+    /// As `durable`, without damage.
+    sound: Vec<u8>,
+    /// Reported writes that no sync covered yet.
+    volatile: Vec<Written>,
     /// Written since it was opened, by offset: nothing is written twice.
     written: BTreeMap<u64, u64>,
     poisoned: bool,
 }
 
+/// Bytes that were written, or a part of them.
+#[derive(Clone)]
+struct Written {
+    when: u64,
+    /// Where they were to go.
+    offset: usize,
+    /// Where they went, if anywhere.
+    landed: Option<usize>,
+    data: Vec<u8>,
+}
+
+impl Written {
+    fn part(&self, from: usize, length: usize) -> Written {
+        Written {
+            when: self.when,
+            offset: self.offset + from,
+            landed: self.landed.map(|landed| landed + from),
+            data: self.data[from..from + length].to_vec(),
+        }
+    }
+}
+
 impl File {
+    fn holding(bytes: Vec<u8>) -> File {
+        File {
+            sound: bytes.clone(),
+            durable: bytes,
+            ..File::default()
+        }
+    }
+
+    fn keep(&mut self, written: &Written) {
+        let (offset, data) = (written.offset, &written.data);
+        self.sound[offset..offset + data.len()].copy_from_slice(data);
+        if let Some(landed) = written.landed {
+            self.durable[landed..landed + data.len()].copy_from_slice(data);
+        }
+    }
+
+    fn with_volatile(&self) -> File {
+        let mut seen = File {
+            volatile: Vec::new(),
+            ..self.clone()
+        };
+        self.volatile.iter().for_each(|written| seen.keep(written));
+        seen
+    }
+
     /// What a process sees.
     pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = self.durable.clone();
-        for (_, offset, data) in &self.volatile {
-            bytes[*offset..*offset + data.len()].copy_from_slice(data);
+        match self.volatile.is_empty() {
+            true => self.durable.clone(),
+            false => self.with_volatile().durable,
         }
-        bytes
+    }
+
+    /// What it would see on a disk without damage.
+    pub fn sound_bytes(&self) -> Vec<u8> {
+        self.with_volatile().sound
     }
 }
 
@@ -65,6 +121,8 @@ pub struct Faults {
     pub stall: u32,
     /// A write says yes and lands on another page of its file.
     pub misdirect: u32,
+    /// A write says yes and is not done: what was there before stays.
+    pub lose: u32,
 }
 
 /// Steps that an operation stalls at most.
@@ -87,6 +145,8 @@ pub struct Disk {
     pub faults: Faults,
     /// Says yes to a sync and does nothing.
     pub lies: bool,
+    /// A write went astray, or a bit rotted, since [`Disk::accept_damage`].
+    pub is_damaged: bool,
     /// The first promise that the log did not keep.
     pub broken: Option<String>,
 }
@@ -101,6 +161,7 @@ impl Disk {
             random: Random(seed),
             faults: Faults::default(),
             lies: false,
+            is_damaged: false,
             broken: None,
         }
     }
@@ -238,19 +299,11 @@ impl Disk {
                 ..
             } => {
                 let length = size as usize + 4096;
-                let mut bytes = reuse
-                    .and_then(|reuse| self.files.remove(&reuse))
-                    .map(|file| file.bytes());
-                let bytes = bytes.get_or_insert_with(|| vec![0; length]);
+                let reused = reuse.and_then(|reuse| self.files.remove(&reuse));
+                let mut bytes = reused.map_or_else(|| vec![0; length], |file| file.bytes());
                 bytes.resize(length, 0);
                 bytes[..4096].copy_from_slice(&header[..]);
-                self.files.insert(
-                    segment,
-                    File {
-                        durable: std::mem::take(bytes),
-                        ..File::default()
-                    },
-                );
+                self.files.insert(segment, File::holding(bytes));
             }
             DiskOp::Write {
                 segment,
@@ -259,24 +312,33 @@ impl Disk {
                 from,
             } => {
                 let data = data.as_ref()[from..].to_vec();
-                let mut offset = offset as usize;
+                let offset = offset as usize;
                 let file = self.files.get_mut(&segment).expect("admitted");
+                let mut landed = Some(offset);
                 if self.random.per_mille(self.faults.misdirect) {
                     let pages = (file.durable.len() - data.len()) / PAGE;
-                    offset = self.random.index(pages + 1) * PAGE;
+                    landed = Some(self.random.index(pages + 1) * PAGE);
                 }
-                file.volatile.push((self.clock, offset, data));
+                if self.random.per_mille(self.faults.lose) {
+                    landed = None;
+                }
+                self.is_damaged |= landed != Some(offset);
+                file.volatile.push(Written {
+                    when: self.clock,
+                    offset,
+                    landed,
+                    data,
+                });
             }
             DiskOp::Sync { segment } => {
                 let lies = self.lies;
                 let file = self.files.get_mut(&segment).expect("admitted");
                 if !lies {
-                    let (covered, rest) = file.volatile.drain(..).partition(|write| write.0 < asked);
+                    let written = std::mem::take(&mut file.volatile);
+                    let (covered, rest): (Vec<_>, _) =
+                        written.into_iter().partition(|written| written.when < asked);
                     file.volatile = rest;
-                    let covered: Vec<(u64, usize, Vec<u8>)> = covered;
-                    for (_, offset, data) in covered {
-                        file.durable[offset..offset + data.len()].copy_from_slice(&data);
-                    }
+                    covered.iter().for_each(|written| file.keep(written));
                 }
             }
             DiskOp::Remove { segment } => {
@@ -307,7 +369,7 @@ impl Disk {
                 data,
                 from,
             } => {
-                let sectors = self.some_sectors(offset as usize, &data.as_ref()[from..]);
+                let sectors = self.some_sectors(&self.at_its_place(offset as usize, &data.as_ref()[from..]));
                 let written = (sectors.len() * SECTOR) as u64;
                 if let Some(file) = self.files.get_mut(&segment) {
                     file.volatile.extend(sectors);
@@ -348,7 +410,8 @@ impl Disk {
                     data,
                     from,
                 } => {
-                    let sectors = self.some_sectors(offset as usize, &data.as_ref()[from..]);
+                    let sectors =
+                        self.some_sectors(&self.at_its_place(offset as usize, &data.as_ref()[from..]));
                     if let Some(file) = self.files.get_mut(&segment) {
                         file.volatile.extend(sectors);
                     }
@@ -381,8 +444,9 @@ impl Disk {
             .files
             .get_mut(&segment)
             .expect("recovery names files that exist");
-        file.durable = file.bytes();
-        file.volatile.clear();
+        for written in std::mem::take(&mut file.volatile) {
+            file.keep(&written);
+        }
     }
 
     pub fn read(&self, segment: SegmentId, offset: u64, len: usize) -> Option<Vec<u8>> {
@@ -391,8 +455,28 @@ impl Disk {
         Some(bytes[start..(start + len).min(bytes.len())].to_vec())
     }
 
+    /// What damage took is gone from here on: the files are as they are.
+    pub fn accept_damage(&mut self) {
+        self.is_damaged = false;
+        for file in self.files.values_mut() {
+            file.sound.clone_from(&file.durable);
+            file.volatile.retain(|written| written.landed.is_some());
+            for written in &mut file.volatile {
+                written.offset = written.landed.expect("retained");
+            }
+        }
+    }
+
+    /// Changes what is durable of a file behind everybody's back.
+    pub fn alter(&mut self, segment: SegmentId, change: impl FnOnce(&mut [u8])) {
+        let file = self.files.get_mut(&segment).expect("it is there");
+        change(&mut file.durable);
+        self.is_damaged = true;
+    }
+
     /// Changes some bytes where something is written, in about half of the files.
     pub fn rot(&mut self) {
+        self.is_damaged = true;
         let random = &mut self.random;
         for file in self.files.values_mut() {
             if random.coin() {
@@ -427,8 +511,8 @@ impl Disk {
         match how {
             1 => {}
             2 => {
-                let sectors = self.some_sectors(0, header);
-                for (_, offset, data) in sectors {
+                let sectors = self.some_sectors(&self.at_its_place(0, header));
+                for Written { offset, data, .. } in sectors {
                     if offset + data.len() <= bytes.len() {
                         bytes[offset..offset + data.len()].copy_from_slice(&data);
                     }
@@ -439,21 +523,25 @@ impl Disk {
                 bytes[..4096].copy_from_slice(header);
             }
         }
-        self.files.insert(
-            segment,
-            File {
-                durable: bytes,
-                ..File::default()
-            },
-        );
+        self.files.insert(segment, File::holding(bytes));
     }
 
-    fn some_sectors(&mut self, offset: usize, data: &[u8]) -> Vec<(u64, usize, Vec<u8>)> {
+    fn at_its_place(&self, offset: usize, data: &[u8]) -> Written {
+        Written {
+            when: self.clock,
+            offset,
+            landed: Some(offset),
+            data: data.to_vec(),
+        }
+    }
+
+    fn some_sectors(&mut self, written: &Written) -> Vec<Written> {
         // All, none, a first part, or any: real disks do each of them.
         let how = self.random.index(4);
-        let cut = self.random.index(data.len() / SECTOR + 1);
+        let length = written.data.len();
+        let cut = self.random.index(length / SECTOR + 1);
         let mut kept = Vec::new();
-        for (index, sector) in data.chunks(SECTOR).enumerate() {
+        for (index, from) in (0..length).step_by(SECTOR).enumerate() {
             let keep = match how {
                 0 => true,
                 1 => false,
@@ -461,17 +549,17 @@ impl Disk {
                 _ => self.random.coin(),
             };
             if keep {
-                kept.push((self.clock, offset + index * SECTOR, sector.to_vec()));
+                kept.push(written.part(from, SECTOR.min(length - from)));
             }
         }
         kept
     }
 
-    fn keep_some(&mut self, name: SegmentId, volatile: Vec<(u64, usize, Vec<u8>)>) {
-        for (_, offset, data) in volatile {
-            for (_, offset, sector) in self.some_sectors(offset, &data) {
+    fn keep_some(&mut self, name: SegmentId, volatile: Vec<Written>) {
+        for written in volatile {
+            for sector in self.some_sectors(&written) {
                 let file = self.files.get_mut(&name).expect("it holds the sectors");
-                file.durable[offset..offset + sector.len()].copy_from_slice(&sector);
+                file.keep(&sector);
             }
         }
     }

@@ -35,10 +35,30 @@ pub fn exported(lines: &[u8]) -> Vec<SpanKey> {
         json::decode(&json::TRACES_DATA, line, &mut protobuf).expect("our own JSON");
         let request = ExportTraceServiceRequest::decode(&protobuf[..]).expect("protobuf");
         let scopes = request.resource_spans.iter().flat_map(|part| &part.scope_spans);
-        let spans = scopes.flat_map(|scope| &scope.spans);
-        keys.extend(spans.map(|span| (number(&span.trace_id), number(&span.span_id) - 1)));
+        for span in scopes.flat_map(|scope| &scope.spans) {
+            let key = (number(&span.trace_id), number(&span.span_id) - 1);
+            assert_as_sent(key, span);
+            keys.push(key);
+        }
     }
     keys
+}
+
+/// Nothing of a span changes on its way, but for what its filler and its status were.
+fn assert_as_sent((trace, at): SpanKey, span: &Span) {
+    let filler = match span.attributes.first().and_then(|one| one.value.as_ref()) {
+        Some(AnyValue {
+            value: Some(Value::StringValue(text)),
+        }) => text.as_str(),
+        other => panic!("span {at} of trace {trace} has {other:?}"),
+    };
+    assert!(
+        filler.bytes().all(|byte| byte == b'x'),
+        "the filler of span {at} of trace {trace} changed"
+    );
+    let fails = span.status.as_ref().is_some_and(|status| status.code == 2);
+    let sent = self::span(trace, at, fails, filler.len());
+    assert_eq!(*span, sent, "span {at} of trace {trace} changed");
 }
 
 pub fn trace_id(trace: u64) -> TraceId {

@@ -16,7 +16,8 @@ use tailkeep::landing::{LandingOptions, LandingParts};
 use tailkeep::policy::{PolicyEntry, PolicyKind, PolicyOptions, PolicySet, StatusCode};
 use tailkeep::route::HashKey;
 use tailkeep::table::{FoundDecision, Table, TableOptions};
-use tailkeep::wal::recover::{Extent, HEAD_BYTES, Recovered, Recovery, ReplayedEntry};
+use tailkeep::wal::SegmentId;
+use tailkeep::wal::recover::{Extent, Fallback, HEAD_BYTES, Recovered, Recovery, ReplayedEntry};
 use tailkeep::wal::{Log, LogOptions};
 
 use crate::disk::Disk;
@@ -116,18 +117,22 @@ pub fn replay(
         .iter()
         .map(|policy| policy.name.clone())
         .collect();
+    let fallback = Some(Fallback {
+        log_seed: setting.log_seed,
+        size: segment_bytes,
+    });
     let destinations = vec![DESTINATION.to_owned()];
     let mut replay = Replay::new(log_id, hash_key, policies, &names, true, destinations, now);
     let needed = Extent::Needed {
         tail_bytes: segment_bytes,
     };
     let mut first = None;
-    let found = recover(log_id, &mut disks.main, needed, |entry| {
+    let found = recover(log_id, &mut disks.main, fallback, needed, |entry| {
         first.get_or_insert(entry.position);
         replay.entry(entry);
     });
     let mut oldest = None;
-    recover(log_id, &mut disks.main, Extent::Whole, |entry| {
+    recover(log_id, &mut disks.main, fallback, Extent::Whole, |entry| {
         oldest.get_or_insert(entry.position);
         let passed_over = first.is_none_or(|first| entry.position < first);
         if !(setting.damaged && passed_over && entry.kind == SPANS) {
@@ -137,7 +142,7 @@ pub fn replay(
     tell(replay.take_found());
     let mut replayed = replay.finish();
     let mut kept_replay = KeptReplay::new(&replayed);
-    let kept_found = recover(log_id, &mut disks.kept, Extent::Whole, |entry| {
+    let kept_found = recover(log_id, &mut disks.kept, fallback, Extent::Whole, |entry| {
         kept_replay.entry(entry, &names, now)
     });
     assert_eq!((replayed.malformed, kept_replay.malformed), (0, 0));
@@ -218,16 +223,28 @@ fn destination() -> DestinationOptions {
 fn recover(
     log: LogId,
     disk: &mut Disk,
+    fallback: Option<Fallback>,
+    extent: Extent,
+    each: impl FnMut(&ReplayedEntry<'_>),
+) -> Recovered {
+    let files = disk.files.iter().map(|(segment, file)| (*segment, file.bytes()));
+    let recovered = recover_files(log, &files.collect(), fallback, extent, each);
+    recovered.unsynced.iter().for_each(|segment| disk.sync(*segment));
+    recovered
+}
+
+/// Without a disk: what a start would find in these files.
+pub fn recover_files(
+    log: LogId,
+    files: &BTreeMap<SegmentId, Vec<u8>>,
+    fallback: Option<Fallback>,
     extent: Extent,
     mut each: impl FnMut(&ReplayedEntry<'_>),
 ) -> Recovered {
-    let mut recovery = Recovery::new(log, extent).in_pieces_of(64 << 10);
-    let files: BTreeMap<_, _> = disk
-        .files
-        .iter()
-        .map(|(segment, file)| (*segment, file.bytes()))
-        .collect();
-    for (segment, file) in &files {
+    let mut recovery = Recovery::new(log, extent)
+        .in_pieces_of(64 << 10)
+        .with_fallback(fallback);
+    for (segment, file) in files {
         recovery
             .header(*segment, &file[..file.len().min(HEAD_BYTES)])
             .expect("one log, one version");
@@ -238,7 +255,5 @@ fn recover(
         let bytes = file[start..(start + read.len).min(file.len())].to_vec();
         recovery.handle_read(bytes, &mut |entry: ReplayedEntry<'_>| each(&entry));
     }
-    let recovered = recovery.finish();
-    recovered.unsynced.iter().for_each(|segment| disk.sync(*segment));
-    recovered
+    recovery.finish()
 }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tailkeep::base::block::{BLOCK_BYTES, VecPool};
 use tailkeep::base::ids::{LogId, Position};
+use tailkeep::base::time::Now;
 use tailkeep::wal::entry::{EntryHeader, Seed};
-use tailkeep::wal::recover::{Extent, RecoverError, Recovery};
+use tailkeep::wal::recover::{Extent, Fallback, RecoverError, Recovery};
 use tailkeep::wal::{DiskOp, EntryFlags, EntryKind, LogOptions, OpId, Refused, SegmentHeader, SegmentId};
 
 use crate::disk::Crash;
@@ -449,6 +450,58 @@ fn more_is_released_than_was_held() {
     let appended = world.append(&[1]).expect("sound").expect("room");
     world.log.hold(appended.position, 1);
     world.log.release(appended.position, 2);
+}
+
+/// The seed of the checks and the size of segments stand in the headers only, and a young log has one file.
+#[test]
+fn a_log_without_a_sound_header_is_read_by_what_its_directory_knows() {
+    let mut world = World::new(5, options());
+    opened(&mut world);
+    world.append(&[3_000, 40_000]).expect("sound").expect("room");
+    world.settle().expect("a sound disk");
+    let (_, all) = recover(&world.disk).expect("sound files");
+    assert_eq!((world.disk.files.len(), all.len()), (1, 2));
+    let (segment, file) = world.disk.files.iter().next().expect("one file");
+    let mut bytes = file.bytes();
+    bytes[..4096].fill(0);
+    let found = |fallback| {
+        let mut recovery = Recovery::new(options().log, Extent::Whole).with_fallback(fallback);
+        recovery.header(*segment, &bytes[..8192]).expect("damaged");
+        let mut positions = Vec::new();
+        while let Some(read) = recovery.poll_read() {
+            let start = (read.offset as usize).min(bytes.len());
+            let piece = bytes[start..(start + read.len).min(bytes.len())].to_vec();
+            recovery.handle_read(piece, &mut |entry| positions.push(entry.position));
+        }
+        (positions, recovery.finish())
+    };
+    let fallback = Fallback {
+        log_seed: options().log_seed,
+        size: options().segment_size,
+    };
+    let (positions, recovered) = found(Some(fallback));
+    assert!(
+        all.keys().all(|position| positions.contains(position)),
+        "{positions:?}"
+    );
+    assert_eq!(recovered.log_seed, Some(fallback.log_seed));
+    assert_eq!(recovered.start.half_made, None);
+    assert_eq!(found(None).0, []);
+}
+
+#[test]
+fn a_disk_that_does_not_answer_is_noticed_by_its_time() {
+    let mut world = World::new(1, options());
+    opened(&mut world);
+    assert_eq!(world.log.stalled_for(world.now), Duration::ZERO);
+    world.append(&[100]).expect("sound").expect("room");
+    let _under_way = wanted(&mut world);
+    let later = Duration::from_secs(12);
+    let now = Now {
+        instant: world.now.instant.plus(later),
+        wall: world.now.wall,
+    };
+    assert_eq!(world.log.stalled_for(now), later);
 }
 
 /// Bytes at the wrong place and bytes that changed are no entries; what they cost is never another entry.

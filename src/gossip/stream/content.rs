@@ -204,6 +204,8 @@ pub fn read_decisions(
             policy: policy.checked_sub(1).and_then(|place| numbers[place as usize]),
             threshold: threshold.checked_sub(1).and_then(Threshold::new),
             incomplete: outcome >> 7 == 1,
+            // Only who dropped a trace before can say that it was upgraded.
+            upgraded: false,
         };
         each(PeerDecision {
             trace: TraceId::new(trace).ok_or(ContentError::Value)?,

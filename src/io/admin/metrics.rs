@@ -259,26 +259,26 @@ impl Admin {
         for (tier, count) in ["1", "2", "3"].iter().zip(traces.forced) {
             text.sample("traces_forced_total", &[("tier", tier)], count);
         }
-        for (name, help, count) in [
-            (
-                "traces_judged_alone_total",
-                "Traces judged by this node's part of them, since their home did not answer in time.",
-                traces.judged_alone,
-            ),
-            (
-                "traces_raised_total",
-                "Traces dropped here and kept by another node.",
-                traces.raised,
-            ),
-            (
-                "gossip_digests_total",
-                "Digests sent to the homes of traces.",
-                traces.digests_sent,
-            ),
-        ] {
-            text.head(name, "counter", help);
-            text.sample(name, &[], count);
-        }
+        text.counter(
+            "traces_upgraded_total",
+            "Dropped traces that were kept later.",
+            traces.upgraded,
+        );
+        text.counter(
+            "upgrades_skipped_total",
+            "Late spans that may have made a dropped trace one to keep, while too many were looked at.",
+            traces.upgrades_skipped,
+        );
+        text.counter(
+            "traces_judged_alone_total",
+            "Traces judged by this node's part of them, since their home did not answer in time.",
+            traces.judged_alone,
+        );
+        text.counter(
+            "gossip_digests_total",
+            "Digests sent to the homes of traces.",
+            traces.digests_sent,
+        );
         text.head(
             "traces_with_error_total",
             "counter",

@@ -148,11 +148,23 @@ impl Admin {
             overload_share: shard.overload().share(),
             evicted_bytes: landings.iter().map(|landing| landing.evicted_bytes()).sum(),
             destinations,
-            refuses: landings[0].admits().err().map(|refused| refused.to_string()),
+            refuses: core.log_obstacle(),
             connection_count: ingress.map_or(0, |ingress| ingress.connection_count()),
             turned_away_count: ingress.map_or(0, |ingress| ingress.turned_away_count()),
             last_replay: self.last_replay.get(),
         }
+    }
+
+    /// What [`crate::shard::Shard::drained`] says of every core; `None` unless it says so of all.
+    pub async fn drained(&self) -> Option<Vec<u64>> {
+        let asked = self.mesh.cores().map(|core| {
+            self.mesh.ask(core, |admin| {
+                let core = admin.core.borrow();
+                core.as_ref().and_then(|core| core.shard().drained())
+            })
+        });
+        let answers = futures_util::future::join_all(asked).await;
+        answers.into_iter().map(Option::flatten).collect()
     }
 
     /// Asks every core. One that is going is left out.

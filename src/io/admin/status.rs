@@ -6,6 +6,7 @@ use crate::shard::overload::SHARE_MAX;
 use crate::stats::Ledger;
 use crate::verdict::{Reason, Verdict};
 use serde_json::{Map, Value, json};
+use std::sync::atomic::Ordering;
 
 impl Admin {
     pub(super) fn status(&self, node: &NodeReport) -> Value {
@@ -13,7 +14,8 @@ impl Admin {
         let mut problems = problems(node);
         problems.extend(self.cluster_problem());
         let serves = node.cores.iter().all(|core| core.serving.is_some());
-        let state = match (serves, self.stopping.get()) {
+        let is_draining = self.stopping.get() || self.flags.drain.load(Ordering::Relaxed);
+        let state = match (serves, is_draining) {
             (_, true) => "draining",
             (false, _) => "starting",
             (true, _) if problems.is_empty() => "ready",
@@ -104,7 +106,8 @@ impl Admin {
                 "kept": stats.traces.decided[Verdict::Keep as usize],
                 "rolled_up": stats.traces.decided[Verdict::Rollup as usize],
                 "denied": stats.traces.decided[Verdict::Deny as usize],
-                "upgraded": 0, "incomplete": stats.traces.incomplete,
+                "upgraded": stats.traces.upgraded, "upgrades_skipped": stats.traces.upgrades_skipped,
+                "incomplete": stats.traces.incomplete,
                 "forced": stats.traces.forced.iter().sum::<u64>(), "closed": closed,
             }),
         );

@@ -1,0 +1,71 @@
+"""Everything in turn, for long: kills, power cuts, failing and stalling disks, ends in good order."""
+
+import errno
+import os
+import time
+
+from faults.case import fault, plural
+from faults.devices import MIB, VolatileDisk
+from faults.errors import ENTRY
+from faults.node import Node, words
+
+SOAK_SECONDS = 30 * 60
+RSS_GROWTH_MAX = 1.5
+RSS_SLACK_BYTES = 64 << 20
+
+
+@fault("W18", "thirty minutes of W01, W02, W08 and W11 in any order", "nothing acknowledged is lost; descriptors, memory and disk stay flat", root=True, long_only=True)
+def soak(case):
+    node = Node(case, policy="errors", with_={"wal": {"retain": "5s"}})
+    disk = VolatileDisk(case, size=256 * MIB)
+    ends = {"kill": 0, "power": 0, "error": 0, "stall": 0, "term": 0}
+    figures = []
+    deadline = time.monotonic() + SOAK_SECONDS
+    number = 0
+    while time.monotonic() < deadline:
+        number += 1
+        node.settings["node"]["data_dir"] = node.data = os.path.join(disk.path, "data")
+        process = node.start(node={"cores": 1 + number % 3})
+        figures.append((process.rss_bytes(), len(os.listdir(f"/proc/{process.pid}/fd")), used(disk.path)))
+        load = node.load(process, rate=2_000)
+        time.sleep(case.draw.uniform(0.5, 4))
+        end = case.draw.choice(sorted(ends))
+        ends[end] += 1
+        if end == "error":
+            disk.faults(write_error=errno.EIO, pattern=ENTRY, every=case.draw.randrange(2, 40))
+            time.sleep(1)
+            disk.faults(sync_error=errno.EIO, every=case.draw.randrange(2, 40))
+            time.sleep(1)
+            disk.faults()
+        if end == "stall":
+            disk.faults(sync_delay=case.draw.uniform(0.2, 3))
+            time.sleep(3)
+            disk.faults()
+        if end == "term":
+            node.stop(process)
+        else:
+            case.expect(process.process.poll() is None, f"it ended by itself with {process.process.returncode}")
+        image = case.path(f"soak-{number % 2}.image")
+        if end == "power":
+            os.kill(process.pid, 19)
+            disk.cut(image, case.draw.choice(["none", "sectors", "pages", "prefix"]))
+        process.kill()
+        load.end()
+        if end == "power":
+            disk.close()
+            disk = VolatileDisk(case, image=image)
+        else:
+            # A journal that failed leaves the file system read-only until it is mounted again.
+            disk.filesystem.unmount()
+            disk.filesystem.mount()
+    counts = node.finish()
+    fifth = max(1, len(figures) // 5)
+    for what, index, slack in (("memory", 0, RSS_SLACK_BYTES), ("descriptors", 1, 64), ("disk", 2, 128 * MIB)):
+        first, last = (sum(figure[index] for figure in part) / len(part) for part in (figures[:fifth], figures[-fifth:]))
+        case.expect(last <= first * RSS_GROWTH_MAX + slack, f"{what} at ready grew from {first:,.0f} to {last:,.0f}")
+    return f"{plural(number, 'round')} {ends}; {words(counts)}"
+
+
+def used(path):
+    disk = os.statvfs(path)
+    return (disk.f_blocks - disk.f_bfree) * disk.f_frsize
