@@ -24,8 +24,8 @@ use std::sync::Arc;
 
 use self::diagnostic::{Diagnostic, Origin, Severity};
 use self::options::{
-    AdminOptions, CompletionOptions, ExporterOptions, MemoryOptions, NodeOptions, ReceiverOptions,
-    SamplingOptions, WalOptions,
+    AdminOptions, ClusterOptions, CompletionOptions, ExporterOptions, MemoryOptions, NodeOptions,
+    ReceiverOptions, SamplingOptions, WalOptions,
 };
 use self::reader::Report;
 use self::tree::fill::fill;
@@ -59,6 +59,8 @@ pub struct Config {
     pub memory: MemoryOptions,
     pub overload: crate::shard::OnOverload,
     pub exporters: Vec<ExporterOptions>,
+    /// `None`: one node.
+    pub cluster: Option<ClusterOptions>,
     pub admin: AdminOptions,
 }
 

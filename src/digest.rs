@@ -29,14 +29,6 @@ impl PredicateSet {
         self.0[predicate.index() / 64] |= 1 << (predicate.index() % 64);
     }
 
-    pub fn bits(self) -> [u64; PREDICATE_COUNT_MAX / 64] {
-        self.0
-    }
-
-    pub fn from_bits(bits: [u64; PREDICATE_COUNT_MAX / 64]) -> PredicateSet {
-        PredicateSet(bits)
-    }
-
     #[inline]
     pub fn is_empty(self) -> bool {
         self == PredicateSet::NONE
@@ -50,6 +42,15 @@ impl PredicateSet {
     #[inline]
     pub fn union(self, other: PredicateSet) -> PredicateSet {
         PredicateSet(std::array::from_fn(|word| self.0[word] | other.0[word]))
+    }
+
+    /// Bit n is of the predicate with number n.
+    pub fn bits(self) -> u128 {
+        u128::from(self.0[1]) << 64 | u128::from(self.0[0])
+    }
+
+    pub fn from_bits(bits: u128) -> PredicateSet {
+        PredicateSet([bits as u64, (bits >> 64) as u64])
     }
 }
 
@@ -86,12 +87,14 @@ impl RandomnessSeen {
         RandomnessSeen(if on_root { value } else { Self::RANK_ANY | value })
     }
 
-    pub fn bits(self) -> u64 {
-        self.0
+    /// Rank and value, as other nodes are told; `None`: none was seen.
+    pub fn ranked(self) -> Option<u64> {
+        (self != Self::NONE).then_some(self.0)
     }
 
-    pub fn from_bits(bits: u64) -> RandomnessSeen {
-        RandomnessSeen(bits)
+    /// `None` where no [`RandomnessSeen::ranked`] gives such a number.
+    pub fn from_ranked(ranked: u64) -> Option<RandomnessSeen> {
+        (ranked < Self::RANK_ANY << 1).then_some(RandomnessSeen(ranked))
     }
 
     /// The 56 bits to use instead of the trace id's, if any span brought some.

@@ -13,9 +13,17 @@
 //!
 //! The words of this module, which shards and the wire share, are here; its parts are sans-IO.
 
+pub mod datagram; // sealed, opened, each once
+pub mod home; // one trace as its home node sees it: digests of all fragments
+pub mod machine; // one node of a cluster, whole
+pub mod member; // who is there
+pub mod stream; // numbered, repaired, kept
+
+pub use machine::{Gossip, Options};
+
 use crate::base::ids::TraceId;
 use crate::digest::{Digest, PredicateSet};
-use crate::route::Decision;
+use crate::route::{self, Decision, HashKey};
 
 /// One life of one node: address-independent, drawn at its first start and kept in its data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,7 +35,30 @@ pub struct Members {
     pub own: NodeId,
     pub live: Vec<NodeId>,
     /// Shared by the cluster, so that all choose alike.
-    pub home_key: [u64; 2],
+    pub home_key: HashKey,
+}
+
+impl Members {
+    /// The node that judges the trace for all, as long as these are the live ones.
+    pub fn home(&self, trace: &TraceId) -> NodeId {
+        let live = self.live.iter().map(|node| node.0);
+        NodeId(route::home(self.home_key, live, trace).unwrap_or(self.own.0))
+    }
+
+    /// There is somebody else.
+    pub fn has_peers(&self) -> bool {
+        self.live.iter().any(|node| *node != self.own)
+    }
+}
+
+/// Where the spans of one trace arrive: `cluster.spans_arrive`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SpansArrive {
+    /// At any node: digests go to the trace's home, which judges.
+    #[default]
+    Anywhere,
+    /// At one node, by a balancer that looks at the trace id: each node is home to all it holds.
+    ByTraceId,
 }
 
 /// What one node's fragment of a trace has shown so far. A newer one of the same node replaces the older (D3).
@@ -38,7 +69,8 @@ pub struct NodeDigest {
     pub digest: Digest,
     /// Predicates of the reader of which the sender knows nothing: they may hold or not.
     pub unknown: PredicateSet,
-    /// Rises with each version of this fragment's digest within one incarnation.
+    /// Rises with each version of this fragment's digest, over restarts too; compared as a serial number, which may
+    /// wrap ([`is_newer`]).
     pub version: u32,
     /// The fragment is closed: root and quiet, or its age, its size, its memory; no more is expected of it.
     pub closed: bool,
@@ -50,6 +82,14 @@ pub struct PeerDecision {
     pub trace: TraceId,
     /// The policy by its number among the reader's names.
     pub decision: Decision,
+    /// By the trace's home: its policy, reason and threshold go onto the data. Otherwise by a node that saw a Keep
+    /// which nothing can change, and could not know what else there is.
+    pub by_home: bool,
+}
+
+/// Whether version `one` of a digest replaces version `other`.
+pub fn is_newer(one: u32, other: u32) -> bool {
+    (one.wrapping_sub(other) as i32) > 0
 }
 
 /// From a shard to the cluster.
@@ -59,8 +99,8 @@ pub enum Outbound {
     Announce(PeerDecision),
     /// For the trace's home.
     Digest(NodeId, NodeDigest),
-    /// From the home to a node that sent a digest.
-    Answer(NodeId, PeerDecision),
+    /// From the home to a node that sent a digest, of this version.
+    Answer(NodeId, u32, PeerDecision),
 }
 
 /// From the cluster to a shard: the owner of the trace, or, of members and names, every shard.
@@ -69,9 +109,12 @@ pub enum Inbound {
     /// Decided and announced elsewhere.
     Announced(PeerDecision),
     Digest(NodeId, NodeDigest),
-    /// Of this node's own digest.
-    Answer(PeerDecision),
+    /// Of this node's own digest of this version.
+    Answer(u32, PeerDecision),
     Members(Members),
+    /// What was sent to this node and not answered is lost to it: it lives anew, was cut off, or fell too far behind.
+    /// Digests for which it is home are to be sent again.
+    Renewed(NodeId),
     /// Policy names that decisions of peers may name from now on, after those known already.
     PolicyNames(Vec<String>),
 }

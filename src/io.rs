@@ -14,6 +14,7 @@ pub mod disk; // DMA blocks, and disk operations on io_uring
 pub mod recovery; // from files to what was pending
 pub mod egress; // where kept traces go
 pub mod mesh; // what goes from core to core
+pub mod cluster; // the cluster's end on the first core
 pub mod core; // one core at work
 pub mod admin; // health, metrics, status, explain
 pub mod checkpoint; // what is open at a clean stop

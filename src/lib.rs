@@ -23,6 +23,7 @@
 compile_error!("tailkeep runs on Linux 5.19 or newer only, because its log and sockets need io_uring");
 
 pub mod base; // ids, time, the algebra of folds, pools
+pub mod proto; // messages between nodes, generated
 pub mod verdict; // what was decided, and why the trace was closed
 pub mod digest; // what a trace has shown so far
 pub mod route; // which core owns a trace, and what travels there

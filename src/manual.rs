@@ -9,6 +9,9 @@ pub mod invariants {}
 #[doc = include_str!("manual/wal_format.md")]
 pub mod wal_format {}
 
+#[doc = include_str!("manual/gossip_format.md")]
+pub mod gossip_format {}
+
 #[doc = include_str!("manual/decisions.md")]
 pub mod decisions {}
 

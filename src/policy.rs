@@ -28,7 +28,7 @@
 //! A policy without T gives way to any with one.
 
 use crate::base::ids::TraceId;
-use crate::digest::Digest;
+use crate::digest::{Digest, PredicateSet};
 use crate::otlp::view::{AnyValueView, SpanView};
 use crate::verdict::{Threshold, Verdict};
 
@@ -108,6 +108,12 @@ impl PolicySet {
         &self.infos
     }
 
+    /// What the bits of a digest mean, for other nodes: a hash of each predicate, by its number, that is the same
+    /// in every version and configuration.
+    pub fn predicate_hashes(&self) -> Vec<u64> {
+        self.predicates.hashes()
+    }
+
     /// Whether `fold` reads span attributes at all.
     pub fn wants_attributes(&self) -> bool {
         self.predicates.wants_attributes()
@@ -154,6 +160,7 @@ impl PolicySet {
             trace,
             digest,
             closed: false,
+            unknown: PredicateSet::NONE,
         })
     }
 
@@ -163,6 +170,25 @@ impl PolicySet {
             trace,
             digest,
             closed: true,
+            unknown: PredicateSet::NONE,
+        })
+    }
+
+    /// Judges what several nodes have seen of a trace, of which some do not know the predicates `unknown`. Open:
+    /// as [`PolicySet::judge_open`]. Closed: policies match that match whatever those predicates hold, and the
+    /// ruling is never Pending.
+    pub fn judge_merged(
+        &self,
+        trace: TraceId,
+        digest: &Digest,
+        unknown: PredicateSet,
+        closed: bool,
+    ) -> Ruling {
+        self.judge(&Evidence {
+            trace,
+            digest,
+            closed,
+            unknown,
         })
     }
 
@@ -184,6 +210,7 @@ impl PolicySet {
                 trace,
                 digest,
                 closed,
+                unknown: PredicateSet::NONE,
             },
         )
     }
@@ -193,6 +220,8 @@ impl PolicySet {
         for (index, policy) in self.policies.iter().enumerate() {
             match policy.rule.truth(evidence) {
                 Truth::True => matched.insert(PolicyIndex(index as u16)),
+                // Nobody will know it any better.
+                Truth::Unknown if evidence.closed => {}
                 Truth::Unknown => unknown.insert(PolicyIndex(index as u16)),
                 Truth::False => {}
             }

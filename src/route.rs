@@ -51,6 +51,20 @@ pub fn owner(hash: u64, core_count: u16) -> CoreId {
     CoreId(((low * u64::from(core_count)) >> 32) as u16)
 }
 
+/// The home of a trace among live nodes: the one with the highest score (rendezvous hashing), so that a node that
+/// comes or goes changes the home of no trace but its own. `None`: no node.
+pub fn home(key: HashKey, live: impl Iterator<Item = u64>, trace: &TraceId) -> Option<u64> {
+    let hash = key.trace(trace);
+    live.max_by_key(|node| (mix(hash ^ mix(*node)), *node))
+}
+
+/// Spreads every bit over all (the finaliser of splitmix64).
+fn mix(value: u64) -> u64 {
+    let value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ value >> 31
+}
+
 /// What one request showed of one trace.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
@@ -152,6 +166,30 @@ mod tests {
         assert_eq!(owner(u64::MAX, 3), CoreId(2));
         assert_eq!(owner(u64::from(u32::MAX / 2), 3), CoreId(1));
         assert_eq!(owner(u64::MAX, 1), CoreId(0));
+    }
+
+    #[test]
+    fn a_node_that_goes_changes_the_home_of_its_own_traces_only() {
+        let key = HashKey([1, 2]);
+        let traces = (1..4000u128).map(|n| TraceId::new(&n.to_be_bytes()).expect("not zero"));
+        let (mut moved, mut homes) = (0, [0; 5]);
+        for trace in traces {
+            let all = home(key, 0..5, &trace).expect("one of five");
+            let rest = home(key, (0..5).filter(|node| *node != 3), &trace).expect("one of four");
+            homes[all as usize] += 1;
+            moved += u32::from(all != rest);
+            assert!(all == rest || all == 3);
+        }
+        assert_eq!(moved, homes[3]);
+        assert!(homes.iter().all(|count| (700..900).contains(count)), "{homes:?}");
+        assert_eq!(
+            home(
+                key,
+                std::iter::empty(),
+                &TraceId::new(&[1; 16]).expect("not zero")
+            ),
+            None
+        );
     }
 
     #[test]

@@ -36,6 +36,7 @@ use crate::base::ids::{CoreId, LogId, Position};
 use crate::base::time::{Instant, Now};
 use crate::export::Notice;
 use crate::export::retry::{Arrival, Failure};
+use crate::gossip::{Inbound, Outbound, PeerDecision};
 use crate::landing::fetch::{ReadOp, WhichLog};
 use crate::landing::forward::{Answer, Question};
 use crate::landing::{self, Landing, Request, SearchId, Submission};
@@ -70,6 +71,9 @@ impl Default for Credit {
     }
 }
 
+/// Keeps that wait to be announced, give or take those of one turn. Nothing is decided above it.
+const ANNOUNCEMENTS_MAX: usize = 256 << 10;
+
 /// What io is to do for one of the core's logs.
 pub struct Effect<P: BlockPool, W> {
     pub log: LogId,
@@ -96,6 +100,8 @@ pub struct Shard<P: BlockPool, W> {
     settlements: Vec<Settlement>,
     /// Items of other cores that wait for credit.
     inbox: VecDeque<(CoreId, ItemBatch)>,
+    /// Keeps for the cluster, announced or answered with, and the position up to which the log must be durable first.
+    announcements: VecDeque<(Position, Outbound)>,
     upgrades: upgrades::Upgrades,
     draining: bool,
     stopping: bool,
@@ -204,11 +210,16 @@ impl<P: BlockPool, W> Shard<P, W> {
             peers: (0..core_count).map(|_| Peer::default()).collect(),
             settlements: Vec::new(),
             inbox: VecDeque::new(),
+            announcements: VecDeque::new(),
             upgrades: upgrades::Upgrades::default(),
             draining: false,
             stopping: false,
             messages_taken: 0,
         };
+        let resumed = shard.table.take_resumed_keeps().into_iter();
+        shard
+            .announcements
+            .extend(resumed.map(|keep| (Position::default(), Outbound::Announce(keep))));
         for fragment in fragments {
             shard
                 .table
@@ -301,6 +312,23 @@ impl<P: BlockPool, W> Shard<P, W> {
         }
     }
 
+    /// Something came from the cluster: what concerns a trace, to its owner; the rest to every core.
+    pub fn handle_inbound(&mut self, now: Now, inbound: Inbound) {
+        if let Inbound::PolicyNames(names) = &inbound {
+            for landing in &mut self.landings {
+                landing.add_policy_names(now, names);
+            }
+        }
+        self.table.handle_inbound(
+            now,
+            inbound,
+            &self.policies,
+            &mut self.stats,
+            &mut self.settlements,
+        );
+        self.dispatch(now);
+    }
+
     pub fn handle_op(
         &mut self,
         now: Now,
@@ -333,7 +361,8 @@ impl<P: BlockPool, W> Shard<P, W> {
     }
 
     pub fn handle_timeout(&mut self, now: Now) {
-        if !self.stopping && !self.lacks_settlement_credit() {
+        let lacks = self.lacks_settlement_credit() || self.lacks_outbound_room();
+        if !self.stopping && !lacks {
             self.table
                 .handle_timeout(now, &self.policies, &mut self.stats, &mut self.settlements);
             self.dispatch(now);
@@ -400,6 +429,28 @@ impl<P: BlockPool, W> Shard<P, W> {
         None
     }
 
+    /// Something for the cluster. A Keep is durable in this core's log.
+    pub fn poll_outbound(&mut self, now: Now) -> Option<Outbound> {
+        let (durable, failed) = self.landings[0].log_reach();
+        let position = self.announcements.front().map(|(position, _)| *position);
+        if position.is_some_and(|position| position <= durable.max(failed)) {
+            let (position, told) = self.announcements.pop_front().expect("just seen");
+            if position <= durable {
+                return Some(told);
+            }
+            // Its entry is in no log.
+            self.log_told(now, vec![told]);
+        }
+        self.table.poll_outbound()
+    }
+
+    /// Whether there is something for the cluster.
+    pub fn has_outbound(&self) -> bool {
+        let (durable, failed) = self.landings[0].log_reach();
+        let front = self.announcements.front();
+        self.table.has_outbound() || front.is_some_and(|(position, _)| *position <= durable.max(failed))
+    }
+
     /// Whether there is a message for another core.
     pub fn has_messages(&self) -> bool {
         let lags = self.lags();
@@ -415,7 +466,8 @@ impl<P: BlockPool, W> Shard<P, W> {
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let table = match self.stopping || self.lacks_settlement_credit() {
+        let lacks = self.lacks_settlement_credit() || self.lacks_outbound_room();
+        let table = match self.stopping || lacks {
             // What is due waits for credit, or for the next start, not for time.
             true => None,
             false => self.table.poll_timeout(),
@@ -430,7 +482,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             return false;
         }
         let oldest = (DRAIN_COUNT, Reason::Shutdown);
-        self.table.close_oldest(
+        let more = self.table.close_oldest(
             now,
             oldest,
             &self.policies,
@@ -438,7 +490,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             &mut self.settlements,
         );
         self.dispatch(now);
-        true
+        more
     }
 
     // ---- between table and logs -------------------------------------------------------------------------
@@ -461,6 +513,7 @@ impl<P: BlockPool, W> Shard<P, W> {
 
     /// Gives settlements to the keepers of their logs.
     fn dispatch(&mut self, now: Now) {
+        self.log_keeps(now);
         if self.peers.len() == 1 && self.landings.len() == 1 {
             self.landings[0].settle(now, &mut self.settlements, &mut self.stats);
             return;
@@ -479,6 +532,30 @@ impl<P: BlockPool, W> Shard<P, W> {
         for (landing, mut settlements) in self.landings.iter_mut().zip(own) {
             landing.settle(now, &mut settlements, &mut self.stats);
         }
+    }
+
+    /// Logs the Keeps that the cluster is to be told.
+    fn log_keeps(&mut self, now: Now) {
+        let keeps = self.table.take_keeps();
+        if !keeps.is_empty() {
+            self.log_told(now, keeps);
+        }
+    }
+
+    fn log_told(&mut self, now: Now, told: Vec<Outbound>) {
+        let announced = told.iter().filter_map(|told| match told {
+            Outbound::Announce(keep) => Some(*keep),
+            Outbound::Answer(..) | Outbound::Digest(..) => None,
+        });
+        let announced: Vec<PeerDecision> = announced.collect();
+        let end = self.landings[0].log_announced(now, &announced);
+        self.announcements
+            .extend(told.into_iter().map(|told| (end, told)));
+    }
+
+    /// The cluster takes nothing: what is decided would pile up here.
+    fn lacks_outbound_room(&self) -> bool {
+        self.announcements.len() >= ANNOUNCEMENTS_MAX || self.table.lacks_outbound_room()
     }
 
     /// What would refuse requests at 100.

@@ -98,6 +98,10 @@ pub struct TraceCounts {
     pub incomplete: u64,
     /// By memory tier 1, 2, 3.
     pub forced: [u64; 3],
+    /// By what this node has of them, since their home did not answer.
+    pub judged_alone: u64,
+    /// Sent to the homes of traces.
+    pub digests_sent: u64,
     /// Dropped and kept later.
     pub upgraded: u64,
     /// Dropped, and late spans may have made them ones to keep, but too many were looked at already.
@@ -116,6 +120,8 @@ impl TraceCounts {
         add_all(&mut self.with_error, &other.with_error);
         self.incomplete += other.incomplete;
         add_all(&mut self.forced, &other.forced);
+        self.judged_alone += other.judged_alone;
+        self.digests_sent += other.digests_sent;
         self.upgraded += other.upgraded;
         self.upgrades_skipped += other.upgrades_skipped;
     }

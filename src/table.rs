@@ -14,9 +14,11 @@
 //! `poll_timeout` says when `handle_timeout` is due.
 
 mod cache;
+mod cluster;
 mod fragments;
 mod found;
 mod generation;
+mod heard;
 mod index;
 mod late;
 mod recent;
@@ -24,6 +26,7 @@ mod saved;
 mod trace;
 
 pub use cache::{CompactDecision, DecidedCache, FALSE_HIT_ODDS_MAX};
+pub use cluster::ClusterOptions;
 pub use found::FoundDecision;
 pub use fragments::Fragments;
 pub use late::{LateCandidate, LateEvidence, upgrade_by};
@@ -37,10 +40,12 @@ use crate::base::time::{Instant, Now};
 use crate::base::wheel::{Armed, Wheel};
 use crate::completion::{self, Completion, CompletionOptions};
 use crate::digest::Digest;
+use crate::gossip::PeerDecision;
 use crate::policy::{PolicySet, Ruling};
 use crate::route::{self, Decision, HashKey, Item, ItemBatch, Places, PolicyNumber, Settlement};
 use crate::stats::Stats;
-use crate::verdict::Reason;
+use crate::verdict::{Reason, Verdict};
+use cluster::{Asked, Context};
 use hashbrown::HashMap;
 use index::Index;
 use std::time::Duration;
@@ -88,6 +93,8 @@ pub struct Table {
     promised: HashMap<TraceId, Decision>,
     kept_promises: Vec<TraceId>,
     relieved_at: Option<Instant>,
+    /// There are, or may be, other nodes.
+    cluster: Option<Box<cluster::Cluster>>,
     /// Traces that are still to be forced of the share that was last due, and by which tier.
     forcing: (u8, usize),
 }
@@ -113,6 +120,7 @@ impl Table {
             promised: HashMap::new(),
             kept_promises: Vec::new(),
             relieved_at: None,
+            cluster: None,
             forcing: (0, 0),
             options,
         }
@@ -173,11 +181,10 @@ impl Table {
                     return;
                 }
                 stats.traces.opened += 1;
-                self.insert(
-                    now,
-                    hash,
-                    Trace::new(item.trace, now, self.options.completion.structural),
-                )
+                let trace = Trace::new(item.trace, now, self.options.completion.structural);
+                let key = self.insert(now, hash, trace);
+                self.recall(key, &item.trace);
+                key
             }
         };
         let trace = self.traces.get_mut(key).expect("found or opened above");
@@ -228,12 +235,22 @@ impl Table {
         out: &mut Vec<Settlement>,
     ) -> Option<Instant> {
         let trace = self.traces.get(key)?;
-        match completion::check(
+        let completion = completion::check(
             &self.options.completion,
             &trace.progress(),
             trace.digest(),
             now.instant,
-        ) {
+        );
+        if self.cluster.is_some() {
+            let context = Context {
+                now,
+                policies,
+                stats,
+                out,
+            };
+            return self.check_in_cluster(key, completion, context);
+        }
+        match completion {
             Completion::Closed(reason) => {
                 self.close(now, key, reason, policies, stats, out);
                 None
@@ -263,6 +280,7 @@ impl Table {
             upgraded: false,
         };
         let decision = self.redeem(trace.id(), decision);
+        let decision = self.decide_alone(key, trace.id(), decision, stats);
         self.count_decision(now, &trace, &ruling, decision, stats);
         self.remember(now, &trace, decision);
         out.extend(trace.into_settlements(decision, false));
@@ -339,6 +357,12 @@ impl Table {
         due.clear();
         self.due = due;
         self.hashes = hashes;
+        self.cluster_timeout(&mut Context {
+            now,
+            policies,
+            stats,
+            out,
+        });
         if self.forcing.1 > 0 {
             self.relieve_pressure(now, policies, stats, out);
         }
@@ -375,19 +399,37 @@ impl Table {
         policies: &PolicySet,
         stats: &mut Stats,
         out: &mut Vec<Settlement>,
-    ) {
-        for _ in 0..count {
-            let Some(oldest) = self.oldest else { break };
-            self.close(now, oldest, reason, policies, stats, out);
+    ) -> bool {
+        let (mut next, mut closed) = (self.oldest, 0);
+        while closed < count
+            && let Some(key) = next
+        {
+            next = self.traces.get(key).and_then(|trace| trace.newer);
+            match self.whom_to_ask(key) {
+                Asked::Nobody => self.close(now, key, reason, policies, stats, out),
+                Asked::Home => {
+                    let context = Context {
+                        now,
+                        policies,
+                        stats,
+                        out,
+                    };
+                    self.check_in_cluster(key, Completion::Closed(reason), context);
+                }
+                Asked::Already => continue,
+            }
+            closed += 1;
         }
+        closed > 0
     }
 
     /// When `handle_timeout` is due next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match self.forcing {
+        let own = match self.forcing {
             (_, 0) => self.wheel.next(),
             _ => Some(Instant(0)),
-        }
+        };
+        own.into_iter().chain(self.cluster_poll_timeout()).min()
     }
 
     // ---- copying forward --------------------------------------------------------------------------------
@@ -414,7 +456,9 @@ impl Table {
     /// The account of trace state: slots in use, index, wheel, and the lists that traces own.
     pub fn state_bytes(&self) -> u64 {
         let slots = self.traces.len() * Slab::<Trace>::SLOT_BYTES;
-        (slots + self.index.memory_bytes() + self.wheel.memory_bytes()) as u64 + self.heap_bytes
+        (slots + self.index.memory_bytes() + self.wheel.memory_bytes()) as u64
+            + self.heap_bytes
+            + self.cluster_bytes()
     }
 
     /// Memory that is there for traces and not in use: slots that wait for the next ones.
@@ -506,12 +550,25 @@ impl Table {
                     self.know_upgraded(&trace, decision);
                     return;
                 };
+                if decision.verdict == Verdict::Keep && !late {
+                    let keep = PeerDecision {
+                        trace,
+                        decision,
+                        by_home: false,
+                    };
+                    self.resume_keep(keep, seen.decided_at);
+                }
                 match self.recent.get_mut(&trace) {
                     Some(known) if late => known.add_late(seen.digest, &seen.places),
                     Some(known) => known.merge(seen),
                     None if late => {}
                     None => self.recent.push(seen.replayed()),
                 }
+            }
+            FoundDecision::Announced { keep, logged_at } => {
+                let hash = self.options.hash_key.trace(&keep.trace);
+                self.decided.insert(hash, keep.trace, keep.decision);
+                self.resume_keep(keep, logged_at);
             }
             FoundDecision::CarriedDrop(compact) => self.decided.insert_older(compact, None),
             FoundDecision::CarriedKeep {

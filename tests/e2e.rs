@@ -28,6 +28,8 @@ mod sampler; // the naive sampler
 mod admin; // health, metrics, status, explain
 #[path = "e2e/captures.rs"]
 mod captures; // real traffic against the oracle
+#[path = "e2e/cluster.rs"]
+mod cluster; // real nodes and strangers
 #[path = "e2e/damage.rs"]
 mod damage; // flipped bytes
 #[path = "e2e/drain.rs"]

@@ -2,12 +2,13 @@
 
 use super::{Failure, LogFlags, start_log};
 use crate::completion::CompletionOptions;
-use crate::config::options::{self as config, Cores, Endpoint, FreeSpace};
+use crate::config::options::{self as config, Auto, Cores, Endpoint, FreeSpace};
 use crate::config::{Config, Loaded, render};
 use crate::export::batch::Format;
 use crate::export::retry::RetryOptions;
 use crate::export::{DestinationOptions, Wants};
 use crate::io::budget::Budget;
+use crate::io::cluster::{ClusterOptions, address_towards, keys};
 use crate::io::egress::compress::Compression;
 use crate::io::egress::file::{FileOptions, Rotation};
 use crate::io::egress::otlp::{Keepalive, OtlpOptions, Protocol};
@@ -127,6 +128,7 @@ pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, F
         )?,
         admin: resolve("admin.endpoint", &config.admin.endpoint)?,
         admin_token,
+        cluster: config.cluster.as_ref().map(cluster).transpose()?,
         ingress,
         drain: false,
         config_files: files,
@@ -137,6 +139,48 @@ pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, F
         commit: option_env!("TAILKEEP_COMMIT").unwrap_or("unknown"),
         policies,
     })
+}
+
+fn cluster(options: &config::ClusterOptions) -> Result<ClusterOptions, Failure> {
+    let listen = resolve("cluster.listen", &options.listen)?;
+    let keys = match &options.key_file {
+        None => Vec::new(),
+        Some(path) => keys::read(path).map_err(|error| {
+            Failure::Environment(format!("cluster.key_file: {}: {error}", path.display()))
+        })?,
+    };
+    let advertise = match &options.advertise {
+        Auto::Given(endpoint) => resolve("cluster.advertise", endpoint)?.first().copied(),
+        Auto::Auto => advertise(&listen, options),
+    };
+    Ok(ClusterOptions {
+        name: options.name.clone(),
+        listen,
+        advertise,
+        join: options.join.clone(),
+        keys,
+        key_file: options.key_file.clone(),
+        spans_arrive: options.spans_arrive,
+    })
+}
+
+/// Where others reach a node that listens on every address: this host's address on the way to them. The port is
+/// that of the socket.
+fn advertise(listen: &[SocketAddr], options: &config::ClusterOptions) -> Option<SocketAddr> {
+    let listen = listen.first().filter(|listen| listen.ip().is_unspecified())?;
+    // Without anybody to join: the way to the rest of the world. Nothing is sent there.
+    let world: SocketAddr = match listen {
+        SocketAddr::V4(_) => ([192, 0, 2, 1], 9).into(),
+        SocketAddr::V6(_) => ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9).into(),
+    };
+    let seeds = options
+        .join
+        .iter()
+        .filter_map(|seed| resolve("cluster.join", seed).ok())
+        .flatten();
+    let seeds = seeds.filter(|seed| seed.is_ipv4() == listen.is_ipv4() && !seed.ip().is_loopback());
+    let mut ways = seeds.chain([world]).filter_map(|peer| address_towards(peer).ok());
+    ways.next().map(|own| SocketAddr::new(own.ip(), 0))
 }
 
 fn completion(config: &Config) -> CompletionOptions {

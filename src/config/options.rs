@@ -10,6 +10,7 @@ use std::time::Duration;
 
 pub use crate::export::OnFull;
 pub use crate::export::retry::RetryOptions;
+pub use crate::gossip::SpansArrive;
 
 /// A value, or the word `auto`: then the caller works it out from the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -308,6 +309,23 @@ pub struct RotationOptions {
     pub backup_count_max: u32,
 }
 
+/// `cluster`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterOptions {
+    /// Nodes with another name are strangers.
+    pub name: String,
+    /// UDP and TCP.
+    pub listen: Endpoint,
+    /// Where others reach this node; `auto`: where it listens, or its address on the way to the others.
+    pub advertise: Auto<Endpoint>,
+    /// Names are looked up again and again.
+    pub join: Vec<Endpoint>,
+    pub key_file: Option<PathBuf>,
+    /// Without a key on an address that others reach.
+    pub insecure: bool,
+    pub spans_arrive: SpansArrive,
+}
+
 /// `admin`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminOptions {
@@ -409,6 +427,20 @@ impl Default for RotationOptions {
         RotationOptions {
             file_bytes_max: 100 << 20,
             backup_count_max: 10,
+        }
+    }
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        ClusterOptions {
+            name: "tailkeep".to_owned(),
+            listen: Endpoint::new("127.0.0.1", 5337),
+            advertise: Auto::Auto,
+            join: Vec::new(),
+            key_file: None,
+            insecure: false,
+            spans_arrive: SpansArrive::Anywhere,
         }
     }
 }

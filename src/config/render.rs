@@ -8,8 +8,8 @@ use std::path::Path;
 
 use super::Config;
 use super::options::{
-    Auto, Cores, ExporterKind, ExporterOptions, FileExporterOptions, FreeSpace, OnFull, OtlpExporterOptions,
-    OtlpProtocol, ServerKeepalive,
+    Auto, ClusterOptions, Cores, Endpoint, ExporterKind, ExporterOptions, FileExporterOptions, FreeSpace,
+    OnFull, OtlpExporterOptions, OtlpProtocol, ServerKeepalive, SpansArrive,
 };
 use super::units::{show_duration, show_size};
 use crate::policy::options::{PolicyEntry, PolicyKind, StatusCode};
@@ -34,6 +34,7 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
         completion,
         memory,
         exporters,
+        cluster,
         admin,
     } = config;
     if *built_in {
@@ -157,6 +158,9 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
         write_exporter(out, exporter)?;
     }
 
+    if let Some(cluster) = cluster {
+        write_cluster(out, cluster)?;
+    }
     writeln!(out, "admin:")?;
     writeln!(out, "  endpoint: {}", quote(&admin.endpoint.to_string()))?;
     writeln!(
@@ -164,6 +168,24 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
         "  token_file: {}",
         admin.token_file.as_deref().map_or("\"\"".to_owned(), quote_path)
     )
+}
+
+fn write_cluster(out: &mut String, cluster: &ClusterOptions) -> fmt::Result {
+    let endpoint = |endpoint: &Endpoint| quote(&endpoint.to_string());
+    writeln!(out, "cluster:")?;
+    writeln!(out, "  name: {}", quote(&cluster.name))?;
+    writeln!(out, "  listen: {}", endpoint(&cluster.listen))?;
+    writeln!(out, "  advertise: {}", auto(&cluster.advertise, endpoint))?;
+    let join: Vec<String> = cluster.join.iter().map(endpoint).collect();
+    writeln!(out, "  join: [{}]", join.join(", "))?;
+    let key_file = cluster.key_file.as_deref().map_or("\"\"".to_owned(), quote_path);
+    writeln!(out, "  key_file: {key_file}")?;
+    writeln!(out, "  insecure: {}", cluster.insecure)?;
+    let spans_arrive = match cluster.spans_arrive {
+        SpansArrive::Anywhere => "anywhere",
+        SpansArrive::ByTraceId => "by_trace_id",
+    };
+    writeln!(out, "  spans_arrive: {spans_arrive}")
 }
 
 fn write_file_exporter(out: &mut String, file: &FileExporterOptions) -> fmt::Result {

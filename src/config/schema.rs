@@ -3,6 +3,7 @@
 //! One function a section, named as the section, from a [`Section`] to its options. A key of the
 //! contract that is not built is read with its type and accepted at its default value.
 
+mod cluster;
 mod exporters;
 mod host;
 mod log;
@@ -34,7 +35,7 @@ pub fn read(report: &Report, tree: &Node, built_in: bool) -> Config {
     host::logs(root.section("logs"));
     host::rollup(root.section("rollup"));
     let exporters = exporters::exporters(&mut root);
-    host::cluster(&mut root);
+    let cluster = cluster::cluster(&mut root);
     let admin = host::admin(root.section("admin"));
     other_processors(&mut root);
     collector_sections(&mut root);
@@ -56,6 +57,7 @@ pub fn read(report: &Report, tree: &Node, built_in: bool) -> Config {
         memory,
         overload,
         exporters,
+        cluster,
         admin,
     };
     check_together(report, tree, &config);
@@ -130,7 +132,7 @@ fn check_together(report: &Report, tree: &Node, config: &Config) {
         let help = "`auto` is a third of decision_wait, within 1s and 10s";
         refuse("completion.quiet", "tail_sampling.decision_wait", &message, help);
     }
-    let endpoints = [
+    let mut endpoints = vec![
         (
             "receivers.otlp.protocols.grpc.endpoint",
             &config.receivers.grpc.endpoint,
@@ -141,6 +143,12 @@ fn check_together(report: &Report, tree: &Node, config: &Config) {
         ),
         ("admin.endpoint", &config.admin.endpoint),
     ];
+    endpoints.extend(
+        config
+            .cluster
+            .iter()
+            .map(|cluster| ("cluster.listen", &cluster.listen)),
+    );
     for (index, (path, endpoint)) in endpoints.iter().enumerate() {
         let same = endpoints[..index]
             .iter()

@@ -15,6 +15,7 @@ mod status; // the status document
 pub use keep::BY_HAND;
 
 use super::clock::Clock;
+use super::cluster::{Cluster, ClusterReport};
 use super::connections::Connections;
 use super::core::Core;
 use super::executor::Flags;
@@ -69,11 +70,21 @@ pub struct Facts {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
     pub admin: SocketAddr,
+    pub cluster: Option<ClusterFacts>,
     pub memory_limit_bytes: u64,
     pub wal_bytes_max: u64,
     /// Sent as `Authorization: Bearer …`; without one everything is open on loopback only.
     pub token: Option<String>,
     pub policy_types: Vec<(String, &'static str)>,
+}
+
+/// The cluster that this node is of.
+#[derive(Clone, Debug)]
+pub struct ClusterFacts {
+    pub name: String,
+    pub encrypted: bool,
+    /// Where this node listens.
+    pub address: SocketAddr,
 }
 
 /// What the last start found in the logs.
@@ -108,6 +119,8 @@ pub struct Admin {
     connections: Rc<Connections>,
     core: RefCell<Option<Rc<Core>>>,
     ingress: RefCell<Option<Rc<Ingress>>>,
+    /// On the core that speaks for the node.
+    cluster: RefCell<Option<Rc<Cluster>>>,
     last_replay: Cell<LastReplay>,
     flags: Arc<Flags>,
     events: Events,
@@ -133,6 +146,7 @@ impl Admin {
             connections,
             core: RefCell::new(None),
             ingress: RefCell::new(None),
+            cluster: RefCell::new(None),
             last_replay: Cell::default(),
             flags,
             events,
@@ -153,6 +167,14 @@ impl Admin {
         *self.core.borrow_mut() = Some(core);
         *self.ingress.borrow_mut() = Some(ingress);
         self.last_replay.set(last_replay);
+    }
+
+    pub fn attach_cluster(&self, cluster: Rc<Cluster>) {
+        *self.cluster.borrow_mut() = Some(cluster);
+    }
+
+    fn cluster_report(&self) -> Option<ClusterReport> {
+        self.cluster.borrow().as_ref().map(|cluster| cluster.report())
     }
 
     pub fn set_stopping(&self) {

@@ -252,11 +252,11 @@ mod tests {
     fn trace(number: u8) -> SavedTrace {
         SavedTrace {
             id: [number; 16],
-            predicates: [0, u64::from(number) << 50],
+            predicates: u128::from(number) << 114,
             start_ns: 1,
             end_ns: 2,
             bytes: 3,
-            randomness: u64::MAX,
+            randomness: Some(7),
             span_count: 4,
             expected_count: 0,
             has_root: true,

@@ -11,6 +11,7 @@
 //! task per core, and one task per operation on its way to the disk.
 
 use super::clock::Clock;
+use super::cluster::SPEAKER;
 use super::datadir;
 use super::disk::{Disk, DmaPool};
 use super::egress::Sink;
@@ -22,6 +23,7 @@ use super::seats::{LeftOut, Seats};
 use crate::base::ids::{CoreId, LogId, Place, TraceId};
 use crate::base::time::{Instant, Now};
 use crate::export::{Notice, Shipment};
+use crate::gossip::{Inbound, Outbound};
 use crate::landing::fetch::{ReadOp, WhichLog};
 use crate::landing::{Effect, Request, Searched, Submission};
 use crate::route::Decision;
@@ -346,7 +348,11 @@ impl Core {
 
     /// Posts what other cores are to know, once for all the turns before the task has its own.
     fn post_soon(self: &Rc<Core>) {
-        if !self.shard.borrow().has_messages() || self.posting.replace(true) {
+        let has_something = {
+            let shard = self.shard.borrow();
+            shard.has_messages() || shard.has_outbound()
+        };
+        if !has_something || self.posting.replace(true) {
             return;
         }
         let core = self.clone();
@@ -355,7 +361,30 @@ impl Core {
             while let Some((to, message)) = core.poll_message() {
                 core.mesh.post(to, Post::Message(message));
             }
+            core.post_outbound();
         });
+    }
+
+    /// What the cluster is to know goes through the core that speaks to it.
+    fn post_outbound(&self) {
+        let now = self.clock.now();
+        let mut list = Vec::new();
+        while let Some(outbound) = self.poll_outbound(now) {
+            list.push(outbound);
+        }
+        if !list.is_empty() {
+            self.mesh.post(SPEAKER, Post::Outbound(list));
+        }
+    }
+
+    fn poll_outbound(&self, now: Now) -> Option<Outbound> {
+        self.shard.borrow_mut().poll_outbound(now)
+    }
+
+    /// What the cluster told this shard, one after another; [`Core::turn`] comes after the last.
+    pub fn handle_inbound(&self, inbound: Inbound) {
+        let now = self.clock.now();
+        self.shard.borrow_mut().handle_inbound(now, inbound);
     }
 
     fn poll_message(&self) -> Option<(CoreId, Message)> {

@@ -10,6 +10,7 @@
 //! ```
 
 use crate::base::ids::LogId;
+use crate::gossip::NodeId;
 use crate::landing::fetch::WhichLog;
 use crate::route::HashKey;
 use crate::wal::SegmentId;
@@ -21,6 +22,7 @@ use std::hash::Hasher;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use thiserror::Error;
 
 /// Format of the directory as a whole. A newer one is refused and left alone.
@@ -52,7 +54,7 @@ pub struct Identity {
     format: u32,
     /// 16 hexadecimal digits, drawn once.
     pub node_id: String,
-    /// Counts starts; never goes back.
+    /// Counts starts; never goes back. In a cluster the clock may raise it.
     pub incarnation: u64,
     /// Keys the hash of trace ids and the fingerprints in the log: two times 16 hexadecimal digits.
     hash_key: [String; 2],
@@ -92,6 +94,7 @@ pub fn random_u64() -> u64 {
 pub struct DataDir {
     path: PathBuf,
     identity: Identity,
+    incarnation: AtomicU64,
     logs: Vec<LogId>,
     _lock: File,
 }
@@ -123,6 +126,7 @@ impl DataDir {
         sync_directory(path).map_err(io)?;
         Ok(DataDir {
             path: path.clone(),
+            incarnation: AtomicU64::new(identity.incarnation),
             identity,
             logs,
             _lock: lock,
@@ -135,6 +139,34 @@ impl DataDir {
 
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// For other nodes this start is `least` at least: a directory that came back from a backup counts from there,
+    /// and must not be taken for an earlier life.
+    pub fn raise_incarnation(&self, least: u64) -> Result<(), DataDirError> {
+        if self.incarnation() >= least {
+            return Ok(());
+        }
+        let identity = Identity {
+            incarnation: least,
+            ..self.identity.clone()
+        };
+        write_json(&self.path, "node", &identity).map_err(|error| DataDirError::Io {
+            path: self.path.join("node"),
+            error,
+        })?;
+        self.incarnation.store(least, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Counts starts, and tells one life of the node from another.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::Relaxed)
+    }
+
+    /// What other nodes know this directory by.
+    pub fn node_id(&self) -> NodeId {
+        NodeId(u64::from_str_radix(&self.identity.node_id, 16).unwrap_or(0))
     }
 
     pub fn hash_key(&self) -> HashKey {
@@ -354,14 +386,18 @@ fn read_identity(directory: &Path) -> Result<Option<Identity>, DataDirError> {
     let identity: Option<Identity> = read_json(directory, FILE)?;
     if identity
         .as_ref()
-        .is_some_and(|identity| identity.hash_key().is_none())
+        .is_some_and(|identity| identity.hash_key().is_none() || !is_hex(&identity.node_id))
     {
         return Err(DataDirError::Damaged {
             path,
-            why: "hash_key is not hexadecimal".to_string(),
+            why: "hash_key or node_id is not hexadecimal".to_string(),
         });
     }
     Ok(identity)
+}
+
+fn is_hex(text: &str) -> bool {
+    u64::from_str_radix(text, 16).is_ok()
 }
 
 /// A small file of the directory, never through a link; `None`: there is none.
@@ -424,6 +460,17 @@ mod tests {
         let second = DataDir::open(&path, true).expect("again").identity().clone();
         assert_eq!(first.incarnation + 1, second.incarnation);
         assert_eq!((first.node_id, first.hash_key), (second.node_id, second.hash_key));
+    }
+
+    #[test]
+    fn an_incarnation_that_was_raised_stays_so() {
+        let directory = directory();
+        let first = DataDir::open(directory.path(), true).expect("new");
+        first.raise_incarnation(1_000).expect("written");
+        first.raise_incarnation(5).expect("nothing to write");
+        drop(first);
+        let second = DataDir::open(directory.path(), true).expect("again");
+        assert_eq!(second.identity().incarnation, 1_001);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::admin::{Admin, Facts};
 use super::budget::Budget;
 use super::checkpoint::{self, Checkpoint, Terms};
 use super::clock::Clock;
+use super::cluster::{self, Cluster, ClusterParts, Sockets};
 use super::core::{Core, CoreParts, FILE_WRITER, Service};
 use super::datadir::{self, DataDir};
 use super::disk::{Disk, DmaPool};
@@ -27,12 +28,13 @@ use super::resume::{self, Found};
 use super::seats::{LeftOut, Seats};
 use crate::base::ids::{CoreId, LogId};
 use crate::config::options::Durability;
+use crate::gossip::{self, Gossip};
 use crate::landing::Landing;
 use crate::shard::{Resuming, Shard};
 use crate::table::{Table, TableOptions};
 use glommio::{Latency, Shares, TaskQueueHandle};
 use std::cell::RefCell;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -55,6 +57,10 @@ const STOP_LAST_TIME: Duration = Duration::from_secs(2);
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// How often a core that waits for all others looks.
 const WAIT_FOR_ALL: Duration = Duration::from_millis(2);
+/// Decisions are kept for other nodes for twice the age of a trace, at least.
+const RETENTION_MIN: Duration = Duration::from_secs(60);
+/// What waits for one node that takes nothing.
+const DIRECTED_BYTES_MAX: usize = 1 << 20;
 
 /// What all cores look at.
 #[derive(Default)]
@@ -119,6 +125,8 @@ pub struct CoreSetup {
     pub http: TcpListener,
     /// On one core only.
     pub admin: Option<TcpListener>,
+    /// Likewise, if there is a cluster.
+    pub cluster: Option<Sockets>,
 }
 
 /// A core's life. `Err` before it serves: the node cannot start.
@@ -144,6 +152,7 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
         grpc,
         http,
         admin: admin_listener,
+        cluster: sockets,
     } = setup;
     let clock = Rc::new(Clock::new());
     let mesh = Rc::new(mesh);
@@ -163,8 +172,16 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     let sinks = open_sinks(&options.exporters, &clock, &mesh)?;
 
     let hash_key = data_dir.hash_key();
-    let budget = Budget::new(options.memory_limit_bytes, core_count);
-    let table = Table::new(table_options(&options, budget, hash_key), clock.now());
+    let for_cluster = retained_bytes(&options);
+    let budget = Budget::new(options.memory_limit_bytes - for_cluster, core_count);
+    let mut table = Table::new(table_options(&options, budget, hash_key), clock.now());
+    if let Some(cluster) = &options.cluster {
+        let cluster = crate::table::ClusterOptions {
+            own: data_dir.node_id(),
+            spans_arrive: cluster.spans_arrive,
+        };
+        table = table.in_cluster(cluster, clock.now());
+    }
     let resuming = Resuming::new(id, core_count, hash_key, table)
         .with_credit(budget.credit)
         .with_overload(options.on_overload);
@@ -203,7 +220,7 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
         shard,
         CoreParts {
             clock: clock.clone(),
-            mesh,
+            mesh: mesh.clone(),
             seats,
             left_out,
             pool,
@@ -220,8 +237,29 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     }
     let ingress = start_ingress(&options, &core, &clock, queues.ingest, grpc, http, &facts)?;
     admin.attach(core.clone(), ingress.clone(), last_replay);
+    let cluster = sockets.map(|sockets| {
+        let gossip = gossip(&options, &data_dir, &names, &facts, &clock, &sockets);
+        Cluster::start(ClusterParts {
+            gossip,
+            clock: clock.clone(),
+            mesh,
+            hash_key,
+            core_count,
+            queue: queues.gossip,
+            sockets,
+            join: options
+                .cluster
+                .iter()
+                .flat_map(|cluster| cluster.join.clone())
+                .collect(),
+        })
+    });
+    if let Some(cluster) = &cluster {
+        admin.attach_cluster(cluster.clone());
+    }
     let desk = Desk {
         core: core.clone(),
+        cluster: cluster.clone(),
         ingress: ingress.clone(),
         admin: admin.clone(),
     };
@@ -233,6 +271,8 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     flags.up.fetch_add(1, Ordering::Relaxed);
     if says_ready {
         wait_for_all(&flags.up, core_count, &flags.stop, Duration::MAX, &clock).await;
+        let cluster = facts.cluster.as_ref();
+        let cluster = cluster.map_or(String::new(), |cluster| format!(" cluster={}", cluster.address));
         let state = match flags.drain.load(Ordering::Relaxed) {
             true => "draining",
             false => "ready",
@@ -240,7 +280,7 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
         match says_again {
             true => tracing::info!("serving with the new policies"),
             false => eprintln!(
-                "tailkeep {state} node={} grpc={} http={} admin={} data={}",
+                "tailkeep {state} node={} grpc={} http={} admin={}{cluster} data={}",
                 facts.node, facts.grpc, facts.http, facts.admin, facts.data_dir
             ),
         }
@@ -249,7 +289,7 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
             .expect("the queue exists")
             .detach();
     }
-    watch(&options, &core, &flags).await;
+    watch(&options, &core, cluster.as_ref(), &flags).await;
     tracing::info!(core = id.0, "stopping: finishing what is in flight");
     admin.set_stopping();
     core.refuse();
@@ -267,12 +307,17 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     let patience = until.since(clock.instant().min(until));
     let everybody = wait_for_all(&flags.settled, core_count, &patient, patience, &clock).await;
     let settled = everybody && core.stop(STOP_LAST_TIME, delivery).await && settled;
-    if settled && !is_reload && options.durability == Durability::Fsync {
+    // What the cluster has been told, and waits for, is only in the logs.
+    let may_save = options.durability == Durability::Fsync && options.cluster.is_none();
+    if settled && !is_reload && may_save {
         let quiet = core.wait_quiet(STOP_QUIET_TIME).await;
         flags.quiet.fetch_add(u16::from(quiet), Ordering::Relaxed);
         if wait_for_all(&flags.quiet, core_count, &patient, STOP_QUIET_TIME, &clock).await {
             save(&core, &data_dir, &terms, core_count);
         }
+    }
+    if let Some(cluster) = &cluster {
+        cluster.leave().await;
     }
     let pending = core.shard().table().len();
     tracing::info!(core = id.0, pending_traces = pending, "stopped");
@@ -287,6 +332,7 @@ struct Queues {
     ingest: TaskQueueHandle,
     log: TaskQueueHandle,
     export: TaskQueueHandle,
+    gossip: TaskQueueHandle,
 }
 
 impl Queues {
@@ -297,6 +343,7 @@ impl Queues {
             ingest: queue("ingest", 1000),
             log: queue("log", 1000),
             export: queue("export", 500),
+            gossip: queue("gossip", 500),
         }
     }
 }
@@ -390,6 +437,8 @@ fn start_ingress(
 /// Whom posts are for, once this core serves.
 struct Desk {
     core: Rc<Core>,
+    /// On the core that speaks for the node, if there is a cluster.
+    cluster: Option<Rc<Cluster>>,
     ingress: Rc<Ingress>,
     admin: Rc<Admin>,
 }
@@ -413,6 +462,15 @@ impl Desk {
     fn take(&self, from: CoreId, post: Post) {
         match post {
             Post::Message(message) => self.core.handle_message(from, message),
+            Post::Inbound(list) => list
+                .into_iter()
+                .for_each(|inbound| self.core.handle_inbound(inbound)),
+            Post::Outbound(list) => {
+                if let Some(cluster) = &self.cluster {
+                    list.into_iter().for_each(|outbound| cluster.take(outbound));
+                    cluster.work();
+                }
+            }
             Post::Connection(transport, accepted, seat) => {
                 let connection = Connection {
                     tcp: accepted.bind_to_executor(),
@@ -455,13 +513,16 @@ async fn wait_for_all(
 }
 
 /// Until a signal ends it: reopens files on SIGHUP, refuses while the disk is nearly full.
-async fn watch(options: &NodeOptions, core: &Rc<Core>, flags: &Flags) {
+async fn watch(options: &NodeOptions, core: &Rc<Core>, cluster: Option<&Rc<Cluster>>, flags: &Flags) {
     let mut rounds = 0u32;
     while !flags.is_over() {
         glommio::timer::sleep(HOUSEKEEPING).await;
         if core.mesh().core() == FILE_WRITER && flags.reopen.swap(false, Ordering::Relaxed) {
             tracing::info!("SIGHUP: reopening output files");
             core.sinks().iter().for_each(Sink::reopen);
+            if let Some(cluster) = cluster {
+                read_keys(options, cluster);
+            }
         }
         if flags.drain.load(Ordering::Relaxed) {
             core.drain();
@@ -472,6 +533,64 @@ async fn watch(options: &NodeOptions, core: &Rc<Core>, flags: &Flags) {
             core.set_disk_low(free < options.free_bytes_min);
         }
         rounds = rounds.wrapping_add(1);
+    }
+}
+
+/// What this node tells others of, and of whom it hears.
+fn gossip(
+    options: &NodeOptions,
+    data_dir: &DataDir,
+    names: &[String],
+    facts: &Facts,
+    clock: &Clock,
+    sockets: &Sockets,
+) -> Gossip {
+    let cluster = options.cluster.as_ref().expect("sockets are there for it");
+    let traces_live = options.completion.decision_wait * 2;
+    let options = gossip::Options {
+        own: data_dir.node_id(),
+        name: facts.node.clone(),
+        incarnation: facts.incarnation,
+        address: cluster
+            .advertise
+            .map_or(sockets.address, |advertise| match advertise.port() {
+                0 => SocketAddr::new(advertise.ip(), sockets.address.port()),
+                _ => advertise,
+            }),
+        cluster: cluster.name.clone(),
+        keys: cluster.keys.clone(),
+        retention: traces_live.max(RETENTION_MIN),
+        retained_bytes_max: retained_bytes(options) as usize,
+        directed_bytes_max: DIRECTED_BYTES_MAX,
+        predicates: options.policies.predicate_hashes(),
+        policy_names: names.to_vec(),
+    };
+    Gossip::new(options, clock.now(), datadir::random_u64())
+}
+
+/// What decisions that are kept for other nodes may take of the memory; nothing without a cluster.
+fn retained_bytes(options: &NodeOptions) -> u64 {
+    const LEAST: u64 = 4 << 20;
+    const MOST: u64 = 256 << 20;
+    let share = (options.memory_limit_bytes / 16).clamp(LEAST, MOST);
+    options.cluster.as_ref().map_or(0, |_| share)
+}
+
+/// Keys are exchanged without a restart: a new one is added everywhere, then put first, then the old one removed.
+fn read_keys(options: &NodeOptions, cluster: &Cluster) {
+    let key_file = options
+        .cluster
+        .as_ref()
+        .and_then(|cluster| cluster.key_file.as_deref());
+    match key_file.map(|path| (path, cluster::keys::read(path))) {
+        None => {}
+        Some((path, Ok(keys))) => {
+            tracing::info!(path = %path.display(), keys = keys.len(), "SIGHUP: read the cluster's keys");
+            cluster.set_keys(&keys);
+        }
+        Some((path, Err(error))) => {
+            tracing::error!(path = %path.display(), %error, "cluster.key_file: the keys in use stay");
+        }
     }
 }
 

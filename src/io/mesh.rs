@@ -14,6 +14,7 @@
 use super::admin::Admin;
 use super::seats::Seat;
 use crate::base::ids::CoreId;
+use crate::gossip::{Inbound, Outbound};
 use crate::shard::Message;
 use crate::stats::Transport;
 use futures_channel::{mpsc, oneshot};
@@ -24,6 +25,10 @@ use std::rc::Rc;
 /// One thing for another core.
 pub enum Post {
     Message(Message),
+    /// From a shard to the core that speaks for the node.
+    Outbound(Vec<Outbound>),
+    /// From the cluster to a shard.
+    Inbound(Vec<Inbound>),
     /// A connection that was accepted elsewhere.
     Connection(Transport, AcceptedTcpStream, Seat),
     /// Lines for a file that only the receiver writes.

@@ -5,9 +5,10 @@
 //!                          one of them: admin answers from the first moment
 //! ```
 
-use super::admin::{BY_HAND, Facts};
+use super::admin::{BY_HAND, ClusterFacts, Facts};
 use super::checkpoint::{self, Checkpoint, Terms};
 use super::clock::Clock;
+use super::cluster::{self, ClusterOptions};
 use super::datadir::{DataDir, DataDirError};
 use super::egress::ExporterOptions;
 use super::executor::{self, CoreSetup, Flags};
@@ -66,6 +67,8 @@ pub struct NodeOptions {
     pub http: Vec<SocketAddr>,
     pub admin: Vec<SocketAddr>,
     pub admin_token: Option<String>,
+    /// `None`: one node.
+    pub cluster: Option<ClusterOptions>,
     pub ingress: ingress::Options,
     /// Accept nothing, decide and export everything, and end.
     pub drain: bool,
@@ -100,6 +103,8 @@ pub enum NodeError {
     },
     #[error("admin.endpoint: {address}: {error}{}", port_help(error))]
     AdminPort { address: String, error: io::Error },
+    #[error("cluster.listen: {address}: {error}{}", port_help(error))]
+    ClusterPort { address: String, error: io::Error },
     #[error("exporters.{id}.path: {path}: {error}")]
     File {
         id: String,
@@ -135,6 +140,7 @@ struct Listeners {
     grpc: Vec<TcpListener>,
     http: Vec<TcpListener>,
     admin: TcpListener,
+    cluster: Option<cluster::Sockets>,
 }
 
 /// Runs a node until a signal ends it. Blocks the thread.
@@ -192,7 +198,7 @@ fn terms(options: &NodeOptions, data_dir: &DataDir, ago: u64) -> Terms {
     let identity = data_dir.identity();
     Terms {
         node_id: identity.node_id.clone(),
-        incarnation: identity.incarnation.saturating_sub(ago),
+        incarnation: data_dir.incarnation().saturating_sub(ago),
         policies_hash: options.policies_hash,
         structural: options.completion.structural,
     }
@@ -208,6 +214,11 @@ fn start(
     checkpoint: Option<Arc<Checkpoint>>,
 ) -> Result<Receiver<Event>, NodeError> {
     let core_count = options.cpus.len() as u16;
+    if options.cluster.is_some() {
+        // Numbers of what is told begin anew with the cores.
+        let least = data_dir.incarnation() + u64::from(says_again);
+        data_dir.raise_incarnation(least.max(Clock::new().now().wall.0 / 1_000_000_000))?;
+    }
     let policies = options.policies.policies().iter();
     let mut configured: Vec<String> = policies.map(|policy| policy.name.clone()).collect();
     if !configured.iter().any(|name| name == BY_HAND) {
@@ -219,11 +230,20 @@ fn start(
     let seats = Seats::new(core_count);
     let left_out = LeftOut::new(core_count);
     // The ports stay bound while cores start again; ingress has shut its own down.
+    let unclonable = |error| NodeError::Executor(format!("a listening socket: {error}"));
     let again = |listener: &TcpListener| {
         let cloned = listener::listen_again(listener).and_then(|()| listener.try_clone());
-        cloned.map_err(|error| NodeError::Executor(format!("a listening socket: {error}")))
+        cloned.map_err(unclonable)
     };
     let mut admin = Some(again(&listeners.admin)?);
+    let mut sockets_of_cluster = match &listeners.cluster {
+        None => None,
+        Some(sockets) => Some(cluster::Sockets {
+            udp: sockets.udp.try_clone().map_err(unclonable)?,
+            tcp: again(&sockets.tcp)?,
+            address: sockets.address,
+        }),
+    };
     let (events, happened) = std::sync::mpsc::channel();
     for (number, (mesh, inbox)) in mesh(core_count).into_iter().enumerate() {
         let core = CoreId(number as u16);
@@ -249,6 +269,7 @@ fn start(
             grpc: again(&listeners.grpc[number])?,
             http: again(&listeners.http[number])?,
             admin: admin.take(),
+            cluster: sockets_of_cluster.take(),
         };
         let ended = events.clone();
         let thread = std::thread::Builder::new().name(format!("tailkeep-{number}"));
@@ -304,22 +325,36 @@ fn bind_all(options: &NodeOptions) -> Result<Listeners, NodeError> {
         admin: bind(&options.admin, 1)
             .map_err(|(address, error)| NodeError::AdminPort { address, error })?
             .remove(0),
+        cluster: match &options.cluster {
+            None => None,
+            Some(cluster) => Some(
+                bind_first(&cluster.listen, cluster::bind)
+                    .map_err(|(address, error)| NodeError::ClusterPort { address, error })?,
+            ),
+        },
     })
 }
 
 /// Binds the first of a name's addresses that can be bound, once for each core.
 fn bind(addresses: &[SocketAddr], core_count: usize) -> Result<Vec<TcpListener>, (String, io::Error)> {
+    bind_first(addresses, |address| listener::bind(address, core_count))
+}
+
+fn bind_first<T>(
+    addresses: &[SocketAddr],
+    bind: impl Fn(SocketAddr) -> io::Result<T>,
+) -> Result<T, (String, io::Error)> {
     let mut failed = None;
     for address in addresses {
         let bound = retry(|| {
-            let bound = listener::bind(*address, core_count);
+            let bound = bind(*address);
             let busy = bound
                 .as_ref()
                 .is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
             (bound, busy)
         });
         match bound {
-            Ok(listeners) => return Ok(listeners),
+            Ok(bound) => return Ok(bound),
             Err(error) => failed = Some((address.to_string(), error)),
         }
     }
@@ -337,7 +372,7 @@ fn facts(options: &NodeOptions, data_dir: &DataDir, listeners: &Listeners, began
         commit: options.commit,
         node: options.name.clone(),
         node_id: data_dir.identity().node_id.clone(),
-        incarnation: data_dir.identity().incarnation,
+        incarnation: data_dir.incarnation(),
         started_at: began.wall,
         started: began.instant,
         loaded_at: Clock::new().now().wall,
@@ -349,6 +384,15 @@ fn facts(options: &NodeOptions, data_dir: &DataDir, listeners: &Listeners, began
         grpc: address(&listeners.grpc[0]),
         http: address(&listeners.http[0]),
         admin: address(&listeners.admin),
+        cluster: options
+            .cluster
+            .as_ref()
+            .zip(listeners.cluster.as_ref())
+            .map(|(options, sockets)| ClusterFacts {
+                name: options.name.clone(),
+                encrypted: !options.keys.is_empty(),
+                address: sockets.address,
+            }),
         memory_limit_bytes: options.memory_limit_bytes,
         wal_bytes_max: options.wal_bytes_max,
         token: options.admin_token.clone(),

@@ -148,6 +148,17 @@ impl<P: BlockPool, W> Landing<P, W> {
         self.move_floors();
     }
 
+    /// Keeps of other nodes' traces, or early ones: the entry that was just appended and ends at `end`.
+    pub(super) fn note_announced(&mut self, records: &[VerdictRecord], end: Position) {
+        let bytes = entry_bytes(records.len() * VerdictRecord::BYTES) as u64;
+        let uncovered = &mut self.decided.uncovered;
+        for record in records {
+            uncovered.add(self.options.hash_key, record);
+        }
+        uncovered.from.get_or_insert(Position(end.0 - bytes));
+        self.move_floors();
+    }
+
     /// Tells the log what must stay in it.
     pub(super) fn move_floors(&mut self) {
         let waiting = self.queue.front().map_or(Position(u64::MAX), |entry| entry.needs);

@@ -15,7 +15,7 @@ use crate::export::batch::Batch;
 use crate::export::retry::{Arrival, Failure, Fate, Loss};
 use crate::export::{Destination, DestinationStats, Notice, Shipment};
 use crate::route::PolicyNumber;
-use crate::wal::Log;
+use crate::wal::{EntryKind, Log};
 
 /// Framed bytes that one destination gathers in one turn, and entries of others that it passes over.
 const TURN_BYTES_MAX: usize = 64 << 10;
@@ -364,6 +364,13 @@ impl<P: BlockPool, W> Landing<P, W> {
 
     /// What the next segments begin with. Those of the kept log need names only: what its numbers mean.
     pub(super) fn write_prologue(&mut self) {
+        let names = self.names();
+        self.log
+            .set_prologue(names)
+            .expect("names and cursors are few, config sees to it");
+    }
+
+    fn names(&self) -> Vec<u8> {
         let mut payload = Vec::new();
         let decided = self.decided.newest();
         let contents = self.index.newest();
@@ -374,9 +381,17 @@ impl<P: BlockPool, W> Landing<P, W> {
             decided,
             contents,
         );
-        self.log
-            .set_prologue(payload)
-            .expect("names and cursors are few, config sees to it");
+        payload
+    }
+
+    /// Names that decisions of peers may bring from now on.
+    pub fn add_policy_names(&mut self, now: Now, names: &[String]) {
+        self.options.policy_names.extend_from_slice(names);
+        self.write_prologue();
+        self.write_kept_prologue();
+        // Decisions that are logged before the next segment begins need them too.
+        let names = self.names();
+        self.append(now, EntryKind::NAMES, &names);
     }
 
     pub(super) fn write_kept_prologue(&mut self) {

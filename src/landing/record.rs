@@ -5,6 +5,8 @@
 //!
 //! ```text
 //!  verdicts │ n × { trace id 16, verdict u8, reason u8, flags u8, 0 u8, policy u16, 0 u16, threshold u64 }
+//!  early    │ as verdicts: Keeps that the cluster is told and that settle nothing in this log
+//!  by home  │ the same, given by this node as the home of the traces
 //!  copied   │ n × { trace id 16, entry u64, run u16, 0 u16 × 3, kept log from u64, kept log to u64 }
 //!  upgrades │ as verdicts: what the owner of these traces keeps after all
 //!  upgraded │ n × { position of an upgrades entry u64, trace id 16 }: all logs have exported what they had
@@ -39,6 +41,9 @@ pub const UPGRADED: EntryKind = EntryKind(EntryKind::FIRST_FREE + 9);
 /// Layouts of these two stand in `index.rs`.
 pub const INDEX: EntryKind = EntryKind(EntryKind::FIRST_FREE + 10);
 pub const CONTENTS: EntryKind = EntryKind(EntryKind::FIRST_FREE + 11);
+/// Told to the cluster, settling nothing; layout as verdicts.
+pub const EARLY: EntryKind = EntryKind(EntryKind::FIRST_FREE + 12);
+pub const BY_HOME: EntryKind = EntryKind(EntryKind::FIRST_FREE + 13);
 
 const LATE: u8 = 1;
 const HAS_THRESHOLD: u8 = 2;

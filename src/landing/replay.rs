@@ -22,8 +22,8 @@ use super::decided::{Batch, Uncovered};
 use super::index::Index;
 use super::queue::Readers;
 use super::record::{
-    self, CONTENTS, COPIED, CURSORS, CopiedRecord, DECIDED, DecidedRecord, INDEX, KEPT, KeptRecord,
-    NamesRecord, SPANS, UPGRADED, UPGRADES, UpgradedRecord, VERDICTS, VerdictRecord,
+    self, BY_HOME, CONTENTS, COPIED, CURSORS, CopiedRecord, DECIDED, DecidedRecord, EARLY, INDEX, KEPT,
+    KeptRecord, NamesRecord, SPANS, UPGRADED, UPGRADES, UpgradedRecord, VERDICTS, VerdictRecord,
 };
 use super::settle::last_to_leave;
 use super::{Asked, KeptEntry, LandingOptions};
@@ -31,6 +31,7 @@ use crate::base::ids::{LogId, Place, Position, SpanId, TraceId};
 use crate::base::monoid::Monoid;
 use crate::base::time::{Instant, Now, WallTime};
 use crate::digest::Digest;
+use crate::gossip::PeerDecision;
 use crate::otlp::payload::SpansPayload;
 use crate::otlp::view::{self, SpanView};
 use crate::policy::{PolicySet, ResourceMatch};
@@ -153,6 +154,7 @@ impl<'a> Replay<'a> {
         let folded = match entry.kind {
             SPANS => self.spans(entry),
             VERDICTS => self.verdicts(entry),
+            EARLY | BY_HOME => self.announced(entry),
             COPIED => self.copied(entry.payload),
             CURSORS => record::read_cursors(entry.payload).map(|cursors| self.move_cursors(cursors)),
             DECIDED => self.decided(entry),
@@ -269,6 +271,22 @@ impl<'a> Replay<'a> {
             };
         }
         Some(records)
+    }
+
+    /// Settles nothing: its spans wait for the verdict entry that does.
+    fn announced(&mut self, entry: &ReplayedEntry<'_>) -> Option<()> {
+        let logged_at = moment(self.now, entry.arrived).wall;
+        for record in self.read_verdicts(entry.payload)? {
+            self.decided.uncovered.add(self.hash_key, &record);
+            self.decided.uncovered.from.get_or_insert(entry.position);
+            let keep = PeerDecision {
+                trace: record.trace,
+                decision: record.decision,
+                by_home: entry.kind == BY_HOME,
+            };
+            self.found.push(FoundDecision::Announced { keep, logged_at });
+        }
+        Some(())
     }
 
     /// A decision about traces, not about what stands before it: that has its verdicts.

@@ -6,7 +6,7 @@
 
 use super::fetch::{Fetched, READ_BYTES, ReadOp, WhichLog};
 use super::queue::{KeptEntry, Readers};
-use super::record::{COPIED, CopiedRecord, KEPT, KeptRecord, VERDICTS, VerdictRecord};
+use super::record::{BY_HOME, COPIED, CopiedRecord, EARLY, KEPT, KeptRecord, VERDICTS, VerdictRecord};
 use super::room::Room;
 use super::search::SearchId;
 use super::{Landing, LandingOptions};
@@ -14,6 +14,7 @@ use crate::base::block::BlockPool;
 use crate::base::ids::{Place, Position, TraceId};
 use crate::base::time::Now;
 use crate::export::retry::Loss;
+use crate::gossip::PeerDecision;
 use crate::otlp::join::{Annotation, AttributeValue, Joiner, ThresholdMark};
 use crate::otlp::payload::SpansPayload;
 use crate::route::{Decision, Places, Settlement};
@@ -92,6 +93,33 @@ impl<P: BlockPool, W> Landing<P, W> {
                 self.act_on(settlement, end);
             }
         }
+    }
+
+    /// Logs a Keep that the cluster is to be told, and that settles nothing here. It may be told once the log is
+    /// durable up to the position returned.
+    pub fn log_announced(&mut self, now: Now, keeps: &[PeerDecision]) -> Position {
+        for kind in [EARLY, BY_HOME] {
+            let of_kind = keeps.iter().filter(|keep| keep.by_home == (kind == BY_HOME));
+            let records: Vec<VerdictRecord> = of_kind
+                .map(|keep| VerdictRecord {
+                    trace: keep.trace,
+                    decision: keep.decision,
+                    late: false,
+                })
+                .collect();
+            for chunk in records.chunks(VERDICTS_PER_ENTRY) {
+                let mut payload = Vec::with_capacity(chunk.len() * VerdictRecord::BYTES);
+                chunk.iter().for_each(|record| record.put(&mut payload));
+                let end = self.append(now, kind, &payload);
+                self.note_announced(chunk, end);
+            }
+        }
+        self.tail
+    }
+
+    /// The log is on disk up to the first position; what ends between the two could not be written.
+    pub fn log_reach(&self) -> (Position, Position) {
+        (self.log.durable(), self.log.failed_through())
     }
 
     fn act_on(&mut self, settlement: Settlement, durable_at: Position) {

@@ -15,6 +15,9 @@
 
 use regex::bytes::RegexSet;
 
+use siphasher::sip::SipHasher13;
+use std::hash::Hasher;
+
 use crate::base::monoid::Monoid;
 use crate::digest::{Digest, PredicateIndex, PredicateSet, RandomnessSeen};
 use crate::otlp::tracestate;
@@ -143,6 +146,11 @@ impl PredicateTable {
         &self.predicates[index.index()]
     }
 
+    /// By number.
+    pub fn hashes(&self) -> Vec<u64> {
+        self.predicates.iter().map(Predicate::stable_hash).collect()
+    }
+
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.predicates.len()
@@ -227,6 +235,49 @@ impl PredicateTable {
     }
 }
 
+impl Predicate {
+    /// Names the question among nodes of any version: equal questions have equal hashes. A kind keeps its number
+    /// for ever; one that changes its meaning gets a new one.
+    fn stable_hash(&self) -> u64 {
+        let mut hasher = SipHasher13::new();
+        let text = |hasher: &mut SipHasher13, text: &str| {
+            hasher.write(&(text.len() as u64).to_le_bytes());
+            hasher.write(text.as_bytes());
+        };
+        let bound = |hasher: &mut SipHasher13, bound: Option<i64>| {
+            hasher.write(&[u8::from(bound.is_some())]);
+            hasher.write(&bound.unwrap_or(0).to_le_bytes());
+        };
+        match self {
+            Predicate::Status(codes) => hasher.write(&[1, *codes]),
+            Predicate::Attribute { key, wants } => {
+                hasher.write(&[2]);
+                text(&mut hasher, key);
+                match wants {
+                    Wants::OneOf(values) => {
+                        hasher.write(&[1]);
+                        values.iter().for_each(|value| text(&mut hasher, value));
+                    }
+                    Wants::Matching(patterns) => {
+                        hasher.write(&[2]);
+                        patterns
+                            .texts
+                            .iter()
+                            .for_each(|pattern| text(&mut hasher, pattern));
+                    }
+                    Wants::Within { min, max } => {
+                        hasher.write(&[3]);
+                        bound(&mut hasher, *min);
+                        bound(&mut hasher, *max);
+                    }
+                    Wants::Equal(wanted) => hasher.write(&[4, u8::from(*wanted)]),
+                }
+            }
+        }
+        hasher.finish()
+    }
+}
+
 impl Key {
     fn absorb(&self, value: AnyValueView<'_>, matched: &mut ResourceMatch) {
         if self.is_expected_count
@@ -288,4 +339,47 @@ fn key_mut<'k>(keys: &'k mut Vec<Key>, text: &str) -> &'k mut Key {
             keys.len() - 1
         });
     &mut keys[place]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(key: &str, wants: Wants) -> Predicate {
+        Predicate::Attribute {
+            key: key.to_string(),
+            wants,
+        }
+    }
+
+    /// Nodes of several versions compare these: the numbers must never change.
+    #[test]
+    fn a_predicate_is_named_alike_by_every_version() {
+        let one_of = |values: &[&str]| Wants::OneOf(values.iter().map(|value| value.to_string()).collect());
+        let within = |min, max| Wants::Within { min, max };
+        let known = [
+            Predicate::Status(4),
+            Predicate::Status(2),
+            attribute("a", one_of(&["x"])),
+            attribute("a", one_of(&["x", "y"])),
+            attribute("ax", one_of(&["y"])),
+            attribute("a", within(Some(0), None)),
+            attribute("a", within(None, Some(0))),
+            attribute("a", Wants::Equal(true)),
+            attribute("a", Wants::Equal(false)),
+        ];
+        let table = PredicateTable::new(known.to_vec(), "");
+        let hashes = table.hashes();
+        let distinct: std::collections::BTreeSet<_> = hashes.iter().collect();
+        assert_eq!(distinct.len(), known.len());
+        let unchanged = [
+            (0, 0x3dc8_b854_2df1_cbb1),
+            (2, 0x1cc1_d39a_7dc0_db06),
+            (5, 0x15be_1bad_a1e4_035c),
+            (7, 0x317a_dd77_03f5_196f),
+        ];
+        for (number, hash) in unchanged {
+            assert_eq!(hashes[number], hash, "{:?}", known[number]);
+        }
+    }
 }

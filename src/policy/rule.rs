@@ -14,7 +14,7 @@
 //! of both: Unknown inside it, False above it, and True only for a closed trace.
 
 use crate::base::ids::TraceId;
-use crate::digest::{Digest, PredicateIndex, RandomnessSeen};
+use crate::digest::{Digest, PredicateIndex, PredicateSet, RandomnessSeen};
 use crate::verdict::Threshold;
 
 use super::probability::Salted;
@@ -25,6 +25,8 @@ pub(super) struct Evidence<'a> {
     pub digest: &'a Digest,
     /// No span will be added.
     pub closed: bool,
+    /// Of these nobody looked at all spans: what was not seen may be there all the same.
+    pub unknown: PredicateSet,
 }
 
 /// Kleene's three values, in the order that makes conjunction the minimum.
@@ -165,6 +167,12 @@ impl Rule {
 impl Leaf {
     pub fn truth(&self, evidence: &Evidence<'_>) -> Truth {
         let holds = self.holds(evidence);
+        if let Leaf::Seen(predicate) = self
+            && !holds
+            && evidence.unknown.contains(*predicate)
+        {
+            return Truth::Unknown;
+        }
         if evidence.closed {
             return Truth::settled(holds);
         }

@@ -183,6 +183,7 @@ impl<P: BlockPool, W> Shard<P, W> {
     /// Moves everything about upgrades forward, in every turn after the landings; `true`: these have more to do.
     pub(super) fn advance_upgrades(&mut self, now: Now) -> bool {
         self.collect_answers();
+        self.follow_peers();
         for candidate in self.table.take_late_candidates() {
             self.consider(candidate);
         }
@@ -204,6 +205,20 @@ impl<P: BlockPool, W> Shard<P, W> {
             self.fulfil(now, asked);
         }
         std::mem::take(&mut self.upgrades.stirred)
+    }
+
+    /// What was dropped here and is kept by the cluster.
+    fn follow_peers(&mut self) {
+        for keep in self.table.take_raised() {
+            let decision = Decision {
+                threshold: keep.decision.threshold.filter(|_| keep.by_home),
+                upgraded: true,
+                ..keep.decision
+            };
+            if self.upgrade(keep.trace, decision) == Upgrade::Refused {
+                self.table.want_again(keep);
+            }
+        }
     }
 
     fn write_wishes(&mut self, now: Now) {

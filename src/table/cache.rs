@@ -102,6 +102,17 @@ impl DecidedCache {
         }
     }
 
+    /// Later spans of a kept trace follow this decision, of which more is known than of the one before.
+    pub fn rename(&mut self, hash: u64, trace: &TraceId, decision: Decision) {
+        let is_it = |kept: &Kept| kept.trace == *trace;
+        for kept in &mut self.kept {
+            if let Some(known) = kept.find_mut(hash, is_it) {
+                known.decision = decision;
+                return;
+            }
+        }
+    }
+
     /// Takes back a decision that is older than all that were inserted, if there is room for it; `kept` names a
     /// kept trace whole. What is known stays, but for a lower verdict (V1).
     pub fn insert_older(

@@ -3,6 +3,8 @@
 use super::cache::CompactDecision;
 use super::recent::DecidedTrace;
 use crate::base::ids::TraceId;
+use crate::base::time::WallTime;
+use crate::gossip::PeerDecision;
 use crate::route::{Decision, HashKey};
 
 /// What one log says of one decision.
@@ -19,6 +21,8 @@ pub enum FoundDecision {
         late: bool,
         seen: Option<DecidedTrace>,
     },
+    /// A Keep that the cluster was or was to be told. It settled nothing.
+    Announced { keep: PeerDecision, logged_at: WallTime },
     /// Carried along from a segment that is gone or needs no folding: older than all verdicts that are folded.
     CarriedDrop(CompactDecision),
     CarriedKeep {
@@ -35,6 +39,7 @@ impl FoundDecision {
             FoundDecision::Verdict { trace, .. } | FoundDecision::CarriedKeep { trace, .. } => {
                 hash_key.trace(trace)
             }
+            FoundDecision::Announced { keep, .. } => hash_key.trace(&keep.trace),
             FoundDecision::CarriedDrop(compact) => compact.hash(),
         }
     }

@@ -106,6 +106,7 @@ impl Table {
         self.decided
             .insert(self.options.hash_key.trace(&trace), trace, decision);
         stats.traces.upgraded += 1;
+        self.tell_raised(trace, decision);
         if let Some(decided) = self.recent.get_mut(&trace) {
             decided.decision = decision;
             decided.decided_at = now.wall;

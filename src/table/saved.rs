@@ -5,19 +5,20 @@
 use super::Table;
 use super::trace::Trace;
 use crate::base::ids::{LogId, Place, Position, TraceId};
+use crate::base::monoid::Monoid;
 use crate::base::time::{Instant, Now, WallTime};
-use crate::digest::{Digest, PREDICATE_COUNT_MAX};
+use crate::digest::{Digest, PredicateSet, RandomnessSeen};
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// One open trace.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct SavedTrace {
     pub id: [u8; 16],
-    pub predicates: [u64; PREDICATE_COUNT_MAX / 64],
+    pub predicates: u128,
     pub start_ns: u64,
     pub end_ns: u64,
     pub bytes: u64,
-    pub randomness: u64,
+    pub randomness: Option<u64>,
     pub span_count: u32,
     pub expected_count: u32,
     pub has_root: bool,
@@ -58,7 +59,7 @@ impl Trace {
             start_ns: digest.start_ns,
             end_ns: digest.end_ns,
             bytes: digest.bytes,
-            randomness: digest.randomness.bits(),
+            randomness: digest.randomness.ranked(),
             span_count: digest.span_count,
             expected_count: digest.expected_count,
             has_root: digest.has_root,
@@ -79,12 +80,16 @@ impl Trace {
             let ago = now.wall.0.saturating_sub(WallTime(wall).0);
             Instant(now.instant.0.saturating_sub(ago))
         };
+        let randomness = match saved.randomness {
+            None => Digest::EMPTY.randomness,
+            Some(ranked) => RandomnessSeen::from_ranked(ranked)?,
+        };
         let digest = Digest {
-            predicates: crate::digest::PredicateSet::from_bits(saved.predicates),
+            predicates: PredicateSet::from_bits(saved.predicates),
             start_ns: saved.start_ns,
             end_ns: saved.end_ns,
             bytes: saved.bytes,
-            randomness: crate::digest::RandomnessSeen::from_bits(saved.randomness),
+            randomness,
             span_count: saved.span_count,
             expected_count: saved.expected_count,
             has_root: saved.has_root,

@@ -221,6 +221,15 @@ impl Trace {
         self.opened_at
     }
 
+    pub fn last_span_at(&self) -> Instant {
+        self.last_span_at
+    }
+
+    /// It is closed: nobody will ask for its structure any more.
+    pub(super) fn forget_structure(&mut self) {
+        self.structure = Structure::given_up();
+    }
+
     pub fn places(&self) -> impl Iterator<Item = Place> {
         self.places.iter().copied()
     }

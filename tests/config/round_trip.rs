@@ -6,10 +6,11 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use tailkeep::config::options::{
-    AdminOptions, Auto, CompletionOptions, Compression, Cores, Durability, Endpoint, ExporterKind,
-    ExporterOptions, FileExporterOptions, FilterOptions, FreeSpace, GrpcReceiverOptions, HttpReceiverOptions,
-    Keepalive, MemoryOptions, NodeOptions, OnFull, OtlpExporterOptions, OtlpProtocol, QueueOptions,
-    ReceiverOptions, RetryOptions, RotationOptions, SamplingOptions, ServerKeepalive, WalOptions,
+    AdminOptions, Auto, ClusterOptions, CompletionOptions, Compression, Cores, Durability, Endpoint,
+    ExporterKind, ExporterOptions, FileExporterOptions, FilterOptions, FreeSpace, GrpcReceiverOptions,
+    HttpReceiverOptions, Keepalive, MemoryOptions, NodeOptions, OnFull, OtlpExporterOptions, OtlpProtocol,
+    QueueOptions, ReceiverOptions, RetryOptions, RotationOptions, SamplingOptions, ServerKeepalive,
+    SpansArrive, WalOptions,
 };
 use tailkeep::config::render::render;
 use tailkeep::config::{BUILT_IN, Config, DEFAULTS, EXAMPLE, Source, Surroundings, load};
@@ -249,6 +250,36 @@ fn node() -> impl Strategy<Value = NodeOptions> {
     })
 }
 
+fn cluster() -> impl Strategy<Value = ClusterOptions> {
+    let name = text().prop_filter("a name", |name| !name.contains(char::is_control));
+    let advertise = auto(Just(Endpoint::new("a.example", 5)));
+    let by_trace_id = any::<bool>();
+    let key_file = option::of(path());
+    (
+        name,
+        endpoint(5337),
+        advertise,
+        vec(Just(Endpoint::new("b.example", 7)), 0..3),
+        key_file,
+        by_trace_id,
+    )
+        .prop_map(
+            |(name, listen, advertise, join, key_file, by_trace_id)| ClusterOptions {
+                name,
+                listen,
+                advertise,
+                join,
+                key_file,
+                insecure: true,
+                spans_arrive: if by_trace_id {
+                    SpansArrive::ByTraceId
+                } else {
+                    SpansArrive::Anywhere
+                },
+            },
+        )
+}
+
 fn receivers() -> impl Strategy<Value = ReceiverOptions> {
     let seconds = || (1..=1_000_u64).prop_map(Duration::from_secs);
     let keepalive =
@@ -471,6 +502,7 @@ fn config() -> impl Strategy<Value = Config> {
         judged,
         any::<(bool, bool)>(),
         memory,
+        option::of(cluster()),
         admin,
     )
         .prop_map(
@@ -481,6 +513,7 @@ fn config() -> impl Strategy<Value = Config> {
                 (completion, exporters, policies),
                 (annotate, samples),
                 memory,
+                cluster,
                 admin,
             )| Config {
                 built_in: false,
@@ -497,6 +530,7 @@ fn config() -> impl Strategy<Value = Config> {
                     OnOverload::Refuse
                 },
                 exporters,
+                cluster,
                 admin,
             },
         )

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use tailkeep::base::ids::{LogId, Place, TraceId};
 use tailkeep::base::monoid::Monoid;
 use tailkeep::digest::Digest;
-use tailkeep::landing::record::{DECIDED, DecidedRecord, SPANS, UPGRADES, VERDICTS, VerdictRecord};
+use tailkeep::landing::record::{
+    BY_HOME, DECIDED, DecidedRecord, EARLY, SPANS, UPGRADES, VERDICTS, VerdictRecord,
+};
 use tailkeep::otlp::payload::SpansPayload;
 use tailkeep::otlp::view::{self, SpanView};
 use tailkeep::policy::PolicySet;
@@ -54,7 +56,7 @@ impl Naive {
             self.dropped
                 .extend(record.dropped.iter().map(|compact| compact.bits() >> 6));
         }
-        if entry.kind == VERDICTS || entry.kind == UPGRADES {
+        if [VERDICTS, UPGRADES, EARLY, BY_HOME].contains(&entry.kind) {
             let records = VerdictRecord::read_all(entry.payload).expect("checked by its sum");
             self.decided.extend(records.iter().map(|record| record.trace));
         }

@@ -115,7 +115,11 @@ pub fn replay(
         saved,
         ..
     } = *setting;
-    let names = vec![POLICY.to_owned()];
+    let names: Vec<String> = policies
+        .policies()
+        .iter()
+        .map(|policy| policy.name.clone())
+        .collect();
     let fallback = Some(Fallback {
         log_seed: setting.log_seed,
         size: segment_bytes,

@@ -29,6 +29,9 @@ pub fn check(config: &Config, findings: &mut Findings) {
     ] {
         findings.add(port(name, key, endpoint));
     }
+    if let Some(cluster) = &config.cluster {
+        findings.add(port("port cluster", "cluster.listen", &cluster.listen));
+    }
     let admin = &config.admin;
     let resolved = resolve("admin.endpoint", &admin.endpoint).unwrap_or_default();
     if admin.token_file.is_none() && resolved.iter().any(|address| !address.ip().is_loopback()) {

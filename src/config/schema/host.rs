@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::options::{AdminOptions, Cores, MemoryOptions, NodeOptions, SamplingOptions};
-use crate::config::reader::{NOT_YET, Section, Value};
+use crate::config::reader::{Section, Value};
 use crate::shard::OnOverload;
 
 /// Below this the fixed parts alone (pools, read-back, table) leave no room for a trace.
@@ -114,12 +114,6 @@ pub fn rollup(mut section: Section<'_>) {
         "cumulative",
     );
     section.finish();
-}
-
-pub fn cluster(root: &mut Section<'_>) {
-    if let Some(value) = root.value("cluster").filter(|value| !value.is_null()) {
-        value.refuse(NOT_YET, "one node so far: leave the section out");
-    }
 }
 
 /// A path: text that is not empty and has no NUL, which no file name may have.

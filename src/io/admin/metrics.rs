@@ -4,6 +4,8 @@ use super::report::{CoreReport, NodeReport, ServingReport};
 use super::status::free_disk_bytes;
 use super::{Admin, cpu_seconds};
 use crate::export::retry::Loss;
+use crate::gossip::machine::Outcome;
+use crate::io::cluster::ClusterReport;
 use crate::landing::DestinationReport;
 use crate::shard::overload::SHARE_MAX;
 use crate::stats::{Histogram, ItemLoss, Refusal, Transport};
@@ -83,6 +85,9 @@ impl Admin {
             text.sample("config_reloads_total", &[("outcome", outcome)], count);
         }
         add_cores(&mut text, node);
+        if let Some(report) = self.cluster_report() {
+            add_cluster(&mut text, &report);
+        }
         if let Some(report) = &node.all {
             self.add_ledger(&mut text, report);
             self.add_receiver(&mut text, report);
@@ -277,6 +282,16 @@ impl Admin {
             "upgrades_skipped_total",
             "Late spans that may have made a dropped trace one to keep, while too many were looked at.",
             traces.upgrades_skipped,
+        );
+        text.counter(
+            "traces_judged_alone_total",
+            "Traces judged by this node's part of them, since their home did not answer in time.",
+            traces.judged_alone,
+        );
+        text.counter(
+            "gossip_digests_total",
+            "Digests sent to the homes of traces.",
+            traces.digests_sent,
         );
         text.head(
             "traces_with_error_total",
@@ -555,6 +570,67 @@ impl Admin {
             report.evicted_bytes,
         );
     }
+}
+
+fn add_cluster(text: &mut Text, report: &ClusterReport) {
+    text.head("cluster_members", "gauge", "Nodes by state, this one included.");
+    for state in ["alive", "suspect", "down", "left"] {
+        let count = report
+            .members
+            .iter()
+            .filter(|member| member.state == state)
+            .count();
+        text.sample("cluster_members", &[("state", state)], count);
+    }
+    let counts = &report.counts;
+    text.head(
+        "gossip_datagrams_total",
+        "counter",
+        "Datagrams between nodes, by what became of them.",
+    );
+    for outcome in Outcome::ALL {
+        let labels = [("direction", "in"), ("outcome", outcome.name())];
+        text.sample(
+            "gossip_datagrams_total",
+            &labels,
+            counts.datagrams_in[outcome as usize],
+        );
+    }
+    for (outcome, count) in [
+        ("sent", counts.datagrams_out),
+        ("dropped", counts.datagrams_dropped),
+    ] {
+        text.sample(
+            "gossip_datagrams_total",
+            &[("direction", "out"), ("outcome", outcome)],
+            count,
+        );
+    }
+    text.head(
+        "gossip_bytes_total",
+        "counter",
+        "Bytes between nodes, over UDP and TCP.",
+    );
+    text.sample("gossip_bytes_total", &[("direction", "in")], counts.bytes_in);
+    text.sample("gossip_bytes_total", &[("direction", "out")], counts.bytes_out);
+    text.head(
+        "gossip_gaps_total",
+        "counter",
+        "Batches that did not come at once, by what became of them.",
+    );
+    text.sample(
+        "gossip_gaps_total",
+        &[("outcome", "repaired")],
+        counts.gaps_repaired,
+    );
+    text.sample(
+        "gossip_gaps_total",
+        &[("outcome", "unrepairable")],
+        counts.gaps_unrepairable,
+    );
+    let help = "From a decision's announcement at another node to its arrival here, by the clocks of both.";
+    text.head("gossip_decision_delay_seconds", "histogram", help);
+    text.histogram("gossip_decision_delay_seconds", &[], &report.delay);
 }
 
 fn add_cores(text: &mut Text, node: &NodeReport) {

@@ -11,7 +11,8 @@ use std::sync::atomic::Ordering;
 impl Admin {
     pub(super) fn status(&self, node: &NodeReport) -> Value {
         let facts = &self.facts;
-        let problems = problems(node);
+        let mut problems = problems(node);
+        problems.extend(self.cluster_problem());
         let serves = node.cores.iter().all(|core| core.serving.is_some());
         let is_draining = self.stopping.get() || self.flags.drain.load(Ordering::Relaxed);
         let state = match (serves, is_draining) {
@@ -30,9 +31,10 @@ impl Admin {
             },
             "endpoints": {
                 "grpc": facts.grpc.to_string(), "http": facts.http.to_string(),
-                "admin": facts.admin.to_string(), "cluster": null,
+                "admin": facts.admin.to_string(),
+                "cluster": facts.cluster.as_ref().map(|cluster| cluster.address.to_string()),
             },
-            "cluster": null,
+            "cluster": self.cluster_status(),
         });
         let elapsed = self.clock.now().instant.since(facts.started).as_secs_f64();
         let cores = node.cores.iter().map(|core| {
@@ -48,6 +50,32 @@ impl Admin {
             self.add_serving(report, status);
         }
         status
+    }
+
+    fn cluster_status(&self) -> Value {
+        let Some(facts) = &self.facts.cluster else {
+            return Value::Null;
+        };
+        let report = self.cluster_report();
+        let members = report.map(|report| report.members).unwrap_or_default();
+        let members = members.into_iter().map(|member| {
+            json!({
+                "name": member.name, "address": member.address.to_string(), "state": member.state,
+                "incarnation": member.incarnation,
+            })
+        });
+        json!({ "name": facts.name, "encrypted": facts.encrypted, "members": members.collect::<Vec<_>>() })
+    }
+
+    /// Two nodes must not be one.
+    fn cluster_problem(&self) -> Option<Value> {
+        let twins = self.cluster_report()?.counts.twins;
+        let since = time_text(self.clock.now().wall);
+        let message =
+            "another node of the cluster has this node's id: its data directory is a copy of this one";
+        (twins > 0).then(
+            || json!({ "severity": "error", "code": "node_id_twice", "message": message, "since": since }),
+        )
     }
 
     fn add_serving(&self, report: &ServingReport, status: &mut Map<String, Value>) {

@@ -1,0 +1,81 @@
+//! A cluster of whole nodes without sockets, threads or files, as a seed has it: spans of each trace at any node, a
+//! network that delays, loses, repeats and cuts, nodes that end at any moment and come back with what their disks
+//! have.
+//!
+//! A failing run prints its seed; `TAILKEEP_TEST_SEED` repeats it, `TAILKEEP_TEST_ROUNDS` asks for more fresh ones.
+
+#[path = "sim_cluster/client.rs"]
+mod client; // traces scattered over nodes, sent until acknowledged
+#[allow(dead_code, reason = "nothing rots here")]
+#[path = "support/disk.rs"]
+mod disk; // a disk in memory that forgets, tears, fails and lies
+#[path = "sim_cluster/life.rs"]
+mod life; // what happens, as the seed has it
+#[path = "sim_cluster/model.rs"]
+mod model; // what must come out
+#[allow(dead_code, reason = "W4 is checked elsewhere")]
+#[path = "support/naive.rs"]
+mod naive; // the fold as one would write it without a table
+#[path = "sim_cluster/network.rs"]
+mod network; // what is on its way between nodes
+#[path = "sim_cluster/node.rs"]
+mod node; // one node: cores, logs, and what is between them
+#[path = "support/random.rs"]
+mod random; // numbers from one seed
+#[allow(dead_code, reason = "spans here have times of their own")]
+#[path = "support/spans.rs"]
+mod spans; // numbered spans in requests and exports
+#[allow(dead_code, reason = "what a start passes over is measured elsewhere")]
+#[path = "support/start.rs"]
+mod start; // from disks to a landing core
+
+use std::panic::catch_unwind;
+
+use life::{Canary, live};
+
+/// Runs of a canary within which it must be caught.
+const CANARY_ROUNDS: u64 = 40;
+
+#[allow(clippy::disallowed_methods, reason = "another seed every time")]
+fn fresh_seeds() -> Vec<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970");
+    let first = now.as_nanos() as u64;
+    match number("TAILKEEP_TEST_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..number("TAILKEEP_TEST_ROUNDS").unwrap_or(1))
+            .map(|round| first + round)
+            .collect(),
+    }
+}
+
+#[test]
+fn a_cluster_agrees_on_every_trace() {
+    for seed in (1..=12).chain(fresh_seeds()) {
+        println!("TAILKEEP_TEST_SEED={seed}");
+        println!("{:?}", live(seed, Canary::None));
+    }
+}
+
+fn assert_caught(canary: Canary) {
+    let caught = (1..=CANARY_ROUNDS).find(|seed| catch_unwind(|| live(*seed, canary)).is_err());
+    println!("{canary:?} is caught by seed {caught:?}");
+    assert!(caught.is_some(), "nobody notices {canary:?}");
+}
+
+#[test]
+fn a_change_of_home_that_nobody_heard_of_is_noticed() {
+    assert_caught(Canary::ForgottenHomeChange);
+}
+
+#[test]
+fn digests_that_add_up_instead_of_replacing_are_noticed() {
+    assert_caught(Canary::AddedDigests);
+}
+
+#[test]
+fn an_announcement_that_goes_astray_is_noticed() {
+    assert_caught(Canary::LostAnnouncement);
+}

@@ -1,0 +1,143 @@
+//! What must come out: a model that knows all spans of all nodes at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tailkeep::policy::{PolicyEntry, PolicyKind, PolicyOptions, PolicySet, StatusCode};
+
+use crate::client::Client;
+use crate::spans::{self, SpanKey};
+
+pub const SLOW_MS: u64 = 1000;
+pub const MANY_SPANS: u64 = 12;
+
+/// Keeps traces with an error, slow ones, and those of many spans.
+pub fn policies() -> PolicySet {
+    let entry = |name: &str, kind| PolicyEntry {
+        name: name.to_owned(),
+        kind,
+    };
+    let options = PolicyOptions {
+        policies: vec![
+            entry(
+                "errors",
+                PolicyKind::StatusCode {
+                    codes: vec![StatusCode::Error],
+                },
+            ),
+            entry(
+                "slow",
+                PolicyKind::Latency {
+                    threshold_ms: SLOW_MS as i64,
+                    upper_threshold_ms: 0,
+                },
+            ),
+            entry(
+                "many",
+                PolicyKind::SpanCount {
+                    min: MANY_SPANS as i32,
+                    max: 0,
+                },
+            ),
+        ],
+        ..PolicyOptions::default()
+    };
+    PolicySet::compile(&options).expect("right policies")
+}
+
+/// Whether the policies keep these spans, each as often as it says.
+fn keeps(client: &Client, trace: u64, count: impl Fn(&SpanKey) -> u32) -> bool {
+    let all = client.traces[trace as usize].spans.iter().enumerate();
+    let there = all.filter_map(|(number, shown)| {
+        let times = count(&(trace, number as u64));
+        (times > 0).then_some((shown, times))
+    });
+    let there: Vec<_> = there.collect();
+    let start = there.iter().map(|(shown, _)| shown.start_ms).min().unwrap_or(0);
+    let end = there.iter().map(|(shown, _)| shown.end_ms).max().unwrap_or(0);
+    let spans: u32 = there.iter().map(|(_, times)| times).sum();
+    there.iter().any(|(shown, _)| shown.fails)
+        || end.saturating_sub(start) > SLOW_MS
+        || u64::from(spans) >= MANY_SPANS
+}
+
+/// What came out, of each span how often, and in how many ways it was marked.
+#[derive(Default)]
+pub struct Output {
+    pub spans: BTreeMap<SpanKey, u32>,
+    /// Policies and reasons that the spans of a trace say, but for those that followed a decision.
+    said: BTreeMap<u64, BTreeSet<String>>,
+}
+
+impl Output {
+    pub fn exported(&mut self, lines: &[u8]) {
+        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let keys = spans::exported(line);
+            let text = String::from_utf8_lossy(line);
+            for key in &keys {
+                *self.spans.entry(*key).or_default() += 1;
+            }
+            if let Some(key) = keys.first()
+                && !text.contains("tailsampling.cached_decision")
+            {
+                let value = |name: &str| {
+                    let from = text.find(name).map_or(text.len(), |at| at + name.len());
+                    text[from..]
+                        .chars()
+                        .take(40)
+                        .take_while(|letter| *letter != '}')
+                        .collect::<String>()
+                };
+                let said = value("tailsampling.policy") + &value("tailkeep.reason");
+                self.said.entry(key.0).or_default().insert(said);
+            }
+        }
+    }
+
+    pub fn is_out(&self, trace: u64) -> bool {
+        self.spans.range((trace, 0)..(trace + 1, 0)).next().is_some()
+    }
+
+    /// G1, and the model; returns how many traces were kept and how many of them were surely to be.
+    pub fn check(&self, client: &Client) -> (usize, usize) {
+        let (mut kept, mut exact) = (0, 0);
+        for (trace, info) in client.traces.iter().enumerate() {
+            let trace = trace as u64;
+            let is_out = self.is_out(trace);
+            let acknowledged = |key: &SpanKey| u32::from(client.acknowledged.contains(key));
+            let written = |key: &SpanKey| client.written.get(key).copied().unwrap_or(0);
+            kept += usize::from(is_out);
+            if is_out {
+                let due = client.acknowledged.range((trace, 0)..(trace + 1, 0));
+                let missing: Vec<_> = due.filter(|key| !self.spans.contains_key(key)).collect();
+                assert!(
+                    missing.is_empty(),
+                    "G1: trace {trace} is kept, and these of its spans did not come out: {missing:?}"
+                );
+                assert!(
+                    keeps(client, trace, written),
+                    "trace {trace} is kept without a reason: {:?}",
+                    info.spans
+                );
+            }
+            if info.is_calm {
+                exact += 1;
+                assert_eq!(
+                    is_out,
+                    keeps(client, trace, acknowledged),
+                    "trace {trace} of calm times, {:?}",
+                    info.spans
+                );
+                let said = self.said.get(&trace).map_or(0, BTreeSet::len);
+                assert!(
+                    said <= 1,
+                    "nodes say different things of trace {trace}: {:?}",
+                    self.said.get(&trace)
+                );
+            }
+        }
+        for key in self.spans.keys() {
+            assert!(client.written.contains_key(key), "{key:?} was never sent");
+        }
+        (kept, exact)
+    }
+}
