@@ -92,7 +92,7 @@ fn a_third_node_passes_on_what_two_cannot_tell_each_other() {
         let mut world = World::cluster(seed, 4, Net::new(0.01, 0.0, (50, 500)), Setup::default());
         // In odd seeds one direction only.
         world.cut.insert((0, 1));
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             world.cut.insert((1, 0));
         }
         load(&mut world, ms(3_000), 2);
@@ -110,7 +110,11 @@ fn a_node_that_starts_again_is_a_new_one_and_mixes_nothing() {
             world.run(ms(1_000));
             let victim = round % 3 + 1;
             world.stop(victim);
-            load(&mut world, ms(if seed % 2 == 0 { 500 } else { 12_000 }), 1);
+            load(
+                &mut world,
+                ms(if seed.is_multiple_of(2) { 500 } else { 12_000 }),
+                1,
+            );
             world.start(victim);
             world.run(ms(3_000));
             let began = world.now;
@@ -176,7 +180,7 @@ fn an_outage_longer_than_the_retention_is_counted_and_over() {
     let mut world = World::cluster(7, 3, Net::GOOD, setup);
     world.partition(&[0, 1], &[2]);
     world.run_with(ms(30_000), |world| {
-        if world.now.0 % 5_000_000 == 0 {
+        if world.now.0.is_multiple_of(5_000_000) {
             world.announce(0);
         }
     });

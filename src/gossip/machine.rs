@@ -194,7 +194,7 @@ impl Gossip {
             names: PolicyNames::new(options.policy_names.clone()),
             decisions: Decisions::default(),
             flush_at: None,
-            broadcast: Outgoing::new(),
+            broadcast: Outgoing::default(),
             streams: BTreeMap::new(),
             syncs: Vec::new(),
             seeds: Vec::new(),

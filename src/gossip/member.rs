@@ -234,7 +234,7 @@ mod tests {
         for time in from_ms..from_ms + ms {
             let now = Instant(time * 1_000_000);
             for index in 0..2 {
-                if index == 1 && time % step != 0 {
+                if index == 1 && !time.is_multiple_of(step) {
                     continue;
                 }
                 pair[index].handle_timeout(now);

@@ -57,7 +57,7 @@ impl Peer {
             left: false,
             name: None,
             acknowledged: 0,
-            outgoing: Outgoing::new(),
+            outgoing: Outgoing::default(),
             pending: Directed::default(),
             flush_at: None,
             sent: 0,

@@ -487,7 +487,9 @@ mod tests {
             }
             if let Ok(message) = proto::Directed::decode(bytes) {
                 let map = PredicateMap::new(&[1], &message.predicates.clone().unwrap_or_default());
-                message.digests.iter().for_each(|digest| drop(map.read_digest(digest)));
+                for digest in &message.digests {
+                    let _ = map.read_digest(digest);
+                }
                 let _ = read_answers(&message, &mut names(&[]));
             }
         }

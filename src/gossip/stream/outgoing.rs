@@ -12,15 +12,18 @@ pub struct Outgoing {
     bytes: usize,
 }
 
-impl Outgoing {
-    pub fn new() -> Outgoing {
+impl Default for Outgoing {
+    /// Nothing was put in yet.
+    fn default() -> Outgoing {
         Outgoing {
             oldest: 1,
             batches: VecDeque::new(),
             bytes: 0,
         }
     }
+}
 
+impl Outgoing {
     /// Numbers a batch.
     pub fn push(&mut self, now: Instant, content: Bytes) -> u64 {
         self.bytes += content.len();
@@ -86,7 +89,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_found_by_its_number() {
-        let mut stream = Outgoing::new();
+        let mut stream = Outgoing::default();
         assert_eq!((stream.highest(), stream.oldest()), (0, 1));
         for number in 1..=10u64 {
             let content = Bytes::from(vec![number as u8; 10]);
