@@ -85,8 +85,10 @@ impl World {
     }
 }
 
-/// Who was told what, about which version.
-fn told(words: &[Word]) -> Vec<(Option<(NodeId, u32)>, Verdict, Reason)> {
+/// Who was told what, about which version of its digest; nobody: everybody.
+type Told = (Option<(NodeId, u32)>, Verdict, Reason);
+
+fn told(words: &[Word]) -> Vec<Told> {
     let told = words.iter().map(|word| match word {
         Word::Keep(keep) => (None, keep.decision.verdict, keep.decision.reason),
         Word::Answer(node, version, answer) => (
