@@ -76,6 +76,6 @@ fn digests_that_add_up_instead_of_replacing_are_noticed() {
 }
 
 #[test]
-fn an_announcement_that_goes_astray_is_noticed() {
-    assert_caught(Canary::LostAnnouncement);
+fn announcements_that_go_astray_are_noticed() {
+    assert_caught(Canary::LostAnnouncements);
 }

@@ -14,6 +14,7 @@
 //! Everything is bounded: streams by bytes and age, peers by membership, gaps and requests by count. A peer that takes
 //! nothing costs its own bound and no more; it is told what it missed, or that it is gone.
 
+mod ask; // what people ask all nodes
 mod counts; // what happened, in numbers
 mod peer; // what is kept of each other node
 mod receive; // what comes in
@@ -22,6 +23,7 @@ mod roster; // who is there
 mod send; // what goes out
 mod upkeep; // what is let go
 
+pub use ask::{AskCall, Question, Served};
 pub use counts::{Counts, Outcome};
 pub use repair::FRAME_BYTES_MAX;
 

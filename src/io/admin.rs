@@ -4,6 +4,7 @@
 //! has an [`Admin`], which answers for that core; the first core's serves the port, and asks the others. It serves
 //! from the first moment on, so that a long replay can be watched.
 
+mod everywhere; // what all nodes of the cluster know
 mod explain; // one trace, and recent decisions
 mod keep; // a trace kept by hand
 mod spans; // what the spans of one trace tell
@@ -167,10 +168,6 @@ impl Admin {
         *self.core.borrow_mut() = Some(core);
         *self.ingress.borrow_mut() = Some(ingress);
         self.last_replay.set(last_replay);
-    }
-
-    pub fn attach_cluster(&self, cluster: Rc<Cluster>) {
-        *self.cluster.borrow_mut() = Some(cluster);
     }
 
     fn cluster_report(&self) -> Option<ClusterReport> {

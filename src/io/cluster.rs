@@ -9,6 +9,7 @@
 //! Whoever has something for the gossip hands it over and then lets it work ([`Cluster::work`]). What concerns a trace
 //! goes to the core that owns it, members and names go to every core, names first.
 
+mod ask; // what people ask all nodes
 pub mod keys; // the key file
 mod seeds; // addresses behind the names to join, looked up again and again
 mod tcp; // frames over TCP, for long gaps
@@ -77,6 +78,7 @@ pub struct Cluster {
     queue: TaskQueueHandle,
     udp: Udp,
     delay: RefCell<Histogram>,
+    answerer: RefCell<Option<ask::Answerer>>,
     wakes_at: Cell<Instant>,
     timer: RefCell<Option<Waker>>,
     woken: Cell<bool>,
@@ -107,6 +109,7 @@ impl Cluster {
             queue: parts.queue,
             udp: Udp::new(udp),
             delay: RefCell::default(),
+            answerer: RefCell::new(None),
             wakes_at: Cell::new(Instant(u64::MAX)),
             timer: RefCell::new(None),
             woken: Cell::new(false),

@@ -18,8 +18,9 @@
 //! [`Outbound`]s. Losing one of the latter costs time only: what is not answered is sent again.
 
 use super::heard::Heard;
-use super::{DUE_COUNT_MAX, Table};
+use super::{DUE_COUNT_MAX, DecidedTrace, Table};
 use crate::base::ids::TraceId;
+use crate::base::monoid::Monoid;
 use crate::base::slab::Key;
 use crate::base::time::{Instant, Now, WallTime};
 use crate::base::wheel::Wheel;
@@ -39,6 +40,8 @@ use std::time::Duration;
 const HOME_PATIENCE: Duration = Duration::from_secs(2);
 /// An unanswered digest is sent again after so many times `quiet`: a home needs two of them at most.
 const RESEND_QUIETS: u32 = 3;
+/// Dropped traces that a new home is reminded of: of the last ones that are remembered.
+const REMINDERS_MAX: usize = 4096;
 /// Digests and answers that wait to be sent.
 const OUTBOUND_MAX: usize = 64 << 10;
 /// Keeps that a log holds are announced again after a start unless they are older than this, or than two waits.
@@ -63,6 +66,8 @@ pub(super) struct Cluster {
     due: Vec<Key>,
     /// To be looked at because members changed.
     moved: Vec<Key>,
+    /// Of dropped traces, for homes that are new to them.
+    reminders: Vec<(NodeId, NodeDigest)>,
     home: Home,
     pub(super) heard: Heard,
     words: Vec<Word>,
@@ -171,6 +176,7 @@ impl Table {
             wheel: Wheel::new(now.instant),
             due: Vec::new(),
             moved: Vec::new(),
+            reminders: Vec::new(),
             home: Home::new(home, now),
             heard: Heard::default(),
             words: Vec::new(),
@@ -217,8 +223,19 @@ impl Table {
                     .absorb(now, from, &digest, policies, &mut cluster.words);
             }
             Inbound::Answer(version, answer) => self.hear_answer(version, answer, &mut context),
-            Inbound::Members(members) => cluster.set_members(members),
-            Inbound::Renewed(node) => cluster.send_again(node),
+            Inbound::Members(members) => {
+                let is_first = cluster.members.is_none();
+                let before = cluster.set_members(members);
+                // After a start this home knows nothing of what this node had dropped before.
+                self.remind_homes(now, |known, id| match &before {
+                    Some(before) => before.home(id) != known.home(id),
+                    None => is_first && known.home(id) == known.own,
+                });
+            }
+            Inbound::Renewed(node) => {
+                cluster.send_again(node);
+                self.remind_homes(now, |known, id| known.home(id) == node);
+            }
             Inbound::PolicyNames(_) => {}
         }
         self.hear_home(&mut context);
@@ -377,12 +394,14 @@ impl Table {
         if let Some(cluster) = &mut self.cluster {
             cluster.due = due;
         }
+        self.remind(context);
         self.hear_home(context);
     }
 
     pub(super) fn cluster_poll_timeout(&self) -> Option<Instant> {
         let cluster = self.cluster.as_ref()?;
-        let moved = (!cluster.moved.is_empty()).then_some(Instant(0));
+        let waits = !cluster.moved.is_empty() || !cluster.reminders.is_empty();
+        let moved = waits.then_some(Instant(0));
         let times = [
             moved,
             cluster.wheel.next(),
@@ -462,7 +481,8 @@ impl Table {
     pub(super) fn cluster_bytes(&self) -> u64 {
         let Some(cluster) = &self.cluster else { return 0 };
         let pending = cluster.pending.len() * (size_of::<(Key, Pending)>() + size_of::<(u64, Key)>());
-        pending as u64 + cluster.home.state_bytes() + cluster.heard.state_bytes()
+        let reminders = cluster.reminders.capacity() * size_of::<(NodeId, NodeDigest)>();
+        (pending + reminders) as u64 + cluster.home.state_bytes() + cluster.heard.state_bytes()
     }
 
     // ---- one trace --------------------------------------------------------------------------------------
@@ -593,6 +613,61 @@ impl Table {
         } else {
             context.stats.traces.digests_sent += 1;
             cluster.outbound.push_back(Outbound::Digest(home, digest));
+        }
+    }
+
+    /// A home that is new to a trace knows nothing of those who were answered before: what this node has dropped of it
+    /// not long ago is told again. The answer changes nothing here unless it is a Keep.
+    fn remind_homes(&mut self, now: Now, is_new: impl Fn(&Members, &TraceId) -> bool) {
+        let Some(cluster) = &mut self.cluster else {
+            return;
+        };
+        let Some(members) = cluster.members.clone() else {
+            return;
+        };
+        if cluster.options.spans_arrive == SpansArrive::ByTraceId || !members.has_peers() {
+            return;
+        }
+        let wait = cluster.decision_wait;
+        let is_young = |decided: &&DecidedTrace| now.wall <= decided.decided_at.plus(wait);
+        let reminders = self.recent.iter().filter(is_young);
+        let reminders = reminders
+            .filter(|decided| decided.decision.verdict != Verdict::Keep && is_new(&members, &decided.trace));
+        for decided in reminders.take(REMINDERS_MAX) {
+            let digest = NodeDigest {
+                trace: decided.trace,
+                digest: decided.digest.merge(decided.late),
+                unknown: PredicateSet::NONE,
+                version: 0,
+                closed: true,
+            };
+            cluster.reminders.push((members.home(&decided.trace), digest));
+        }
+    }
+
+    /// Some of the reminders, as there is room.
+    fn remind(&mut self, context: &mut Context<'_>) {
+        let Some(cluster) = &mut self.cluster else {
+            return;
+        };
+        for _ in 0..DUE_COUNT_MAX {
+            if cluster.is_full() {
+                return;
+            }
+            let Some((home, mut digest)) = cluster.reminders.pop() else {
+                return;
+            };
+            // Later than all that was said of the trace before it was dropped.
+            digest.version = (context.now.wall.0 / 1_000_000) as u32;
+            if home == cluster.options.own {
+                let own = cluster.options.own;
+                cluster
+                    .home
+                    .absorb(context.now, own, &digest, context.policies, &mut cluster.words);
+            } else {
+                context.stats.traces.digests_sent += 1;
+                cluster.outbound.push_back(Outbound::Digest(home, digest));
+            }
         }
     }
 
@@ -804,15 +879,17 @@ impl Cluster {
         self.moved.dedup();
     }
 
-    fn set_members(&mut self, members: Members) {
+    /// Returns who was there before, if that has changed.
+    fn set_members(&mut self, members: Members) -> Option<Members> {
         if self.members.as_ref() == Some(&members) {
-            return;
+            return None;
         }
         let own = self.options.own;
         self.home.retain(|id| members.home(id) == own);
-        self.members = Some(members);
+        let before = self.members.replace(members);
         self.moved = self.pending.keys().copied().collect();
         self.moved.sort_unstable_by_key(|key| key.slot());
+        before
     }
 }
 

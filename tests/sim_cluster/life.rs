@@ -24,7 +24,7 @@ pub enum Canary {
     None,
     ForgottenHomeChange,
     AddedDigests,
-    LostAnnouncement,
+    LostAnnouncements,
 }
 
 /// What one run came to.
@@ -61,7 +61,7 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
         0 => 1 + random.below(50),
         _ => [1, 5, 50, 200][random.index(4)],
     };
-    network.loses_announcement = canary == Canary::LostAnnouncement;
+    network.loses_announcements = canary == Canary::LostAnnouncements;
     network.digests_add_up = canary == Canary::AddedDigests;
     let by_trace_id = canary == Canary::None && random.below(8) == 0;
     let node_count = 2 + random.below(NODES_MAX - 1) as usize;

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use prost::Message;
+use tailkeep::otlp::json;
 use tailkeep::policy::{PolicyEntry, PolicyKind, PolicyOptions, PolicySet, StatusCode};
 
 use crate::client::Client;
-use crate::spans::{self, SpanKey};
+use crate::spans::SpanKey;
 
 pub const SLOW_MS: u64 = 1000;
 pub const MANY_SPANS: u64 = 12;
@@ -71,7 +74,7 @@ pub struct Output {
 impl Output {
     pub fn exported(&mut self, lines: &[u8]) {
         for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let keys = spans::exported(line);
+            let keys = exported(line);
             let text = String::from_utf8_lossy(line);
             for key in &keys {
                 *self.spans.entry(*key).or_default() += 1;
@@ -140,4 +143,16 @@ impl Output {
         }
         (kept, exact)
     }
+}
+
+fn exported(line: &[u8]) -> Vec<SpanKey> {
+    let number = |bytes: &[u8]| u64::from_be_bytes(bytes[bytes.len() - 8..].try_into().expect("8 bytes"));
+    let mut protobuf = Vec::new();
+    json::decode(&json::TRACES_DATA, line, &mut protobuf).expect("our own JSON");
+    let request = ExportTraceServiceRequest::decode(&protobuf[..]).expect("protobuf");
+    let scopes = request.resource_spans.iter().flat_map(|part| &part.scope_spans);
+    let spans = scopes.flat_map(|scope| &scope.spans);
+    spans
+        .map(|span| (number(&span.trace_id), number(&span.span_id) - 1))
+        .collect()
 }

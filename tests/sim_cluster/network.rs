@@ -38,8 +38,8 @@ pub struct Network {
     pub loss: u32,
     pub repeats: u32,
     pub delay_ms: u64,
-    /// The canary: one announcement goes astray.
-    pub loses_announcement: bool,
+    /// The canary: what one node announces never comes to another one.
+    pub loses_announcements: bool,
     /// The canary: each version of a digest looks like that of another node.
     pub digests_add_up: bool,
     pub digests: u64,
@@ -54,7 +54,8 @@ impl Network {
         *life = (life.0 + 1, true, Vec::new());
         for from in 0..self.lives.len() {
             if from != node && self.lives[from].1 {
-                for keep in self.lives[from].2.clone() {
+                let is_lost = self.loses_announcements && (from, node) == (0, 1);
+                for keep in self.lives[from].2.clone().into_iter().filter(|_| !is_lost) {
                     self.push(now, random, from, node, Inbound::Announced(keep));
                 }
             }
@@ -88,7 +89,7 @@ impl Network {
             Outbound::Announce(keep) => {
                 self.lives[from].2.push(keep);
                 for to in (0..self.lives.len()).filter(|to| *to != from) {
-                    if random.below(4) > 0 || !std::mem::take(&mut self.loses_announcement) {
+                    if !self.loses_announcements || (from, to) != (0, 1) {
                         self.push(now, random, from, to, Inbound::Announced(keep));
                     }
                 }

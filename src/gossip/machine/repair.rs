@@ -8,10 +8,11 @@
 use super::{Gossip, NUMBER_MAX, Outcome, SyncCall};
 use crate::base::time::{Instant, Now};
 use crate::gossip::NodeId;
-use crate::gossip::datagram::Lane;
+use crate::gossip::datagram::{Lane, Opened};
 use crate::gossip::member::Identity;
 use crate::gossip::stream::{RANGE_COUNT_MAX, Range, StreamId};
 use crate::proto;
+use bytes::Bytes;
 use prost::Message;
 use proto::packet::Body;
 use rand::RngExt;
@@ -139,6 +140,7 @@ impl Gossip {
             to_incarnation: to.incarnation,
             id: self.random.random(),
             missing: Some(missing(about, &to, &asked)),
+            question: Bytes::new(),
         };
         self.syncs.push(Sync {
             id: request.id,
@@ -224,18 +226,11 @@ impl Gossip {
 
     /// A frame that came over TCP, and what to answer. `None`: nothing, and the connection is to be closed.
     pub fn handle_sync_request(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
-        self.counts.bytes_in += frame.len() as u64;
-        let opened = match self.opener.open(Lane::Sync, frame) {
-            Ok(opened) => opened,
-            Err(rejected) => {
-                self.counts.datagrams_in[Outcome::from(rejected) as usize] += 1;
-                return None;
-            }
-        };
-        let request = proto::SyncRequest::decode(opened.content).ok()?;
-        if (request.to, request.to_incarnation) != (self.own.origin.0, self.own.incarnation) {
-            return None;
-        }
+        let (opened, request) = self.open_request(frame)?;
+        self.respond(&opened, request)
+    }
+
+    pub(super) fn respond(&mut self, opened: &Opened, request: proto::SyncRequest) -> Option<Vec<u8>> {
         let asked = request.missing?;
         let about = about(&asked, opened.sender);
         let mut response = proto::SyncResponse {
@@ -245,6 +240,7 @@ impl Gossip {
             batches: Vec::new(),
             more: false,
             oldest: self.oldest(about),
+            answer: Bytes::new(),
         };
         let mut bytes = 0;
         for (first, last) in ranges(&asked) {

@@ -19,6 +19,9 @@ use std::rc::Rc;
 /// Places of a pending trace that are looked at.
 const PLACES_MAX: usize = 64;
 
+/// Recent decisions told unless somebody wants more or fewer.
+pub(super) const RECENT_COUNT: usize = 50;
+
 /// What its owner knows of one trace.
 struct Known {
     trace: TraceId,
@@ -46,19 +49,16 @@ enum Owned {
 }
 
 impl Admin {
-    /// `GET /api/v1/traces/{id}`. With one node `?local=true` says the same.
+    /// What this node knows of a trace.
     ///
     /// The owner is asked first, then every core in whose logs spans of the trace lie.
-    pub(super) async fn explain(&self, id: &str, query: &str) -> Reply {
+    pub(super) async fn explain_here(&self, id: &str) -> Reply {
         let Some(trace) = TraceId::from_hex(id) else {
             return Reply::error(
                 StatusCode::BAD_REQUEST,
                 "a trace id is 32 hexadecimal digits, not all zero",
             );
         };
-        if !matches!(query, "" | "local=true" | "local=false") {
-            return Reply::error(StatusCode::BAD_REQUEST, "known is local=true");
-        }
         let core_count = self.mesh.cores().count() as u16;
         let owner = route::owner(self.facts.hash_key.trace(&trace), core_count);
         let answer = self.mesh.ask(owner, move |admin| admin.owned(trace)).await;
@@ -202,8 +202,8 @@ impl Admin {
     }
 
     /// `GET /api/v1/traces`: of all cores, newest first.
-    pub(super) async fn recent(&self, query: &str) -> Reply {
-        let (mut verdict, mut policy, mut limit) = (None, None, 50usize);
+    pub(super) async fn recent_here(&self, query: &str) -> Reply {
+        let (mut verdict, mut policy, mut limit) = (None, None, RECENT_COUNT);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {
                 Some(("verdict", name)) => {
@@ -219,7 +219,12 @@ impl Admin {
                     Ok(count) => limit = count,
                     Err(_) => return Reply::error(StatusCode::BAD_REQUEST, "limit is a whole number"),
                 },
-                _ => return Reply::error(StatusCode::BAD_REQUEST, "known are verdict, policy and limit"),
+                _ => {
+                    return Reply::error(
+                        StatusCode::BAD_REQUEST,
+                        "known are verdict, policy, limit and local",
+                    );
+                }
             }
         }
         let asked = self.mesh.cores().map(|core| {

@@ -7,7 +7,7 @@
 //! Who sends something else is not answered.
 
 use super::Cluster;
-use crate::gossip::machine::{FRAME_BYTES_MAX, SyncCall};
+use crate::gossip::machine::{FRAME_BYTES_MAX, Served, SyncCall};
 use futures_util::future::{Either, select};
 use futures_util::io::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::{TcpListener, TcpStream};
@@ -52,9 +52,16 @@ pub(super) async fn serve(cluster: Rc<Cluster>, listener: std::net::TcpListener)
 async fn answer(cluster: Rc<Cluster>, mut stream: TcpStream) -> io::Result<()> {
     loop {
         let frame = read_frame(&mut stream).await?;
-        let response = cluster.gossip.borrow_mut().handle_sync_request(&frame);
-        let Some(response) = response else {
-            return Ok(());
+        let served = cluster.gossip.borrow_mut().serve(&frame);
+        let response = match served {
+            Some(Served::Response(response)) => response,
+            Some(Served::Question(question)) => {
+                let Some(answer) = cluster.answer(question.content.clone()).await else {
+                    return Ok(());
+                };
+                cluster.gossip.borrow_mut().answer(&question, answer)
+            }
+            None => return Ok(()),
         };
         write_frame(&mut stream, &response).await?;
     }
@@ -72,7 +79,7 @@ pub(super) async fn call(cluster: Rc<Cluster>, call: SyncCall) {
     cluster.work();
 }
 
-async fn ask(to: SocketAddr, frame: &[u8]) -> io::Result<Vec<u8>> {
+pub(super) async fn ask(to: SocketAddr, frame: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(to).await?;
     write_frame(&mut stream, frame).await?;
     read_frame(&mut stream).await
@@ -102,7 +109,7 @@ async fn write_frame(stream: &mut TcpStream, frame: &[u8]) -> io::Result<()> {
 }
 
 /// The timer is a task of its own, because a glommio timer that is polled twice is registered twice.
-async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     let timer = glommio::spawn_local(glommio::timer::sleep(limit));
     match select(pin!(work), timer).await {
         Either::Left((done, _)) => Some(done),
