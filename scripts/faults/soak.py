@@ -21,7 +21,7 @@ def soak(case):
     ends = {"kill": 0, "power": 0, "error": 0, "stall": 0, "term": 0}
     figures = []
     deadline = time.monotonic() + SOAK_SECONDS
-    number = 0
+    number, before = 0, None
     while time.monotonic() < deadline:
         number += 1
         node.settings["node"]["data_dir"] = node.data = os.path.join(disk.path, "data")
@@ -45,7 +45,7 @@ def soak(case):
             node.stop(process)
         else:
             case.expect(process.process.poll() is None, f"it ended by itself with {process.process.returncode}")
-        image = case.path(f"soak-{number % 2}.image")
+        image = case.path(f"soak-{number}.image")
         if end == "power":
             os.kill(process.pid, 19)
             disk.cut(image, case.draw.choice(["none", "sectors", "pages", "prefix"]))
@@ -53,7 +53,9 @@ def soak(case):
         load.end()
         if end == "power":
             disk.close()
-            disk = VolatileDisk(case, image=image)
+            if before:
+                os.remove(before)
+            before, disk = image, VolatileDisk(case, image=image)
         else:
             # A journal that failed leaves the file system read-only until it is mounted again.
             disk.filesystem.unmount()
