@@ -93,7 +93,7 @@ pub enum LogLevel {
 pub struct RunArguments {
     #[command(flatten)]
     pub configuration: ConfigurationFlags,
-    /// Accept nothing, decide everything, empty the queues, exit (not yet)
+    /// Accept nothing, decide everything, empty the queues, exit
     #[arg(long)]
     pub drain: bool,
 }
@@ -218,9 +218,6 @@ pub fn execute(arguments: Arguments) -> ExitCode {
 }
 
 fn run_command(arguments: &RunArguments, log: &LogFlags) -> Result<(), Failure> {
-    if arguments.drain {
-        return not_yet("run --drain");
-    }
     let loaded = configuration::load(&arguments.configuration)?;
     configuration::print_diagnostics(&loaded.remarks);
     let files = arguments
@@ -228,7 +225,7 @@ fn run_command(arguments: &RunArguments, log: &LogFlags) -> Result<(), Failure> 
         .config
         .iter()
         .map(|path| path.display().to_string());
-    run::run(loaded, log, files.collect())
+    run::run(loaded, log, files.collect(), arguments.drain)
 }
 
 fn not_yet(what: &str) -> Result<(), Failure> {

@@ -57,6 +57,7 @@ pub struct Config {
     pub sampling: SamplingOptions,
     pub completion: CompletionOptions,
     pub memory: MemoryOptions,
+    pub overload: crate::shard::OnOverload,
     pub exporters: Vec<ExporterOptions>,
     pub admin: AdminOptions,
 }

@@ -18,24 +18,30 @@ pub const PREDICATE_COUNT_MAX: usize = 128;
 
 /// Which numbered predicates some span of the trace has matched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
-pub struct PredicateSet(u128);
+pub struct PredicateSet([u64; PREDICATE_COUNT_MAX / 64]);
 
+// Words, not one u128: its alignment of 16 bytes would cost each open trace as many.
 impl PredicateSet {
-    pub const NONE: PredicateSet = PredicateSet(0);
+    pub const NONE: PredicateSet = PredicateSet([0; PREDICATE_COUNT_MAX / 64]);
 
     #[inline]
     pub fn insert(&mut self, predicate: PredicateIndex) {
-        self.0 |= 1 << predicate.0;
+        self.0[predicate.index() / 64] |= 1 << (predicate.index() % 64);
+    }
+
+    #[inline]
+    pub fn is_empty(self) -> bool {
+        self.0 == [0; 2]
     }
 
     #[inline]
     pub fn contains(self, predicate: PredicateIndex) -> bool {
-        self.0 >> predicate.0 & 1 == 1
+        self.0[predicate.index() / 64] >> (predicate.index() % 64) & 1 == 1
     }
 
     #[inline]
     pub fn union(self, other: PredicateSet) -> PredicateSet {
-        PredicateSet(self.0 | other.0)
+        PredicateSet(std::array::from_fn(|word| self.0[word] | other.0[word]))
     }
 }
 

@@ -47,6 +47,8 @@ pub struct DestinationOptions {
     pub retry: RetryOptions,
     /// Framed bytes that may wait: `queue.max_size`.
     pub queue_bytes_max: u64,
+    /// How long a kept entry may wait: `queue.max_age`.
+    pub queue_age_max: Option<Duration>,
     pub on_full: OnFull,
 }
 

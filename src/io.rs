@@ -8,6 +8,7 @@ pub mod seats; // which core serves a connection
 pub mod whole; // a body in one piece, as hyper wants it
 pub mod stream; // a socket as h2 and hyper want it
 pub mod ingress; // OTLP in: gRPC and HTTP/1.1
+pub mod budget; // what each part of a core may take of `memory.limit`
 pub mod datadir; // whose directory it is, and what lies in it
 pub mod disk; // DMA blocks, and disk operations on io_uring
 pub mod recovery; // from files to what was pending
@@ -15,6 +16,7 @@ pub mod egress; // where kept traces go
 pub mod mesh; // what goes from core to core
 pub mod core; // one core at work
 pub mod admin; // health, metrics, status, explain
+pub mod drain; // everything given away
 pub mod resume; // from a core's logs to what it serves from
 pub mod executor; // one core from start to stop
 pub mod node; // all cores from start to stop

@@ -19,18 +19,24 @@
 
 pub mod decided; // what was decided, carried along
 pub mod fetch; // entries read back
+pub mod forward; // what old segments hold, copied to the tail
 pub mod queue; // kept entries and whose they are
 pub mod record; // what is written besides spans
 pub mod replay; // a log folded again after a start
 
 mod collect;
 mod deliver;
+mod index;
+mod search;
 mod settle;
+mod upgrades;
 mod write;
 
 pub use collect::Rejected;
 pub use deliver::DestinationReport;
 pub use queue::{DESTINATION_COUNT_MAX, KeptEntry};
+pub use search::{SearchId, Searched, Wanted};
+pub use upgrades::Asked;
 
 use crate::base::block::BlockPool;
 use crate::base::ids::{LogId, Place, Position};
@@ -40,7 +46,7 @@ use crate::otlp::cut;
 use crate::otlp::wire::FramingError;
 use crate::policy::PolicySet;
 use crate::route::{HashKey, ItemBatch};
-use crate::stats::{Stats, Transport};
+use crate::stats::{ItemLoss, Stats, Transport};
 use crate::table::Trace;
 use crate::wal::{DiskError, DiskOp, Log, OpId, Refused, Usage};
 use bumpalo::Bump;
@@ -52,6 +58,8 @@ use settle::KeepJob;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+/// A disk that makes requests wait longer for their sync gets no more of them.
+const COMMIT_WAIT_MAX: Duration = Duration::from_secs(1);
 /// The arena of one request is given back to the system above this.
 const SCRATCH_BYTES_MAX: usize = 4 << 20;
 /// Cursors are logged at most this often.
@@ -68,10 +76,12 @@ pub struct LandingOptions {
     pub acknowledge_at_once: bool,
     /// A span with its resource and scope must not be larger.
     pub span_bytes_max: usize,
-    /// Share of `memory.limit` for blocks of both logs.
+    /// Share of `memory.limit` for blocks of both logs (M1).
     pub block_bytes_max: u64,
     /// Bytes that may wait for their sync.
     pub unsynced_bytes_max: u64,
+    /// Kept entries that may wait for a destination: each takes memory, whatever is in it.
+    pub queued_count_max: usize,
     /// Decisions that are carried along when their segments go, at least.
     pub decided_count_max: usize,
     /// Names of policies: first those of the configuration, in order, then older ones that entries of the logs
@@ -99,7 +109,7 @@ pub enum Submission {
     Invalid(FramingError),
     /// The log cannot take it now; nothing was written.
     LogRefused(Refused),
-    /// Too much waits for its sync; nothing was written.
+    /// Too much waits for its sync, or for too long; nothing was written.
     InFlight,
     /// The queue of this destination is full, and it pushes back; nothing was written.
     PushedBack { exporter: String },
@@ -132,13 +142,23 @@ pub struct LandingParts<P: BlockPool> {
     pub destinations: Vec<Destination>,
 }
 
+impl<P: BlockPool> LandingParts<P> {
+    /// Every span of these logs is decided, and what was kept is delivered.
+    pub fn nothing_waits(&self) -> bool {
+        self.replayed.fragments.is_empty() && self.replayed.keeps.is_empty() && self.kept_replay.is_empty()
+    }
+}
+
 /// One landing core. `W` is whoever waits for an acknowledgement.
 pub struct Landing<P: BlockPool, W> {
     options: LandingOptions,
     log: Log<P>,
     kept: Log<P>,
-    waiters: VecDeque<(Position, W)>,
+    /// By the position that must be durable, with the moment of the request.
+    waiters: VecDeque<(Position, Instant, W)>,
     replies: VecDeque<(W, Acknowledged)>,
+    /// See [`Landing::set_taken_from`].
+    taken_from: u64,
     /// End of the last entry of the log.
     tail: Position,
     /// Keep verdicts in the order of their entries.
@@ -148,20 +168,23 @@ pub struct Landing<P: BlockPool, W> {
     /// Records of copies for the next copied entry.
     copied: Vec<u8>,
     decided: decided::Decided,
+    upgrades: upgrades::Upgrades,
+    index: index::Index,
+    searches: search::Searches,
     fetcher: Fetcher,
+    forward: forward::Forward,
     queue: queue::Queue,
     deliveries: Vec<Delivery>,
     cursors_logged_at: Instant,
     cursors_changed: bool,
     stopping: bool,
+    draining: bool,
     /// When destinations are waited for no more.
     parting: Option<Instant>,
     bump: Bump,
     by_trace: HashTable<u32>,
     framed: Vec<u8>,
     evicted_bytes: u64,
-    /// Bytes appended since the blocks were last counted.
-    uncounted_bytes: u64,
 }
 
 impl<P: BlockPool, W> Landing<P, W> {
@@ -182,6 +205,8 @@ impl<P: BlockPool, W> Landing<P, W> {
         for entry in kept_entries {
             landing.enqueue_replayed(entry);
         }
+        landing.upgrades = upgrades::Upgrades::resumed(replayed.upgrades);
+        landing.index = replayed.index;
         let (batches, newest, uncovered) = replayed.decided.into_parts();
         landing.resume_decided(batches, newest, uncovered);
         let fragments = replayed.fragments;
@@ -201,30 +226,35 @@ impl<P: BlockPool, W> Landing<P, W> {
         destinations: Vec<Destination>,
         now: Now,
     ) -> Landing<P, W> {
-        let tail = log.durable();
+        let (tail, segment_bytes) = (log.durable(), log.segment_bytes());
         let mut landing = Landing {
             options,
             log,
             kept,
             waiters: VecDeque::new(),
             replies: VecDeque::new(),
+            taken_from: 0,
             tail,
             keeps: VecDeque::new(),
             copies: VecDeque::new(),
             copied: Vec::new(),
             decided: decided::Decided::default(),
+            upgrades: upgrades::Upgrades::default(),
+            index: index::Index::default(),
+            searches: search::Searches::default(),
             fetcher: Fetcher::default(),
+            forward: forward::Forward::new(tail, segment_bytes),
             queue: queue::Queue::default(),
             deliveries: destinations.into_iter().map(Delivery::new).collect(),
             cursors_logged_at: now.instant,
             cursors_changed: false,
             stopping: false,
+            draining: false,
             parting: None,
             bump: Bump::new(),
             by_trace: HashTable::new(),
             framed: Vec::new(),
             evicted_bytes: 0,
-            uncounted_bytes: 0,
         };
         landing.write_prologue();
         landing.write_kept_prologue();
@@ -248,7 +278,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             body,
             waiter,
         } = request;
-        if self.tail.since(self.log.durable().min(self.tail)) > self.options.unsynced_bytes_max {
+        if self.pressure(now) >= 100 {
             return (Submission::InFlight, Some(waiter));
         }
         if let Err(refused) = self.log.admit(body.len() as u64) {
@@ -263,6 +293,8 @@ impl<P: BlockPool, W> Landing<P, W> {
             by_trace,
             log,
             options,
+            taken_from,
+            index,
             ..
         } = self;
         let mut draft =
@@ -272,7 +304,8 @@ impl<P: BlockPool, W> Landing<P, W> {
             Ok(()) => {
                 let rejected = draft.rejected;
                 stats.spans.accepted[transport as usize] += draft.spans.len() as u64;
-                match write::write(now, bump, &draft, options.log, log, batches) {
+                stats.spans.lost[ItemLoss::OverloadSampled as usize] += draft.leave_out(*taken_from);
+                match write::write(now, bump, &draft, options.log, log, index, batches) {
                     Some(end) => {
                         self.tail = end;
                         Submission::Appended(rejected)
@@ -287,25 +320,40 @@ impl<P: BlockPool, W> Landing<P, W> {
         } else {
             self.bump.reset();
         }
-        self.uncounted_bytes += body.len() as u64;
         if matches!(submission, Submission::Appended(_)) {
-            self.waiters.push_back((self.tail, waiter));
+            self.waiters.push_back((self.tail, now.instant, waiter));
             (submission, None)
         } else {
             (submission, Some(waiter))
         }
     }
 
+    /// Of what waits for its sync, in percent of what refuses requests: its bytes, or how long it has waited.
+    pub fn pressure(&self, now: Now) -> u64 {
+        let bytes = self.tail.since(self.log.durable().min(self.tail));
+        let waits = self
+            .waiters
+            .front()
+            .map(|(_, since, _)| now.instant.since(*since));
+        let waits = waits.map_or(0, |waits| waits.as_nanos() * 100 / COMMIT_WAIT_MAX.as_nanos());
+        (bytes * 100 / self.options.unsynced_bytes_max.max(1)).max(waits as u64)
+    }
+
+    /// Of traces with a randomness below this nothing is taken from now on ([`ItemLoss::OverloadSampled`]).
+    pub fn set_taken_from(&mut self, randomness: u64) {
+        self.taken_from = randomness;
+    }
+
     fn answer_waiters(&mut self) {
         let (durable, failed) = (self.log.durable(), self.log.failed_through());
-        while let Some((position, _)) = self.waiters.front() {
+        while let Some((position, ..)) = self.waiters.front() {
             let answer = match *position {
                 _ if self.options.acknowledge_at_once => Ok(()),
                 position if position <= durable => Ok(()),
                 position if position <= failed => Err(NotDurable),
                 _ => break,
             };
-            let (_, waiter) = self.waiters.pop_front().expect("just seen");
+            let (.., waiter) = self.waiters.pop_front().expect("just seen");
             self.replies.push_back((waiter, answer));
         }
     }
@@ -322,6 +370,9 @@ impl<P: BlockPool, W> Landing<P, W> {
     /// A read came back with the bytes at its place, fewer only at the end of the file.
     pub fn handle_read(&mut self, op: ReadOp, bytes: Option<Vec<u8>>) {
         use crate::wal::EntryError;
+        if self.forward.is_reading(&op) {
+            return self.handle_piece(bytes);
+        }
         let log = match op.log {
             WhichLog::Main => &self.log,
             WhichLog::Kept => &self.kept,
@@ -344,15 +395,19 @@ impl<P: BlockPool, W> Landing<P, W> {
     }
 
     /// Moves everything forward that can move without I/O; `true`: there is more to do in another turn.
-    pub fn advance(&mut self, now: Now, stats: &mut Stats) -> bool {
+    pub fn advance(&mut self, now: Now, policies: &PolicySet, stats: &mut Stats) -> bool {
         self.answer_waiters();
+        let more_searches = self.advance_searches(policies, stats);
         let more_keeps = self.copy_kept(now, stats);
         self.let_copies_go();
         let more_deliveries = self.gather(now);
         self.log_cursors(now);
         self.carry_decided(now);
+        self.copy_forward(now);
+        self.log_upgraded(now);
+        self.write_index(now);
         self.evict();
-        more_keeps || more_deliveries
+        more_searches || more_keeps || more_deliveries
     }
 
     pub fn poll_effect(&mut self, now: Now) -> Option<Effect<P, W>> {
@@ -365,7 +420,7 @@ impl<P: BlockPool, W> Landing<P, W> {
         if let Some((id, op)) = self.kept.poll_op(now) {
             return Some(Effect::Disk(WhichLog::Kept, id, op));
         }
-        if let Some(read) = self.fetcher.poll_read() {
+        if let Some(read) = self.fetcher.poll_read().or_else(|| self.forward.poll_read()) {
             return Some(Effect::Read(read));
         }
         self.poll_shipment(now)
@@ -381,6 +436,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             self.kept.poll_timeout(),
             cursors,
             self.delivery_timeout(),
+            self.forward_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -389,17 +445,15 @@ impl<P: BlockPool, W> Landing<P, W> {
 
     /// Lets settled blocks leave memory; above 70 % of the account the oldest durable ones too.
     fn evict(&mut self) {
-        const COUNT_EVERY_BYTES: u64 = 1 << 20;
         self.log.drop_settled();
         self.kept.drop_settled();
-        if self.uncounted_bytes < COUNT_EVERY_BYTES {
+        let target = self.options.block_bytes_max / 10 * 7;
+        if self.log.resident_bytes() + self.kept.resident_bytes() <= target {
             return;
         }
-        self.uncounted_bytes = 0;
-        let kept_bytes = self.kept.usage().resident_bytes;
-        let target = self.options.block_bytes_max / 10 * 7;
-        self.evicted_bytes += self.kept.evict((target / 4).min(kept_bytes));
-        self.evicted_bytes += self.log.evict(target - (target / 4).min(kept_bytes));
+        self.evicted_bytes += self.kept.evict(target / 4);
+        let kept_bytes = self.kept.resident_bytes().min(target);
+        self.evicted_bytes += self.log.evict(target - kept_bytes);
     }
 
     // ---- stopping and looking ---------------------------------------------------------------------------
@@ -411,16 +465,31 @@ impl<P: BlockPool, W> Landing<P, W> {
         self.parting = Some(now.instant.plus(patience));
     }
 
+    /// From now on destinations are handed what there is without waiting.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Every destination has got all that was kept.
+    pub fn is_drained(&self) -> bool {
+        self.keeps.is_empty() && self.copies.is_empty() && !self.is_searching() && self.queues_are_empty()
+    }
+
     /// Nothing waits for the disk, for a reply or for a destination. Destinations that fail, or take longer than
     /// the patience of `stop`, are not waited for: what they lack is in the logs.
     pub fn is_settled(&self, now: Now) -> bool {
         let parted = self.parting.is_some_and(|parting| now.instant >= parting);
-        let delivered = self.keeps.is_empty() && self.copies.is_empty() && self.deliveries_are_settled();
+        let copied = self.keeps.is_empty() && self.copies.is_empty() && !self.is_searching();
+        let delivered = copied && self.deliveries_are_settled();
         self.waiters.is_empty()
             && self.replies.is_empty()
             && self.log.durable() >= self.tail
             && !self.cursors_changed
             && (parted || delivered)
+    }
+
+    pub fn hash_key(&self) -> HashKey {
+        self.options.hash_key
     }
 
     /// The log that it keeps.
@@ -477,6 +546,11 @@ impl<P: BlockPool, W> Landing<P, W> {
         self.log.check(entry, bytes).map(|entry| entry.payload)
     }
 
+    pub fn policy_number(&self, name: &str) -> Option<crate::route::PolicyNumber> {
+        let number = self.options.policy_names.iter().position(|known| known == name)?;
+        Some(crate::route::PolicyNumber(number as u16))
+    }
+
     pub fn policy_name(&self, number: crate::route::PolicyNumber) -> Option<&str> {
         self.options
             .policy_names
@@ -484,9 +558,28 @@ impl<P: BlockPool, W> Landing<P, W> {
             .map(String::as_str)
     }
 
-    /// Unsynced bytes, entries read back, and shipments.
+    /// What is on its way: bytes that wait for their sync and their copies, fragments that wait for their copy,
+    /// entries read back, and shipments.
     pub fn in_flight_bytes(&self) -> u64 {
-        let unsynced = self.tail.since(self.log.durable().min(self.tail));
-        unsynced + self.fetcher.memory_bytes() + self.shipment_bytes()
+        let jobs = self.keeps.capacity() * size_of::<KeepJob>();
+        let copies = self.copies.capacity() * size_of::<(Position, Place)>();
+        let logs = [&self.log, &self.kept].map(|log| log.copy_bytes() + log.undurable_bytes_resident());
+        logs.iter().sum::<u64>()
+            + (jobs + copies) as u64
+            + self.fetcher.memory_bytes()
+            + self.forward.memory_bytes()
+            + self.shipment_bytes()
+            + self.index.memory_bytes()
+    }
+
+    /// Blocks in memory that could leave it.
+    pub fn durable_block_bytes(&self) -> u64 {
+        let durable = |log: &Log<P>| log.resident_bytes() - log.undurable_bytes_resident();
+        durable(&self.log) + durable(&self.kept)
+    }
+
+    /// Of kept entries that wait for a destination.
+    pub fn queued_memory_bytes(&self) -> u64 {
+        self.queue.memory_bytes()
     }
 }

@@ -166,6 +166,16 @@ impl PolicySet {
         })
     }
 
+    /// Whether spans with this digest, added to a trace that was dropped, may make a policy keep it: `Some(true)` if
+    /// they match something by themselves, `Some(false)` if a rule asks how long or how large the trace is.
+    pub fn may_raise(&self, trace: TraceId, digest: &Digest) -> Option<bool> {
+        if !digest.predicates.is_empty() || self.judge_closed(trace, digest).verdict == Verdict::Keep {
+            return Some(true);
+        }
+        let asks_extent = |policy: &Policy| policy.rule.asks_extent();
+        self.policies.iter().any(asks_extent).then_some(false)
+    }
+
     /// Says of each policy, in the order of the configuration, what it makes of the trace and why.
     pub fn explain(&self, trace: TraceId, digest: &Digest, closed: bool) -> Vec<PolicyResult<'_>> {
         explain::explain(

@@ -105,6 +105,8 @@ pub struct Decision {
     pub threshold: Option<Threshold>,
     /// The structure of the trace was not whole when it was decided.
     pub incomplete: bool,
+    /// It was dropped first, and kept later while its bytes were in the log.
+    pub upgraded: bool,
 }
 
 /// A policy's name by its number in the core's table of names, which outlives changes of configuration.

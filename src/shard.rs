@@ -20,11 +20,15 @@
 //!    cores are to know.
 //! 5. [`Shard::poll_timeout`]: when [`Shard::handle_timeout`] is to be called.
 
+pub mod overload; // when more comes than can be taken
 mod message; // what one core tells another
 mod resuming; // from the logs of all cores to a table
+mod upgrades; // dropped traces that are kept after all
 
 pub use message::Message;
+pub use overload::{OnOverload, Overload};
 pub use resuming::Resuming;
+pub use upgrades::Upgrade;
 
 use crate::base::block::BlockPool;
 use crate::base::ids::{CoreId, LogId, Position};
@@ -32,16 +36,22 @@ use crate::base::time::{Instant, Now};
 use crate::export::Notice;
 use crate::export::retry::{Arrival, Failure};
 use crate::landing::fetch::{ReadOp, WhichLog};
-use crate::landing::{self, Landing, Request, Submission};
+use crate::landing::forward::{Answer, Question};
+use crate::landing::{self, Landing, Request, SearchId, Submission};
 use crate::policy::PolicySet;
 use crate::route::{self, ItemBatch, Settlement};
 use crate::stats::{Refusal, Stats};
 use crate::table::Table;
+use crate::verdict::Reason;
 use crate::wal::{DiskError, OpId};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// What may be on its way to one other core. Simulations lower it to see it bind.
+/// Traces decided in one turn while draining.
+const DRAIN_COUNT: usize = 256;
+
+/// What may be on its way to one other core, and wait in this one's logs for its copy. Simulations lower it to see
+/// it bind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credit {
     /// Give or take those of one request.
@@ -67,7 +77,7 @@ pub struct Effect<P: BlockPool, W> {
 
 /// One core. `W` is whoever waits for an acknowledgement.
 ///
-/// Invariant: `landings[n]` keeps the log `core + n * core_count`.
+/// Invariant: `landings` are of logs whose keeper this core is, the first of the core's own.
 pub struct Shard<P: BlockPool, W> {
     core: CoreId,
     policies: PolicySet,
@@ -76,6 +86,7 @@ pub struct Shard<P: BlockPool, W> {
     landings: Vec<Landing<P, W>>,
     stats: Stats,
     credit: Credit,
+    overload: Overload,
     /// Items to be sent, by owner.
     batches: Vec<ItemBatch>,
     /// By core; this core's own stays empty.
@@ -84,6 +95,10 @@ pub struct Shard<P: BlockPool, W> {
     settlements: Vec<Settlement>,
     /// Items of other cores that wait for credit.
     inbox: VecDeque<(CoreId, ItemBatch)>,
+    upgrades: upgrades::Upgrades,
+    draining: bool,
+    /// Messages of other cores so far.
+    messages_taken: u64,
 }
 
 /// Credit and what waits to be sent.
@@ -94,12 +109,56 @@ struct Peer {
     settlements: Vec<Settlement>,
     items_absorbed: usize,
     settlements_taken: usize,
+    /// Bounded by what a landing core asks for at a time.
+    questions: Vec<(LogId, Question)>,
+    answers: Vec<(LogId, Answer)>,
+    /// Of `items_on_way` by message, each with the place of its first item.
+    batches_on_way: VecDeque<(usize, Position)>,
+    /// To be sent before what is not a message yet.
+    sealed: VecDeque<Message>,
 }
 
 impl Peer {
-    /// There are settlements for it, or credit to give back.
-    fn is_owed_settled(&self) -> bool {
-        !self.settlements.is_empty() || self.items_absorbed > 0 || self.settlements_taken > 0
+    /// There are settlements for it, or credit to give back; none for settlements while `lags`.
+    fn is_owed_settled(&self, lags: bool) -> bool {
+        !self.settlements.is_empty() || self.items_absorbed > 0 || (self.settlements_taken > 0 && !lags)
+    }
+
+    fn is_owed_words(&self) -> bool {
+        !self.questions.is_empty() || !self.answers.is_empty()
+    }
+
+    fn take_settled(&mut self, lags: bool) -> Message {
+        let settlements = std::mem::take(&mut self.settlements);
+        self.settlements_on_way += settlements.len();
+        Message::Settled {
+            settlements,
+            items_absorbed: std::mem::take(&mut self.items_absorbed),
+            settlements_taken: match lags {
+                true => 0,
+                false => std::mem::take(&mut self.settlements_taken),
+            },
+        }
+    }
+
+    /// What comes next is to be told after the settlements there are. Credit for settlements can wait.
+    fn seal_settled(&mut self) {
+        if self.is_owed_settled(true) {
+            let settled = self.take_settled(true);
+            self.sealed.push_back(settled);
+        }
+    }
+
+    /// The owner has counted back so many items.
+    fn items_came_home(&mut self, mut count: usize) {
+        self.items_on_way -= count;
+        while count > 0 {
+            let (items, _) = self
+                .batches_on_way
+                .pop_front()
+                .expect("B1: credit for what was sent");
+            count -= items;
+        }
     }
 }
 
@@ -121,17 +180,15 @@ impl<P: BlockPool, W> Shard<P, W> {
             core_count,
             table,
             fragments,
+            upgrades,
             early,
             credit,
+            on_overload,
             ..
         } = resuming;
-        for (number, landing) in landings.iter().enumerate() {
-            let log = landing.log();
-            assert_eq!(
-                usize::from(log.0),
-                usize::from(core.0) + number * usize::from(core_count),
-                "a log has one keeper"
-            );
+        for landing in &landings {
+            let keeper = route::keeper(landing.log(), core_count);
+            assert_eq!(keeper, core, "a log has one keeper");
         }
         let mut shard = Shard {
             core,
@@ -140,10 +197,14 @@ impl<P: BlockPool, W> Shard<P, W> {
             table,
             landings,
             credit,
+            overload: Overload::new(on_overload),
             batches: (0..core_count).map(|_| ItemBatch::default()).collect(),
             peers: (0..core_count).map(|_| Peer::default()).collect(),
             settlements: Vec::new(),
             inbox: VecDeque::new(),
+            upgrades: upgrades::Upgrades::default(),
+            draining: false,
+            messages_taken: 0,
         };
         for fragment in fragments {
             shard
@@ -151,6 +212,7 @@ impl<P: BlockPool, W> Shard<P, W> {
                 .adopt(now, fragment, &mut shard.stats, &mut shard.settlements);
         }
         shard.dispatch(now);
+        shard.resume_upgrades(upgrades);
         for (from, message) in early {
             shard.handle_message(now, from, message);
         }
@@ -162,7 +224,11 @@ impl<P: BlockPool, W> Shard<P, W> {
     /// Takes one request. On `Appended` the waiter is answered by an effect; otherwise it is given back.
     pub fn handle_export(&mut self, now: Now, request: Request<'_, W>) -> (Submission, Option<W>) {
         let transport = request.transport;
-        let (submission, waiter) = if self.lacks_item_credit() {
+        self.overload.look(now, self.pressure(now));
+        self.landings[0].set_taken_from(self.overload.taken_from());
+        // Without room for traces, and none for what deciding some would set going.
+        let is_stuck = self.table.pressure_tier() > 0 && self.lacks_settlement_credit();
+        let (submission, waiter) = if is_stuck || self.lacks_item_credit() {
             (Submission::InFlight, Some(request.waiter))
         } else {
             self.landings[0].handle_request(now, request, &self.policies, &mut self.stats, &mut self.batches)
@@ -187,6 +253,7 @@ impl<P: BlockPool, W> Shard<P, W> {
     }
 
     pub fn handle_message(&mut self, now: Now, from: CoreId, message: Message) {
+        self.messages_taken += 1;
         match message {
             Message::Items(batch) => {
                 self.inbox.push_back((from, batch));
@@ -199,13 +266,33 @@ impl<P: BlockPool, W> Shard<P, W> {
             } => {
                 let peer = &mut self.peers[usize::from(from.0)];
                 peer.settlements_taken += settlements.len();
-                peer.items_on_way -= items_absorbed;
+                peer.items_came_home(items_absorbed);
                 peer.settlements_on_way -= settlements_taken;
                 self.settlements.append(&mut settlements);
                 self.dispatch(now);
                 self.take_items(now);
             }
-            Message::Decided(_) | Message::Adopt(_) | Message::Replayed => {
+            Message::Asked { log, questions } => {
+                for question in questions {
+                    let answer = self.answer(question);
+                    self.peers[usize::from(from.0)].answers.push((log, answer));
+                }
+            }
+            Message::Answered { log, answers } => {
+                let number = self.number(log);
+                for answer in answers {
+                    self.landings[number].handle_answer(answer);
+                }
+            }
+            Message::Search {
+                number,
+                trace,
+                wanted,
+            } => {
+                self.serve_search(SearchId { asker: from, number }, trace, wanted);
+            }
+            Message::Searched(searched) => self.handle_searched(searched),
+            Message::Decided(_) | Message::Adopt(_) | Message::Upgrades(_) | Message::Replayed => {
                 unreachable!("{from:?} told that it has replayed before")
             }
         }
@@ -257,8 +344,13 @@ impl<P: BlockPool, W> Shard<P, W> {
     pub fn advance(&mut self, now: Now) -> bool {
         let mut more = false;
         for landing in &mut self.landings {
-            more |= landing.advance(now, &mut self.stats);
+            more |= landing.advance(now, &self.policies, &mut self.stats);
         }
+        // Copies that were made may have been what items waited for.
+        self.take_items(now);
+        more |= self.ask_owners();
+        more |= self.advance_upgrades(now);
+        more |= self.decide_all(now);
         more
     }
 
@@ -276,25 +368,30 @@ impl<P: BlockPool, W> Shard<P, W> {
 
     /// A message for another core.
     pub fn poll_message(&mut self) -> Option<(CoreId, Message)> {
+        let lags = self.lags();
         for (number, peer) in self.peers.iter_mut().enumerate() {
             let core = CoreId(number as u16);
             if core == self.core {
                 continue;
             }
+            if let Some(message) = peer.sealed.pop_front() {
+                return Some((core, message));
+            }
             let batch = &mut self.batches[number];
-            if !batch.is_empty() {
+            if let Some(first) = batch.places.first() {
                 peer.items_on_way += batch.items.len();
+                peer.batches_on_way.push_back((batch.items.len(), first.entry()));
                 return Some((core, Message::Items(std::mem::take(batch))));
             }
-            if peer.is_owed_settled() {
-                let settlements = std::mem::take(&mut peer.settlements);
-                peer.settlements_on_way += settlements.len();
-                let message = Message::Settled {
-                    settlements,
-                    items_absorbed: std::mem::take(&mut peer.items_absorbed),
-                    settlements_taken: std::mem::take(&mut peer.settlements_taken),
-                };
-                return Some((core, message));
+            if peer.is_owed_settled(lags) {
+                return Some((core, peer.take_settled(lags)));
+            }
+            // Behind what was settled before.
+            if let Some((log, questions)) = take_of_one_log(&mut peer.questions) {
+                return Some((core, Message::Asked { log, questions }));
+            }
+            if let Some((log, answers)) = take_of_one_log(&mut peer.answers) {
+                return Some((core, Message::Answered { log, answers }));
             }
         }
         None
@@ -302,10 +399,16 @@ impl<P: BlockPool, W> Shard<P, W> {
 
     /// Whether there is a message for another core.
     pub fn has_messages(&self) -> bool {
+        let lags = self.lags();
         let peers = self.peers.iter().zip(&self.batches).enumerate();
         peers
             .filter(|(number, _)| *number != usize::from(self.core.0))
-            .any(|(_, (peer, batch))| !batch.is_empty() || peer.is_owed_settled())
+            .any(|(_, (peer, batch))| {
+                !batch.is_empty()
+                    || peer.is_owed_settled(lags)
+                    || peer.is_owed_words()
+                    || !peer.sealed.is_empty()
+            })
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -316,6 +419,23 @@ impl<P: BlockPool, W> Shard<P, W> {
         };
         let landings = self.landings.iter().map(Landing::poll_timeout);
         landings.chain([table]).flatten().min()
+    }
+
+    /// While draining: decides what is open; `true`: there is more.
+    fn decide_all(&mut self, now: Now) -> bool {
+        if !self.draining || self.table.is_empty() || self.lacks_settlement_credit() {
+            return false;
+        }
+        let oldest = (DRAIN_COUNT, Reason::Shutdown);
+        self.table.close_oldest(
+            now,
+            oldest,
+            &self.policies,
+            &mut self.stats,
+            &mut self.settlements,
+        );
+        self.dispatch(now);
+        true
     }
 
     // ---- between table and logs -------------------------------------------------------------------------
@@ -348,13 +468,60 @@ impl<P: BlockPool, W> Shard<P, W> {
         for settlement in settlements.drain(..) {
             let log = settlement.log();
             match route::keeper(log, core_count) {
-                core if core == self.core => own[usize::from(log.0 as u16 / core_count)].push(settlement),
+                core if core == self.core => own[self.number(log)].push(settlement),
                 core => self.peers[usize::from(core.0)].settlements.push(settlement),
             }
         }
         self.settlements = settlements;
         for (landing, mut settlements) in self.landings.iter_mut().zip(own) {
             landing.settle(now, &mut settlements, &mut self.stats);
+        }
+    }
+
+    /// What would refuse requests at 100.
+    fn pressure(&self, now: Now) -> u64 {
+        let tier = u64::from(self.table.pressure_tier());
+        self.landings[0].pressure(now).max(tier * 100 / 3)
+    }
+
+    pub fn overload(&self) -> &Overload {
+        &self.overload
+    }
+
+    pub fn overload_mut(&mut self) -> &mut Overload {
+        &mut self.overload
+    }
+
+    /// Hands what landing cores ask to the owners of the traces; `true`: some was answered here.
+    fn ask_owners(&mut self) -> bool {
+        let mut answered = false;
+        for number in 0..self.landings.len() {
+            let log = self.landings[number].log();
+            for question in self.landings[number].take_questions() {
+                match self.table.owner_of(&question.trace(), self.peers.len() as u16) {
+                    owner if owner == self.core => {
+                        let answer = self.answer(question);
+                        self.landings[number].handle_answer(answer);
+                        answered = true;
+                    }
+                    owner => self.peers[usize::from(owner.0)].questions.push((log, question)),
+                }
+            }
+        }
+        answered
+    }
+
+    /// What this core knows as the owner of the trace.
+    fn answer(&mut self, question: Question) -> Answer {
+        match question {
+            Question::Open { trace, place } => Answer::Open {
+                place,
+                is_open: self.table.is_open_at(&trace, place),
+            },
+            Question::Moved { trace, old, new } => {
+                self.table.move_place(&trace, old, new);
+                Answer::Moved { old }
+            }
         }
     }
 
@@ -369,11 +536,19 @@ impl<P: BlockPool, W> Shard<P, W> {
             .peers
             .iter()
             .map(|peer| peer.settlements_on_way + peer.settlements.len());
-        on_way.any(|count| count >= self.credit.settlements)
+        on_way.any(|count| count >= self.credit.settlements) || self.lags()
+    }
+
+    /// So many kept fragments wait for their copy that no more should be decided (M1).
+    fn lags(&self) -> bool {
+        let mut landings = self.landings.iter();
+        landings.any(|landing| landing.uncopied_count() >= self.credit.settlements)
     }
 
     fn number(&self, log: LogId) -> usize {
-        usize::from(log.0) / self.peers.len()
+        let mut landings = self.landings.iter();
+        let found = landings.position(|landing| landing.log() == log);
+        found.expect("a log is kept until nothing waits in it")
     }
 
     /// The landing core of one of the logs that this core keeps.
@@ -386,6 +561,27 @@ impl<P: BlockPool, W> Shard<P, W> {
     }
 
     // ---- stopping and looking ---------------------------------------------------------------------------
+
+    /// No new requests will come: everything open is decided, and destinations get all that is kept, however long that
+    /// takes.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        self.landings.iter_mut().for_each(Landing::drain);
+    }
+
+    /// Nothing is left to decide or to export, and nothing is on its way to or from this core: how many messages it
+    /// took until then. When all cores say so twice with the same numbers, the node is drained.
+    pub fn drained(&self) -> Option<u64> {
+        let is_home = |peer: &Peer| peer.items_on_way == 0 && peer.settlements_on_way == 0;
+        let is_drained = self.draining
+            && self.table.is_empty()
+            && self.inbox.is_empty()
+            && !self.has_messages()
+            && self.peers.iter().all(is_home)
+            && self.upgrades_are_idle()
+            && self.landings.iter().all(Landing::is_drained);
+        is_drained.then_some(self.messages_taken)
+    }
 
     /// No new requests will come: destinations are handed what there is and waited for as long as `patience`,
     /// cursors are logged.
@@ -427,4 +623,12 @@ impl<P: BlockPool, W> Shard<P, W> {
     pub fn stats_mut(&mut self) -> &mut Stats {
         &mut self.stats
     }
+}
+
+/// All that there is for the first log that there is something for.
+fn take_of_one_log<T>(all: &mut Vec<(LogId, T)>) -> Option<(LogId, Vec<T>)> {
+    let log = all.first()?.0;
+    let (taken, rest): (Vec<_>, Vec<_>) = std::mem::take(all).into_iter().partition(|(of, _)| *of == log);
+    *all = rest;
+    Some((log, taken.into_iter().map(|(_, one)| one).collect()))
 }

@@ -31,6 +31,24 @@ impl Transport {
     }
 }
 
+/// Why items were acknowledged and lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ItemLoss {
+    /// `overload: sample`: of a share of all traces nothing was taken.
+    OverloadSampled = 0,
+}
+
+impl ItemLoss {
+    pub const ALL: [ItemLoss; 1] = [ItemLoss::OverloadSampled];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            ItemLoss::OverloadSampled => "overload_sampled",
+        }
+    }
+}
+
 /// Items of one signal from admission to their end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
@@ -39,7 +57,8 @@ pub struct Ledger {
     pub upgraded: u64,
     /// Indexed by verdict: what was decided about items, not what was exported.
     pub decided: [u64; 4],
-    pub lost: u64,
+    /// By [`ItemLoss`].
+    pub lost: [u64; 1],
 }
 
 impl Ledger {
@@ -52,14 +71,18 @@ impl Ledger {
         self.resumed += other.resumed;
         self.upgraded += other.upgraded;
         add_all(&mut self.decided, &other.decided);
-        self.lost += other.lost;
+        add_all(&mut self.lost, &other.lost);
+    }
+
+    pub fn lost_total(&self) -> u64 {
+        self.lost.iter().sum()
     }
 
     /// What the ledger of a node says is still undecided; must equal the table's count (C1).
     pub fn pending(&self) -> u64 {
         let entered = self.accepted_total() + self.resumed + self.upgraded;
         // Cores are asked one after another: a decision may be counted before the arrival.
-        entered.saturating_sub(self.decided.iter().sum::<u64>() + self.lost)
+        entered.saturating_sub(self.decided.iter().sum::<u64>() + self.lost_total())
     }
 }
 
@@ -75,6 +98,10 @@ pub struct TraceCounts {
     pub incomplete: u64,
     /// By memory tier 1, 2, 3.
     pub forced: [u64; 3],
+    /// Dropped and kept later.
+    pub upgraded: u64,
+    /// Dropped, and late spans may have made them ones to keep, but too many were looked at already.
+    pub upgrades_skipped: u64,
 }
 
 impl TraceCounts {
@@ -89,6 +116,8 @@ impl TraceCounts {
         add_all(&mut self.with_error, &other.with_error);
         self.incomplete += other.incomplete;
         add_all(&mut self.forced, &other.forced);
+        self.upgraded += other.upgraded;
+        self.upgrades_skipped += other.upgrades_skipped;
     }
 }
 

@@ -18,25 +18,28 @@ mod fragments;
 mod found;
 mod generation;
 mod index;
+mod late;
 mod recent;
 mod trace;
 
 pub use cache::{CompactDecision, DecidedCache, FALSE_HIT_ODDS_MAX};
 pub use found::FoundDecision;
 pub use fragments::Fragments;
+pub use late::{LateCandidate, LateEvidence, upgrade_by};
 pub use recent::{DecidedTrace, Recent};
 pub use trace::Trace;
 
-use crate::base::ids::{Place, TraceId};
+use crate::base::ids::{CoreId, Place, TraceId};
 use crate::base::slab::{Key, Slab};
 use crate::base::time::{Instant, Now};
-use crate::base::wheel::Wheel;
+use crate::base::wheel::{Armed, Wheel};
 use crate::completion::{self, Completion, CompletionOptions};
 use crate::digest::Digest;
 use crate::policy::{PolicySet, Ruling};
-use crate::route::{Decision, HashKey, Item, ItemBatch, Places, PolicyNumber, Settlement};
+use crate::route::{self, Decision, HashKey, Item, ItemBatch, Places, PolicyNumber, Settlement};
 use crate::stats::Stats;
 use crate::verdict::Reason;
+use hashbrown::HashMap;
 use index::Index;
 use std::time::Duration;
 
@@ -44,8 +47,10 @@ use std::time::Duration;
 const AHEAD_COUNT: usize = 16;
 /// Traces judged in one call of `handle_timeout`, so that no turn is long.
 const DUE_COUNT_MAX: usize = 256;
-/// Traces are forced at most this often while the share is not exceeded.
+/// A share of the traces is forced at most this often while the account is not full.
 const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
+/// Traces forced in one turn, so that none is long.
+const FORCED_COUNT_MAX: usize = 256;
 
 #[derive(Clone, Debug)]
 pub struct TableOptions {
@@ -75,8 +80,14 @@ pub struct Table {
     hashes: Vec<u64>,
     decided: DecidedCache,
     recent: Recent,
+    /// Dropped traces with late spans that may matter.
+    candidates: Vec<LateCandidate>,
+    /// Open traces that will be kept, and those that have been since somebody asked.
+    promised: HashMap<TraceId, Decision>,
+    kept_promises: Vec<TraceId>,
     relieved_at: Option<Instant>,
-    tier: u8,
+    /// Traces that are still to be forced of the share that was last due, and by which tier.
+    forcing: (u8, usize),
 }
 
 impl Table {
@@ -96,8 +107,11 @@ impl Table {
             heap_bytes: 0,
             hashes: Vec::new(),
             recent: Recent::default(),
+            candidates: Vec::new(),
+            promised: HashMap::new(),
+            kept_promises: Vec::new(),
             relieved_at: None,
-            tier: 0,
+            forcing: (0, 0),
             options,
         }
     }
@@ -144,8 +158,16 @@ impl Table {
         let key = match self.find(hash, &item.trace) {
             Some(key) => key,
             None => {
+                // Late spans follow the verdict at once, with a settlement of their own.
                 if let Some(decision) = self.decided.get(hash, &item.trace) {
-                    self.settle_late(now, item, decision, places, stats, out);
+                    self.note_late(now, item, decision, places, policies, stats);
+                    out.push(Settlement {
+                        trace: item.trace,
+                        decision,
+                        late: true,
+                        span_count: item.digest.span_count,
+                        places: Places::from_slice(places),
+                    });
                     return;
                 }
                 stats.traces.opened += 1;
@@ -161,33 +183,6 @@ impl Table {
         trace.absorb(now, item.digest, places, spans, parents);
         self.heap_bytes = self.heap_bytes + trace.heap_bytes() - heap_before;
         self.check(now, key, policies, stats, out);
-    }
-
-    /// Late spans follow the verdict at once, with a settlement of their own.
-    fn settle_late(
-        &mut self,
-        now: Now,
-        item: &Item,
-        decision: Decision,
-        places: &[Place],
-        stats: &mut Stats,
-        out: &mut Vec<Settlement>,
-    ) {
-        stats.late_spans[decision.verdict as usize] += u64::from(item.digest.span_count);
-        if let Some(decided) = self.recent.get_mut(&item.trace) {
-            stats.late_span_age.record(Duration::from_nanos(
-                now.wall.0.saturating_sub(decided.decided_at.0),
-            ));
-            decided.add_late(item.digest.span_count, places);
-        }
-        let span_count = item.digest.span_count;
-        out.push(Settlement {
-            trace: item.trace,
-            decision,
-            late: true,
-            span_count,
-            places: Places::from_slice(places),
-        });
     }
 
     fn find(&self, hash: u64, trace: &TraceId) -> Option<Key> {
@@ -210,8 +205,15 @@ impl Table {
             None => self.oldest = Some(key),
         }
         self.index.insert(hash, key);
-        self.wheel.arm(now.instant, key);
+        self.arm(now.instant, key);
         key
+    }
+
+    fn arm(&mut self, deadline: Instant, key: Key) {
+        let armed = self.wheel.arm(deadline, key);
+        if let Some(trace) = self.traces.get_mut(key) {
+            trace.armed = armed;
+        }
     }
 
     /// Closes the trace if a rule of completion says so; otherwise makes sure that it will come up again.
@@ -256,7 +258,9 @@ impl Table {
             policy: ruling.policy.map(|policy| PolicyNumber(policy.0)),
             threshold: ruling.threshold,
             incomplete,
+            upgraded: false,
         };
+        let decision = self.redeem(trace.id(), decision);
         self.count_decision(now, &trace, &ruling, decision, stats);
         self.remember(now, &trace, decision);
         out.extend(trace.into_settlements(decision, false));
@@ -300,6 +304,7 @@ impl Table {
             Some(newer) => self.traces.get_mut(newer).expect("listed").older = trace.older,
             None => self.newest = trace.older,
         }
+        self.wheel.disarm(trace.armed, key);
         self.heap_bytes -= trace.heap_bytes();
         Some(trace)
     }
@@ -321,14 +326,20 @@ impl Table {
             let keys = &due[begin..due.len().min(begin + AHEAD_COUNT)];
             self.look_ahead(keys, &mut hashes);
             for key in keys {
+                if let Some(trace) = self.traces.get_mut(*key) {
+                    trace.armed = Armed::NOT;
+                }
                 if let Some(until) = self.check(now, *key, policies, stats, out) {
-                    self.wheel.arm(until, *key);
+                    self.arm(until, *key);
                 }
             }
         }
         due.clear();
         self.due = due;
         self.hashes = hashes;
+        if self.forcing.1 > 0 {
+            self.relieve_pressure(now, policies, stats, out);
+        }
     }
 
     /// Asks for the slots of some of the keys, beginning with number `begin`.
@@ -354,21 +365,68 @@ impl Table {
         }
     }
 
+    /// Closes the oldest traces, at most so many.
+    pub fn close_oldest(
+        &mut self,
+        now: Now,
+        (count, reason): (usize, Reason),
+        policies: &PolicySet,
+        stats: &mut Stats,
+        out: &mut Vec<Settlement>,
+    ) {
+        for _ in 0..count {
+            let Some(oldest) = self.oldest else { break };
+            self.close(now, oldest, reason, policies, stats, out);
+        }
+    }
+
     /// When `handle_timeout` is due next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wheel.next()
+        match self.forcing {
+            (_, 0) => self.wheel.next(),
+            _ => Some(Instant(0)),
+        }
+    }
+
+    // ---- copying forward --------------------------------------------------------------------------------
+
+    pub fn owner_of(&self, trace: &TraceId, core_count: u16) -> CoreId {
+        route::owner(self.options.hash_key.trace(trace), core_count)
+    }
+
+    /// Whether an open trace has spans at this place.
+    pub fn is_open_at(&self, trace: &TraceId, place: Place) -> bool {
+        self.open_trace(trace).is_some_and(|trace| trace.has_place(place))
+    }
+
+    /// Spans of a trace were copied forward: nothing will name their old place any more.
+    pub fn move_place(&mut self, trace: &TraceId, old: Place, new: Place) {
+        let key = self.find(self.options.hash_key.trace(trace), trace);
+        if let Some(trace) = key.and_then(|key| self.traces.get_mut(key)) {
+            trace.move_place(old, new);
+        }
     }
 
     // ---- memory -----------------------------------------------------------------------------------------
 
-    /// Bytes of trace state: slots, index, wheel, and the lists that traces own.
+    /// The account of trace state: slots in use, index, wheel, and the lists that traces own.
     pub fn state_bytes(&self) -> u64 {
-        let per_trace = Slab::<Trace>::SLOT_BYTES + Index::ENTRY_BYTES + size_of::<(u64, Key)>();
-        (self.traces.len() * per_trace) as u64 + self.heap_bytes
+        let slots = self.traces.len() * Slab::<Trace>::SLOT_BYTES;
+        (slots + self.index.memory_bytes() + self.wheel.memory_bytes()) as u64 + self.heap_bytes
     }
 
-    /// Decides the oldest traces early: 10 % of them above 90 % of the share, 30 % above 95 %, at most once
-    /// a second; above 100 % at once as many as needed.
+    /// Memory that is there for traces and not in use: slots that wait for the next ones.
+    pub fn spare_bytes(&self) -> u64 {
+        (self.traces.memory_bytes() - self.traces.len() * Slab::<Trace>::SLOT_BYTES) as u64
+    }
+
+    /// What is remembered of decided traces.
+    pub fn decided_bytes(&self) -> u64 {
+        self.decided.memory_bytes() + self.recent.memory_bytes()
+    }
+
+    /// Decides the oldest traces early: 10 % of them above 90 % of the account, 30 % above 95 %, at most once a
+    /// second and not all in one turn; above 100 % at once as many as needed (M1).
     fn relieve_pressure(
         &mut self,
         now: Now,
@@ -376,37 +434,52 @@ impl Table {
         stats: &mut Stats,
         out: &mut Vec<Settlement>,
     ) {
-        let share = self.options.state_bytes_max;
-        let used = self.state_bytes();
-        self.tier = match used {
-            _ if used * 100 < share * 90 => 0,
-            _ if used * 100 < share * 95 => 1,
-            _ if used < share => 2,
-            _ => 3,
-        };
-        if self.tier == 0 {
+        let tier = self.pressure_tier();
+        if tier == 0 {
+            self.forcing = (0, 0);
             return;
         }
-        let rested = self
-            .relieved_at
-            .is_none_or(|at| now.instant.since(at) >= PRESSURE_INTERVAL);
-        let count = match self.tier {
-            1 if rested => self.traces.len() / 10,
-            2 if rested => self.traces.len() * 3 / 10,
-            3 => self.traces.len() / 100 + 1,
-            _ => return,
-        };
-        self.relieved_at = Some(now.instant);
-        stats.traces.forced[self.tier as usize - 1] += count as u64;
-        for _ in 0..count.max(1) {
-            let Some(oldest) = self.oldest else { break };
-            self.close(now, oldest, Reason::MemoryPressure, policies, stats, out);
+        let has_rested = |at| now.instant.since(at) >= PRESSURE_INTERVAL;
+        if self.forcing.1 == 0 && self.relieved_at.is_none_or(has_rested) {
+            let tenths = if tier == 1 { 1 } else { 3 };
+            self.forcing = (tier, (self.traces.len() * tenths / 10).max(1));
+            self.relieved_at = Some(now.instant);
         }
+        let (forced_by, count) = self.forcing;
+        let count_now = count.min(FORCED_COUNT_MAX);
+        self.forcing.1 -= count_now;
+        for _ in 0..count_now {
+            self.force_oldest(now, forced_by, policies, stats, out);
+        }
+        while self.state_bytes() >= self.options.state_bytes_max
+            && self.force_oldest(now, 3, policies, stats, out)
+        {}
     }
 
-    /// 0 while trace state is below 90 % of its share, then 1, 2 and 3 at 90, 95 and 100 %.
+    /// `false`: there is none.
+    fn force_oldest(
+        &mut self,
+        now: Now,
+        tier: u8,
+        policies: &PolicySet,
+        stats: &mut Stats,
+        out: &mut Vec<Settlement>,
+    ) -> bool {
+        let Some(oldest) = self.oldest else { return false };
+        stats.traces.forced[usize::from(tier) - 1] += 1;
+        self.close(now, oldest, Reason::MemoryPressure, policies, stats, out);
+        true
+    }
+
+    /// 0 while trace state is below 90 % of its account, then 1, 2 and 3 at 90, 95 and 100 %.
     pub fn pressure_tier(&self) -> u8 {
-        self.tier
+        let (account, used) = (self.options.state_bytes_max, self.state_bytes());
+        match used {
+            _ if used * 100 < account * 90 => 0,
+            _ if used * 100 < account * 95 => 1,
+            _ if used < account => 2,
+            _ => 3,
+        }
     }
 
     // ---- replay -----------------------------------------------------------------------------------------
@@ -420,14 +493,22 @@ impl Table {
                 late,
                 seen,
             } => {
-                self.decided
-                    .insert(self.options.hash_key.trace(&trace), trace, decision);
-                let Some(seen) = seen else { return };
+                let hash = self.options.hash_key.trace(&trace);
+                self.decided.insert(hash, trace, decision);
+                let seen = seen.map(|seen| DecidedTrace {
+                    // Another log may have said that it was upgraded.
+                    decision: self.decided.get(hash, &trace).unwrap_or(decision),
+                    ..seen
+                });
+                let Some(seen) = seen else {
+                    self.know_upgraded(&trace, decision);
+                    return;
+                };
                 match self.recent.get_mut(&trace) {
-                    Some(known) if late => known.add_late(seen.digest.span_count, &seen.places),
+                    Some(known) if late => known.add_late(seen.digest, &seen.places),
                     Some(known) => known.merge(seen),
                     None if late => {}
-                    None => self.recent.push(seen),
+                    None => self.recent.push(seen.replayed()),
                 }
             }
             FoundDecision::CarriedDrop(compact) => self.decided.insert_older(compact, None),
@@ -436,6 +517,13 @@ impl Table {
                 trace,
                 decision,
             } => self.decided.insert_older(compact, Some((trace, decision))),
+        }
+    }
+
+    /// Of an upgrade its owner's log says only that it was decided.
+    fn know_upgraded(&mut self, trace: &TraceId, decision: Decision) {
+        if let Some(known) = self.recent.get_mut(trace).filter(|_| decision.upgraded) {
+            known.decision = decision;
         }
     }
 
@@ -448,7 +536,7 @@ impl Table {
         if let Some(decision) = self.decided.get(hash, &fragment.id()) {
             if let Some(decided) = self.recent.get_mut(&fragment.id()) {
                 let places: Places = fragment.places().collect();
-                decided.add_late(span_count, &places);
+                decided.add_late(*fragment.digest(), &places);
             }
             stats.late_spans[decision.verdict as usize] += u64::from(span_count);
             out.extend(fragment.into_settlements(decision, true));

@@ -242,6 +242,26 @@ impl<P: BlockPool> Log<P> {
         Some((segment.id, PAGE_BYTES as u64 + position.since(segment.base)))
     }
 
+    /// The entry at `position` of a durable segment, whose bytes `bytes` begin with, and where the next one begins;
+    /// errors as [`Log::check`].
+    pub fn walk<'a>(&self, position: Position, bytes: &'a [u8]) -> Result<(Entry<'a>, Position), EntryError> {
+        let index = self.segment_index(position).ok_or(EntryError::NoHeader)?;
+        let header = EntryHeader::read(self.seed, position, bytes)?;
+        if header.segment != self.segments[index].id {
+            return Err(EntryError::NoHeader);
+        }
+        let entry = match header.kind {
+            EntryKind::PAD => header.view(&[]),
+            _ => header.entry(bytes)?,
+        };
+        Ok((entry, header.end()))
+    }
+
+    /// Data bytes of a segment.
+    pub fn segment_bytes(&self) -> u64 {
+        self.options.segment_size
+    }
+
     /// Checks whole an entry that was read from disk; `bytes` begin with it. [`EntryError::Short`] says
     /// how many bytes it takes. An entry whose segment went meanwhile is [`EntryError::NoHeader`].
     pub fn check<'a>(&self, position: Position, bytes: &'a [u8]) -> Result<Entry<'a>, EntryError> {

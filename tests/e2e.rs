@@ -30,6 +30,8 @@ mod admin; // health, metrics, status, explain
 mod captures; // real traffic against the oracle
 #[path = "e2e/damage.rs"]
 mod damage; // flipped bytes
+#[path = "e2e/drain.rs"]
+mod drain; // everything given away
 #[path = "e2e/kill.rs"]
 mod kill; // SIGKILL in mid-load
 #[path = "e2e/late.rs"]
@@ -40,3 +42,5 @@ mod lifecycle; // SIGTERM, locks, ports, formats, tmpfs
 mod outputs; // torn lines, SIGHUP, unwritable places
 #[path = "e2e/sdk.rs"]
 mod sdk; // the OpenTelemetry SDK
+#[path = "e2e/upgrade.rs"]
+mod upgrade; // dropped traces kept after all

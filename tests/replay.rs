@@ -193,3 +193,88 @@ fn what_has_settled_is_passed_over() {
     world.settle();
     world.assert_due_is_out();
 }
+
+/// Traffic goes on for many times what the log may hold, while one trace gets a span now and then.
+fn long_trace_amid_traffic(world: &mut World, random: &mut Random, from: u64, count: u64) {
+    for number in from..from + count {
+        world.fill(random, 200_000);
+        world.send_more(1, number);
+    }
+}
+
+#[test]
+fn a_long_trace_pins_no_segment_and_comes_out_whole() {
+    let mut random = Random(13);
+    let mut world = World::new(13);
+    world.power_cut(&mut random);
+    world.quiet = std::time::Duration::from_secs(2);
+    world.restart();
+    world.send_trace(1, true);
+    world.settle_disks();
+    let (first, _) = world.segments();
+    long_trace_amid_traffic(&mut world, &mut random, 2, 60);
+    let (oldest, count) = world.segments();
+    assert!(oldest > first, "the segment it began in is still there");
+    assert!(count < 16, "{count} segments");
+    assert!(world.forwarded_bytes() > 0);
+    // What was copied is found again, and copied again.
+    for round in 1..4 {
+        world.power_cut(&mut random);
+        world.restart();
+        long_trace_amid_traffic(&mut world, &mut random, 2 + round * 60, 30);
+    }
+    world.settle();
+    world.assert_due_is_out();
+    world.assert_nothing_invented();
+    world.assert_ledger();
+}
+
+/// Nearly all of the log is of open traces: it refuses, and does not copy itself round and round.
+#[test]
+fn a_log_that_is_mostly_alive_refuses_and_is_not_copied_for_ever() {
+    let mut random = Random(14);
+    let mut world = World::new(14);
+    world.power_cut(&mut random);
+    world.quiet = std::time::Duration::from_secs(20);
+    world.restart();
+    let mut refused = 0;
+    for trace in 0..400 {
+        refused += u64::from(!world.try_send(10_000 + trace, 40_000));
+        world.settle_disks();
+        world.pass(20);
+    }
+    assert!(refused > 0, "16 MB in a log of 12 MB");
+    let copied = world.forwarded_bytes();
+    assert!(copied < 8 << 20, "{copied} bytes");
+    world.pass_idle(30_000);
+    assert!(
+        world.try_send(1, 1_000),
+        "what was open is decided, and there is room"
+    );
+    world.settle();
+    world.assert_nothing_invented();
+    world.assert_ledger();
+}
+
+/// `overload: sample`: of a trace all parts are taken or none, by its randomness, and the ledger says what was not.
+#[test]
+fn under_overload_whole_traces_are_left_out_by_their_randomness() {
+    let mut world = World::new(15);
+    world.leave_out(4);
+    let traces: Vec<u64> = (1..32).map(|part| part << 51).collect();
+    for trace in &traces {
+        world.send_trace(*trace, true);
+    }
+    for number in 2..4 {
+        for trace in &traces {
+            world.send_more(*trace, number);
+        }
+    }
+    world.settle();
+    for (part, trace) in (1..32).zip(&traces) {
+        let expected = if part < 8 { 0 } else { 4 };
+        assert_eq!(world.out_of(*trace), expected, "trace {part} of 32");
+    }
+    assert_eq!(world.left_out_spans(), 7 * 4);
+    world.assert_ledger();
+}

@@ -136,6 +136,11 @@ impl<T> Slab<T> {
             .get_mut(slot as usize % CHUNK_SLOTS)
     }
 
+    /// Bytes of all slots, free ones included: chunks are kept for their next use.
+    pub fn memory_bytes(&self) -> usize {
+        self.chunks.len() * CHUNK_SLOTS * Self::SLOT_BYTES
+    }
+
     pub fn len(&self) -> usize {
         self.len
     }

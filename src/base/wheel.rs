@@ -7,15 +7,28 @@
 //! ```
 //!
 //! A key is armed once and not moved when its deadline moves away: when it comes up, its owner looks at the
-//! true deadline and arms it again. So a span costs the wheel nothing, and a trace one push and one pop.
+//! true deadline and arms it again; one whose owner goes earlier is taken out, lest keys pile up that mean nothing. So a span costs the wheel nothing, and a trace one push and one pop.
 
 use crate::base::time::Instant;
 
 /// Nanoseconds of a tick, as a shift: 2^24 ns = 16.8 ms.
 const TICK_SHIFT: u32 = 24;
 const SLOT_COUNT: u64 = 4096;
-/// A slot that held more keys than this gives its memory back when it has been emptied.
-const SLOT_KEYS_KEPT: usize = 1024;
+/// A slot that held more keys than this gives its memory back when it has been emptied: 4,096 slots that each keep the
+/// room of a busy tick would be as much memory as the traces themselves.
+const SLOT_KEYS_KEPT: usize = 16;
+
+/// Keys of one slot that are searched for one to be disarmed.
+const SEARCH_KEYS_MAX: usize = 1024;
+
+/// Where a key is armed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Armed(u16);
+
+impl Armed {
+    /// Nowhere.
+    pub const NOT: Armed = Armed(u16::MAX);
+}
 
 /// Keys by the tick at which they come up.
 ///
@@ -23,28 +36,53 @@ const SLOT_KEYS_KEPT: usize = 1024;
 /// at each [`Wheel::next`].
 #[derive(Debug)]
 pub struct Wheel<K> {
-    slots: Vec<Vec<(u64, K)>>,
+    /// A key with the round in which it is due: its tick without the low bits, which name the slot.
+    slots: Vec<Vec<(u32, K)>>,
+    /// What the slots have room for.
+    capacity: usize,
     /// Every tick before this one has been expired.
     cursor: u64,
     len: usize,
 }
 
-impl<K: Copy> Wheel<K> {
+impl<K: Copy + PartialEq> Wheel<K> {
     pub fn new(now: Instant) -> Wheel<K> {
         Wheel {
             slots: (0..SLOT_COUNT).map(|_| Vec::new()).collect(),
+            capacity: 0,
             cursor: now.0 >> TICK_SHIFT,
             len: 0,
         }
     }
 
-    /// `key` comes up once, at or soon after `deadline`.
+    /// `key` comes up once, at or soon after `deadline`. Returned is where it is armed.
     #[inline]
-    pub fn arm(&mut self, deadline: Instant, key: K) {
+    pub fn arm(&mut self, deadline: Instant, key: K) -> Armed {
         // The tick that begins at or after the deadline, so that a key is never early.
         let tick = (deadline.0.saturating_add((1 << TICK_SHIFT) - 1) >> TICK_SHIFT).max(self.cursor);
-        self.slots[(tick % SLOT_COUNT) as usize].push((tick, key));
+        let slot = &mut self.slots[(tick % SLOT_COUNT) as usize];
+        let before = slot.capacity();
+        slot.push(((tick / SLOT_COUNT) as u32, key));
+        self.capacity += slot.capacity() - before;
         self.len += 1;
+        Armed((tick % SLOT_COUNT) as u16)
+    }
+
+    /// `key` need not come up any more. Among very many of one tick it may not be found; then it does come up.
+    pub fn disarm(&mut self, Armed(slot): Armed, key: K) {
+        let Some(slot) = self.slots.get_mut(usize::from(slot)) else {
+            return;
+        };
+        let first = slot.len().saturating_sub(SEARCH_KEYS_MAX);
+        let Some(found) = slot[first..].iter().rposition(|(_, armed)| *armed == key) else {
+            return;
+        };
+        slot.swap_remove(first + found);
+        self.len -= 1;
+        if slot.is_empty() && slot.capacity() > SLOT_KEYS_KEPT {
+            self.capacity -= slot.capacity();
+            *slot = Vec::new();
+        }
     }
 
     /// Moves the keys that are due at `now` to `due`, at most `count_max`; true if more are waiting.
@@ -59,9 +97,11 @@ impl<K: Copy> Wheel<K> {
         self.cursor = self.cursor.max((now_tick + 1).saturating_sub(SLOT_COUNT));
         while self.cursor <= now_tick {
             let slot = &mut self.slots[(self.cursor % SLOT_COUNT) as usize];
+            // Of two ticks in one slot the later one has the higher round.
+            let now_round = (now_tick - self.cursor % SLOT_COUNT) / SLOT_COUNT;
             let mut index = 0;
             while index < slot.len() {
-                if slot[index].0 > now_tick {
+                if u64::from(slot[index].0) > now_round {
                     index += 1;
                 } else if taken == count_max {
                     return true;
@@ -72,6 +112,7 @@ impl<K: Copy> Wheel<K> {
                 }
             }
             if slot.is_empty() && slot.capacity() > SLOT_KEYS_KEPT {
+                self.capacity -= slot.capacity();
                 *slot = Vec::new();
             }
             self.cursor += 1;
@@ -82,6 +123,11 @@ impl<K: Copy> Wheel<K> {
     /// When `expire` is next worth calling: the next tick while anything is armed.
     pub fn next(&self) -> Option<Instant> {
         (self.len > 0).then_some(Instant(self.cursor << TICK_SHIFT))
+    }
+
+    /// Bytes of all slots.
+    pub fn memory_bytes(&self) -> usize {
+        self.slots.len() * size_of::<Vec<(u32, K)>>() + self.capacity * size_of::<(u32, K)>()
     }
 
     pub fn len(&self) -> usize {
@@ -101,9 +147,25 @@ mod tests {
     const TICK_NS: u64 = 1 << TICK_SHIFT;
 
     #[test]
+    fn a_key_that_is_disarmed_does_not_come_up_and_takes_no_memory() {
+        let mut wheel = Wheel::new(Instant(0));
+        let empty = wheel.memory_bytes();
+        let armed: Vec<Armed> = (0..500).map(|key| wheel.arm(Instant(5), key)).collect();
+        for key in (0..500).filter(|key| *key != 77) {
+            wheel.disarm(armed[key], key);
+        }
+        wheel.disarm(Armed::NOT, 77);
+        let mut due = Vec::new();
+        assert!(!wheel.expire(Instant(TICK_NS), 1000, &mut due));
+        assert_eq!((due, wheel.len(), wheel.memory_bytes()), (vec![77], 0, empty));
+    }
+
+    #[test]
     fn a_full_slot_is_taken_in_parts() {
         let mut wheel = Wheel::new(Instant(0));
-        (0..10).for_each(|key| wheel.arm(Instant(5), key));
+        for key in 0..10 {
+            wheel.arm(Instant(5), key);
+        }
         let mut due = Vec::new();
         assert!(wheel.expire(Instant(TICK_NS), 4, &mut due));
         assert!(wheel.expire(Instant(TICK_NS), 4, &mut due));

@@ -7,6 +7,7 @@ use crate::config::{Config, Loaded, render};
 use crate::export::batch::Format;
 use crate::export::retry::RetryOptions;
 use crate::export::{DestinationOptions, Wants};
+use crate::io::budget::Budget;
 use crate::io::egress::compress::Compression;
 use crate::io::egress::file::{FileOptions, Rotation};
 use crate::io::egress::otlp::{Keepalive, OtlpOptions, Protocol};
@@ -29,12 +30,15 @@ const WAL_SEGMENTS_MIN: u64 = 8;
 /// Of one hand-out to a file.
 const FILE_BATCH_BYTES: usize = 1 << 20;
 
-pub fn run(loaded: Loaded, log: &LogFlags, files: Vec<String>) -> Result<(), Failure> {
+pub fn run(loaded: Loaded, log: &LogFlags, files: Vec<String>, drain: bool) -> Result<(), Failure> {
     start_log(log);
     if loaded.config.built_in {
         eprintln!("keeping every trace; `tailkeep print-config --example` shows sampling");
     }
-    let options = node_options(loaded, files)?;
+    let options = NodeOptions {
+        drain,
+        ..node_options(loaded, files)?
+    };
     node::run(options).map_err(|error| Failure::Environment(error.to_string()))
 }
 
@@ -75,14 +79,15 @@ pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, F
     let mut ingress = ingress::Options::new(transcode);
     ingress.grpc_message_max = config.receivers.grpc.message_bytes_max as usize;
     ingress.http_body_max = config.receivers.http.body_bytes_max as usize;
-    let body_bytes_max = ingress.grpc_message_max.max(ingress.http_body_max);
     let keepalive = &config.receivers.grpc.keepalive;
     ingress.time.age_max = keepalive.age_max;
     ingress.time.keepalive = keepalive.time;
     ingress.time.keepalive_timeout = keepalive.timeout;
     // After SIGTERM clients have less than the 30 seconds of the contract.
     ingress.time.grace = Duration::from_secs(8);
-    ingress.in_flight_max = (memory_limit_bytes as usize / 100 * 5 / cpus.len()).max(body_bytes_max);
+    let budget = Budget::new(memory_limit_bytes, cpus.len() as u16);
+    ingress.in_flight_max = budget.bodies as usize;
+    ingress.spare_max = budget.spares;
     Ok(NodeOptions {
         name: config.node.name.clone().or_else(hostname),
         cpus,
@@ -95,6 +100,7 @@ pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, F
         completion: completion(&config),
         annotate: config.sampling.annotate,
         memory_limit_bytes,
+        on_overload: config.overload,
         exporters: config
             .exporters
             .iter()
@@ -111,6 +117,7 @@ pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, F
         admin: resolve("admin.endpoint", &config.admin.endpoint)?,
         admin_token,
         ingress,
+        drain: false,
         config_files: files,
         config_hash: config_hash(&config),
         version: env!("CARGO_PKG_VERSION"),
@@ -174,6 +181,7 @@ fn exporter(exporter: &config::ExporterOptions, wal_bytes: u64) -> ExporterOptio
         batch_bytes,
         retry,
         queue_bytes_max: queue.bytes_max.clone().or_else(|| wal_bytes / 2),
+        queue_age_max: Some(queue.age_max).filter(|age| !age.is_zero()),
         on_full: queue.on_full,
     };
     ExporterOptions { destination, sink }

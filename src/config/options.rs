@@ -231,6 +231,8 @@ pub struct FilterOptions {
 pub struct QueueOptions {
     /// `auto`: half of `wal.max_size`.
     pub bytes_max: Auto<u64>,
+    /// Zero: as long as there is room.
+    pub age_max: Duration,
     pub on_full: OnFull,
 }
 
@@ -395,6 +397,7 @@ impl Default for FilterOptions {
 impl Default for QueueOptions {
     fn default() -> Self {
         QueueOptions {
+            age_max: Duration::ZERO,
             bytes_max: Auto::Auto,
             on_full: OnFull::LoseNew,
         }

@@ -13,6 +13,7 @@ use super::options::{
 };
 use super::units::{show_duration, show_size};
 use crate::policy::options::{PolicyEntry, PolicyKind, StatusCode};
+use crate::shard::OnOverload;
 
 /// The YAML text of `config`, with a newline at its end.
 pub fn render(config: &Config) -> String {
@@ -23,6 +24,7 @@ pub fn render(config: &Config) -> String {
 
 fn write_config(out: &mut String, config: &Config) -> fmt::Result {
     let Config {
+        overload,
         built_in,
         node,
         receivers,
@@ -134,7 +136,11 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
         "memory:\n  limit: {}",
         auto(&memory.limit_bytes, |bytes| show_size(*bytes))
     )?;
-    writeln!(out, "overload: refuse")?;
+    let overload = match overload {
+        OnOverload::Refuse => "refuse",
+        OnOverload::Sample => "sample",
+    };
+    writeln!(out, "overload: {overload}")?;
     writeln!(out, "logs:\n  pass: []")?;
     writeln!(
         out,
@@ -245,7 +251,11 @@ fn write_exporter(out: &mut String, exporter: &ExporterOptions) -> fmt::Result {
         OnFull::LoseNew => "lose_new",
         OnFull::PushBack => "push_back",
     };
-    writeln!(out, "    queue: {{ max_size: {bytes_max}, on_full: {on_full} }}")
+    let age_max = show_duration(exporter.queue.age_max);
+    writeln!(
+        out,
+        "    queue: {{ max_size: {bytes_max}, max_age: {age_max}, on_full: {on_full} }}"
+    )
 }
 
 /// `{ name: …, type: …, <type>: { … } }`: one line a policy, sub-policies within.

@@ -30,7 +30,7 @@ pub fn read(report: &Report, tree: &Node, built_in: bool) -> Config {
     let sampling = host::sampling(root.section("sampling"));
     let completion = tail_sampling::completion(root.section("completion"), &sampled);
     let memory = host::memory(root.section("memory"));
-    host::overload(&mut root);
+    let overload = host::overload(&mut root);
     host::logs(root.section("logs"));
     host::rollup(root.section("rollup"));
     let exporters = exporters::exporters(&mut root);
@@ -54,6 +54,7 @@ pub fn read(report: &Report, tree: &Node, built_in: bool) -> Config {
         sampling,
         completion,
         memory,
+        overload,
         exporters,
         admin,
     };

@@ -176,6 +176,8 @@ pub enum Loss {
     PartialSuccess,
     /// The destination's queue, or the kept log, had no room.
     QueueFull,
+    /// It waited longer than `queue.max_age`.
+    TooOld,
     /// The bytes cannot be written as JSON.
     Unwritable,
     /// The disk does not give the bytes back.
@@ -189,6 +191,7 @@ impl Loss {
             Loss::GivenUp => "max_elapsed_time".into(),
             Loss::PartialSuccess => "partial_success".into(),
             Loss::QueueFull => "queue_full".into(),
+            Loss::TooOld => "max_age".into(),
             Loss::Unwritable => "unwritable".into(),
             Loss::Unreadable => "unreadable".into(),
         }

@@ -5,15 +5,19 @@
 //! from the first moment on, so that a long replay can be watched.
 
 mod explain; // one trace, and recent decisions
+mod keep; // a trace kept by hand
 mod spans; // what the spans of one trace tell
 mod metrics; // Prometheus text
 mod report; // what a core tells of itself
 mod page; // the page for people
 mod status; // the status document
 
+pub use keep::BY_HAND;
+
 use super::clock::Clock;
 use super::connections::Connections;
 use super::core::Core;
+use super::executor::Flags;
 use super::ingress::Ingress;
 use super::mesh::Mesh;
 use super::stream::{ReadBuffers, Stream};
@@ -31,6 +35,7 @@ use std::os::fd::{FromRawFd, IntoRawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -100,12 +105,19 @@ pub struct Admin {
     core: RefCell<Option<Rc<Core>>>,
     ingress: RefCell<Option<Rc<Ingress>>>,
     last_replay: Cell<LastReplay>,
+    flags: Arc<Flags>,
     stopping: Cell<bool>,
 }
 
 impl Admin {
     /// On the core that it answers for.
-    pub fn new(facts: Arc<Facts>, clock: Rc<Clock>, mesh: Rc<Mesh>, cpu: u32) -> Rc<Admin> {
+    pub fn new(
+        facts: Arc<Facts>,
+        clock: Rc<Clock>,
+        mesh: Rc<Mesh>,
+        flags: Arc<Flags>,
+        cpu: u32,
+    ) -> Rc<Admin> {
         let connections = Connections::new(clock.clone(), CONNECTIONS_MAX);
         Rc::new(Admin {
             facts,
@@ -116,6 +128,7 @@ impl Admin {
             core: RefCell::new(None),
             ingress: RefCell::new(None),
             last_replay: Cell::default(),
+            flags,
             stopping: Cell::new(false),
         })
     }
@@ -148,11 +161,18 @@ impl Admin {
         if !open && let Err(refusal) = self.authorize(request) {
             return refusal;
         }
-        if request.method() != Method::GET && request.method() != Method::HEAD {
-            return match path.starts_with("/api/v1/") {
-                true => Reply::error(StatusCode::METHOD_NOT_ALLOWED, "only GET is built so far"),
-                false => Reply::error(StatusCode::METHOD_NOT_ALLOWED, "use GET"),
+        if request.method() == Method::POST {
+            return match is_from_here(request) {
+                true => self.act(path).await,
+                // A page of anybody's could send it without being able to read the answer.
+                false => Reply::error(StatusCode::FORBIDDEN, "a page from elsewhere may not ask this"),
             };
+        }
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return Reply::error(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "use GET, or POST where it is said",
+            );
         }
         match path {
             "/" => page::page(),
@@ -181,6 +201,25 @@ impl Admin {
                     "no such page; see /, /api/v1/status and /metrics",
                 ),
             },
+        }
+    }
+
+    /// What is asked for by POST.
+    async fn act(&self, path: &str) -> Reply {
+        let kept = path
+            .strip_prefix("/api/v1/traces/")
+            .and_then(|rest| rest.strip_suffix("/keep"));
+        match (path, kept) {
+            (_, Some(id)) => self.keep(id).await,
+            ("/api/v1/drain", _) => {
+                self.flags.drain.store(true, Ordering::Relaxed);
+                let why = "everything is decided and exported, then this process ends";
+                Reply::json(
+                    StatusCode::ACCEPTED,
+                    &json!({ "state": "draining", "message": why }),
+                )
+            }
+            _ => Reply::error(StatusCode::METHOD_NOT_ALLOWED, "use GET"),
         }
     }
 
@@ -214,6 +253,18 @@ impl Admin {
             )),
         }
     }
+}
+
+/// Whether no page, or a page of our own, asks.
+fn is_from_here(request: &Request<Incoming>) -> bool {
+    let text = |name| request.headers().get(name).map(HeaderValue::as_bytes);
+    let Some(origin) = text(header::ORIGIN) else {
+        return true;
+    };
+    let host = text(header::HOST).unwrap_or_default();
+    [&b"http://"[..], b"https://"]
+        .iter()
+        .any(|scheme| origin.strip_prefix(*scheme) == Some(host))
 }
 
 /// Whether the client says an address or a name that nobody outside can own, or does not say how it calls us.

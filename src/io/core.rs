@@ -18,13 +18,14 @@ use super::ingress::{
     self, Connection, Durable, Partial, Replied, Submitted, Ticket, TraceService, Unavailable,
 };
 use super::mesh::{Mesh, Post};
-use super::seats::Seats;
-use crate::base::ids::{CoreId, LogId, Place};
+use super::seats::{LeftOut, Seats};
+use crate::base::ids::{CoreId, LogId, Place, TraceId};
 use crate::base::time::{Instant, Now};
 use crate::export::{Notice, Shipment};
 use crate::landing::fetch::{ReadOp, WhichLog};
-use crate::landing::{Effect, Request, Submission};
-use crate::shard::{self, Message, Shard};
+use crate::landing::{Effect, Request, Searched, Submission};
+use crate::route::Decision;
+use crate::shard::{self, Message, Shard, Upgrade};
 use crate::stats::{Refusal, Stats, Transport};
 use crate::wal::{DiskOp, EntryError, OpId, Refused};
 use futures_util::future::{Either, select};
@@ -55,6 +56,8 @@ pub struct Core {
     clock: Rc<Clock>,
     mesh: Rc<Mesh>,
     seats: Seats,
+    left_out: LeftOut,
+    pool: DmaPool,
     disk: Disk,
     sinks: Vec<Sink>,
     queue: TaskQueueHandle,
@@ -63,6 +66,7 @@ pub struct Core {
     random: Cell<u64>,
     span_bytes_max: usize,
     serving: Cell<bool>,
+    draining: Cell<bool>,
     disk_low: Cell<bool>,
     /// A task will post what other cores are to know.
     posting: Cell<bool>,
@@ -79,6 +83,9 @@ pub struct CoreParts {
     pub clock: Rc<Clock>,
     pub mesh: Rc<Mesh>,
     pub seats: Seats,
+    pub left_out: LeftOut,
+    /// Of the logs' blocks.
+    pub pool: DmaPool,
     pub disk: Disk,
     /// One for each exporter, in the order of the configuration.
     pub sinks: Vec<Sink>,
@@ -96,6 +103,8 @@ impl Core {
             clock,
             mesh,
             seats,
+            left_out,
+            pool,
             disk,
             sinks,
             queue,
@@ -107,6 +116,8 @@ impl Core {
             clock,
             mesh,
             seats,
+            left_out,
+            pool,
             disk,
             sinks,
             queue,
@@ -114,6 +125,7 @@ impl Core {
             random: Cell::new(datadir::random_u64()),
             span_bytes_max,
             serving: Cell::new(true),
+            draining: Cell::new(false),
             disk_low: Cell::new(false),
             posting: Cell::new(false),
             wakes_at: Cell::new(Instant(u64::MAX)),
@@ -135,6 +147,11 @@ impl Core {
         &self.mesh
     }
 
+    /// Of buffers for the disk that wait for their next use.
+    pub fn spare_bytes(&self) -> usize {
+        self.pool.spare_bytes() + self.disk.spare_bytes()
+    }
+
     pub fn sinks(&self) -> &[Sink] {
         &self.sinks
     }
@@ -152,6 +169,37 @@ impl Core {
     /// Takes no more requests.
     pub fn refuse(&self) {
         self.serving.set(false);
+    }
+
+    /// Takes no more requests, decides everything, and empties the queues.
+    pub fn drain(self: &Rc<Core>) {
+        if !self.draining.replace(true) {
+            self.refuse();
+            self.shard.borrow_mut().drain();
+            self.turn(self.clock.now());
+        }
+    }
+
+    /// [`Shard::upgrade`], and a turn.
+    pub fn upgrade(self: &Rc<Core>, trace: TraceId, decision: Decision) -> Upgrade {
+        let upgrade = self.shard.borrow_mut().upgrade(trace, decision);
+        self.turn(self.clock.now());
+        upgrade
+    }
+
+    /// [`Shard::find`], and a turn.
+    pub fn find(self: &Rc<Core>, trace: TraceId) -> Option<u64> {
+        let number = self.shard.borrow_mut().find(trace)?;
+        self.turn(self.clock.now());
+        Some(number)
+    }
+
+    pub fn take_found(&self, number: u64) -> Option<Searched> {
+        self.shard.borrow_mut().take_found(number)
+    }
+
+    pub fn give_up_find(&self, number: u64) {
+        self.shard.borrow_mut().give_up_find(number);
     }
 
     /// Less is free on the disk than has to be: requests are refused, exports go on.
@@ -208,7 +256,9 @@ impl Core {
     /// Why this core is not ready; empty if it is.
     pub fn obstacles(&self) -> Vec<String> {
         let mut why = Vec::new();
-        if !self.serving.get() {
+        if self.draining.get() {
+            why.push("draining".to_string());
+        } else if !self.serving.get() {
             why.push("stopping".to_string());
         }
         if self.disk_low.get() {
@@ -265,6 +315,13 @@ impl Core {
                 timer.wake();
             }
         }
+    }
+
+    /// Leaves out what the core leaves out that is worst off.
+    fn share_overload(&self) {
+        let mut shard = self.shard.borrow_mut();
+        let overload = shard.overload_mut();
+        overload.set_node_share(self.left_out.exchange(self.mesh.core(), overload.own_share()));
     }
 
     pub fn spawn(&self, work: impl Future<Output = ()> + 'static) {
@@ -443,7 +500,10 @@ impl TraceService for Service {
         let core = &self.0;
         if !core.serving.get() {
             core.shard.borrow_mut().stats_mut().refused[transport as usize][Refusal::NotReady as usize] += 1;
-            let message = "this node is stopping".to_string();
+            let message = match core.draining.get() {
+                true => "this node is draining".to_string(),
+                false => "this node is stopping".to_string(),
+            };
             return Submitted::Refused {
                 retry_after: IN_FLIGHT_RETRY,
                 message,
@@ -459,6 +519,7 @@ impl TraceService for Service {
         }
         let (ticket, durable) = ingress::ticket::ticket();
         let now = core.clock.now();
+        core.share_overload();
         let (submission, ticket) = core.shard.borrow_mut().handle_export(
             now,
             Request {
@@ -503,7 +564,7 @@ impl TraceService for Service {
             },
             Submission::InFlight => Submitted::Refused {
                 retry_after: IN_FLIGHT_RETRY,
-                message: "too many bytes wait to be written to disk".to_string(),
+                message: "too much waits to be written to disk".to_string(),
             },
         }
     }

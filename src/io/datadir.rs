@@ -186,6 +186,37 @@ impl DataDir {
         Ok(names)
     }
 
+    /// Bytes of the files of a log.
+    pub fn log_bytes(&self, which: WhichLog, log: LogId) -> u64 {
+        let files = fs::read_dir(self.log_path(which, log))
+            .into_iter()
+            .flatten()
+            .flatten();
+        files.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
+    }
+
+    /// Removes a log in which nothing waits. What is not ours stays, and the directory with it; what cannot be
+    /// removed now will be at a later start.
+    pub fn remove_log(&self, log: LogId) {
+        for which in [WhichLog::Kept, WhichLog::Main] {
+            let path = self.log_path(which, log);
+            let removed = segments(&path).and_then(|(segments, _)| {
+                // Oldest first: what is left by a crash is the newer part of a log, as always.
+                for segment in segments {
+                    fs::remove_file(path.join(segment.file_name()))?;
+                }
+                fs::remove_dir(&path)?;
+                sync_directory(&self.path)
+            });
+            match removed {
+                Ok(()) => {
+                    tracing::info!(directory = %path.display(), "removed: no core writes it, nothing waits in it");
+                }
+                Err(error) => tracing::warn!(directory = %path.display(), %error, "an old log stays"),
+            }
+        }
+    }
+
     pub fn log_path(&self, which: WhichLog, log: LogId) -> PathBuf {
         log_path(&self.path, which, log)
     }

@@ -34,13 +34,18 @@ pub struct Disk {
 type Directory = (LogId, WhichLog);
 
 impl Disk {
-    /// `data_dir` is absolute.
-    pub fn new(data_dir: PathBuf) -> Disk {
+    /// `data_dir` is absolute. At most so many bytes of buffers are kept for their next use.
+    pub fn new(data_dir: PathBuf, spare_bytes_max: usize) -> Disk {
         Disk {
             data_dir,
             files: RefCell::default(),
-            rests: RefCell::default(),
+            rests: RefCell::new(Spares::new(spare_bytes_max)),
         }
+    }
+
+    /// Of buffers that wait for their next use.
+    pub fn spare_bytes(&self) -> usize {
+        self.rests.borrow().bytes()
     }
 
     fn directory(&self, (log, which): Directory) -> PathBuf {

@@ -10,17 +10,19 @@
 //! many cores are up or settled.
 
 use super::admin::{Admin, Facts};
+use super::budget::Budget;
 use super::clock::Clock;
 use super::core::{Core, CoreParts, FILE_WRITER, Service};
 use super::datadir::{self, DataDir};
-use super::disk::Disk;
+use super::disk::{Disk, DmaPool};
+use super::drain;
 use super::egress::{ExporterOptions, Sink, SinkOptions};
 use super::ingress::{Connection, Ingress, TraceService, Transport};
 use super::mesh::{Inbox, Mesh, Post};
 use super::metronome::Metronome;
 use super::node::{NodeError, NodeOptions};
 use super::resume::{self, Found};
-use super::seats::Seats;
+use super::seats::{LeftOut, Seats};
 use crate::base::ids::{CoreId, LogId};
 use crate::shard::{Resuming, Shard};
 use crate::table::{Table, TableOptions};
@@ -42,15 +44,14 @@ const STOP_LAST_TIME: Duration = Duration::from_secs(2);
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// How often a core that waits for all others looks.
 const WAIT_FOR_ALL: Duration = Duration::from_millis(2);
-/// Kept traces and decisions remembered by the whole node at least, for late spans.
-const KEPT_COUNT_MAX: usize = 100_000;
-pub const DECIDED_COUNT_MAX: usize = 1_000_000;
 
 /// What all cores look at.
 #[derive(Default)]
 pub struct Flags {
     pub stop: Arc<AtomicBool>,
     pub reopen: Arc<AtomicBool>,
+    /// Nothing is accepted any more, and the process ends when nothing is left.
+    pub drain: AtomicBool,
     /// Cores that serve.
     up: AtomicU16,
     /// Cores that have nothing left to do.
@@ -73,6 +74,7 @@ pub struct CoreSetup {
     pub mesh: Mesh,
     pub inbox: Inbox,
     pub seats: Seats,
+    pub left_out: LeftOut,
     pub grpc: TcpListener,
     pub http: TcpListener,
     /// On one core only.
@@ -94,6 +96,7 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
         mesh,
         mut inbox,
         seats,
+        left_out,
         grpc,
         http,
         admin: admin_listener,
@@ -101,7 +104,13 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     let clock = Rc::new(Clock::new());
     let mesh = Rc::new(mesh);
     let queues = Queues::create();
-    let admin = Admin::new(facts.clone(), clock.clone(), mesh.clone(), cpu as u32);
+    let admin = Admin::new(
+        facts.clone(),
+        clock.clone(),
+        mesh.clone(),
+        flags.clone(),
+        cpu as u32,
+    );
     let says_ready = admin_listener.is_some();
     if let Some(listener) = admin_listener {
         admin.serve(listener);
@@ -109,16 +118,23 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     let sinks = open_sinks(&options.exporters, &clock, &mesh)?;
 
     let hash_key = data_dir.hash_key();
-    let table = Table::new(table_options(&options, core_count, hash_key), clock.now());
-    let resuming = Rc::new(RefCell::new(Resuming::new(id, core_count, hash_key, table)));
+    let budget = Budget::new(options.memory_limit_bytes, core_count);
+    let table = Table::new(table_options(&options, budget, hash_key), clock.now());
+    let resuming = Resuming::new(id, core_count, hash_key, table)
+        .with_credit(budget.credit)
+        .with_overload(options.on_overload);
+    let resuming = Rc::new(RefCell::new(resuming));
     let mut early = Vec::new();
+    let pool = DmaPool::new(budget.spares);
     let replay = {
         let sources = resume::Sources {
             options: &options,
             data_dir: &data_dir,
             names: &names,
             logs: &logs,
-            log_count: data_dir.logs().len(),
+            core_count,
+            budget,
+            pool: &pool,
         };
         let awake = Metronome::start(queues.log);
         let listening = listen_while_resuming(&mut inbox, &resuming, &admin, &mut early);
@@ -146,7 +162,9 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
             clock: clock.clone(),
             mesh,
             seats,
-            disk: Disk::new(data_dir.path().to_path_buf()),
+            left_out,
+            pool,
+            disk: Disk::new(data_dir.path().to_path_buf(), budget.spares),
             sinks,
             queue: queues.log,
             export_queue: queues.export,
@@ -154,6 +172,9 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
         },
     );
     core.start();
+    if flags.drain.load(Ordering::Relaxed) {
+        core.drain();
+    }
     let ingress = start_ingress(&options, &core, &clock, queues.ingest, grpc, http, &facts)?;
     admin.attach(core.clone(), ingress.clone(), last_replay);
     let desk = Desk {
@@ -169,10 +190,18 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     flags.up.fetch_add(1, Ordering::Relaxed);
     if says_ready {
         wait_for_all(&flags.up, core_count, &flags.stop, Duration::MAX, &clock).await;
+        let state = match flags.drain.load(Ordering::Relaxed) {
+            true => "draining",
+            false => "ready",
+        };
         eprintln!(
-            "tailkeep ready node={} grpc={} http={} admin={} data={}",
+            "tailkeep {state} node={} grpc={} http={} admin={} data={}",
             facts.node, facts.grpc, facts.http, facts.admin, facts.data_dir
         );
+        let drain = drain::watch(admin.clone(), flags.clone());
+        glommio::spawn_local_into(drain, queues.log)
+            .expect("the queue exists")
+            .detach();
     }
     watch(&options, &core, &flags).await;
     tracing::info!(core = id.0, "stopping: finishing what is in flight");
@@ -214,13 +243,13 @@ impl Queues {
     }
 }
 
-fn table_options(options: &NodeOptions, core_count: u16, hash_key: crate::route::HashKey) -> TableOptions {
+fn table_options(options: &NodeOptions, budget: Budget, hash_key: crate::route::HashKey) -> TableOptions {
     TableOptions {
         completion: options.completion,
         hash_key,
-        state_bytes_max: options.memory_limit_bytes / 100 * 40 / u64::from(core_count),
-        kept_count_max: KEPT_COUNT_MAX / usize::from(core_count),
-        decided_count_max: DECIDED_COUNT_MAX / usize::from(core_count),
+        state_bytes_max: budget.trace_state,
+        kept_count_max: budget.kept_count,
+        decided_count_max: budget.decided_count,
     }
 }
 
@@ -359,6 +388,9 @@ async fn watch(options: &NodeOptions, core: &Rc<Core>, flags: &Flags) {
         if core.mesh().core() == FILE_WRITER && flags.reopen.swap(false, Ordering::Relaxed) {
             tracing::info!("SIGHUP: reopening output files");
             core.sinks().iter().for_each(Sink::reopen);
+        }
+        if flags.drain.load(Ordering::Relaxed) {
+            core.drain();
         }
         if rounds.is_multiple_of(10) {
             let disk = rustix::fs::statvfs(&options.data_dir);

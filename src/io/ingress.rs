@@ -149,8 +149,9 @@ impl Ingress {
         clock: Rc<Clock>,
         queue: TaskQueueHandle,
     ) -> Rc<Ingress> {
+        let body_bytes_max = options.grpc_message_max.max(options.http_body_max);
         let connections = Connections::new(clock.clone(), options.connections_max);
-        let bodies = Bodies::new(options.in_flight_max);
+        let bodies = Bodies::new(options.in_flight_max, body_bytes_max, options.spare_max);
         let sweeper = sweep(clock.clone(), connections.clone(), options.time.sweep);
         let sweeper = glommio::spawn_local_into(sweeper, queue).expect("the queue exists");
         Rc::new(Ingress {
@@ -207,6 +208,11 @@ impl Ingress {
     /// Bytes of bodies in flight: `memory_bytes{kind}`.
     pub fn in_flight_bytes(&self) -> usize {
         self.bodies.bytes()
+    }
+
+    /// Bytes of buffers that wait for their next use.
+    pub fn spare_bytes(&self) -> usize {
+        self.bodies.spare_bytes() + self.buffers.spare_bytes()
     }
 
     /// Serves a connection that was accepted here or on another core.

@@ -5,7 +5,7 @@
 //!                          one of them: admin answers from the first moment
 //! ```
 
-use super::admin::Facts;
+use super::admin::{BY_HAND, Facts};
 use super::clock::Clock;
 use super::datadir::{DataDir, DataDirError};
 use super::egress::ExporterOptions;
@@ -13,17 +13,19 @@ use super::executor::{self, CoreSetup, Flags};
 use super::ingress::{self, listener};
 use super::mesh::mesh;
 use super::recovery::RecoveryError;
-use super::seats::Seats;
+use super::seats::{LeftOut, Seats};
 use crate::base::ids::{CoreId, LogId};
 use crate::completion::CompletionOptions;
 use crate::config::options::Durability;
 use crate::policy::PolicySet;
 use crate::route;
+use crate::shard::OnOverload;
 use glommio::{LocalExecutorBuilder, Placement};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -50,12 +52,15 @@ pub struct NodeOptions {
     pub completion: CompletionOptions,
     pub annotate: bool,
     pub memory_limit_bytes: u64,
+    pub on_overload: OnOverload,
     pub exporters: Vec<ExporterOptions>,
     pub grpc: Vec<SocketAddr>,
     pub http: Vec<SocketAddr>,
     pub admin: Vec<SocketAddr>,
     pub admin_token: Option<String>,
     pub ingress: ingress::Options,
+    /// Accept nothing, decide and export everything, and end.
+    pub drain: bool,
     pub config_files: Vec<String>,
     pub config_hash: String,
     pub version: &'static str,
@@ -125,6 +130,7 @@ struct Listeners {
 /// Runs a node until a signal ends it. Blocks the thread.
 pub fn run(options: NodeOptions) -> Result<(), NodeError> {
     let flags = Arc::new(Flags::default());
+    flags.drain.store(options.drain, Ordering::Relaxed);
     handle_signals(&flags);
     let core_count = options.cpus.len() as u16;
     let tmpfs_allowed = options.durability == Durability::None;
@@ -135,12 +141,16 @@ pub fn run(options: NodeOptions) -> Result<(), NodeError> {
     })?;
     data_dir.add_logs(core_count as u8)?;
     let policies = options.policies.policies().iter();
-    let configured: Vec<String> = policies.map(|policy| policy.name.clone()).collect();
+    let mut configured: Vec<String> = policies.map(|policy| policy.name.clone()).collect();
+    if !configured.iter().any(|name| name == BY_HAND) {
+        configured.push(BY_HAND.to_string());
+    }
     let names = Arc::new(data_dir.policy_names(&configured)?);
     let listeners = bind_all(&options)?;
     let facts = Arc::new(facts(&options, &data_dir, &listeners));
     let (options, data_dir) = (Arc::new(options), Arc::new(data_dir));
     let seats = Seats::new(core_count);
+    let left_out = LeftOut::new(core_count);
     let mut admin = Some(listeners.admin);
     let (ended, ends) = std::sync::mpsc::channel();
     let sockets = listeners.grpc.into_iter().zip(listeners.http);
@@ -160,6 +170,7 @@ pub fn run(options: NodeOptions) -> Result<(), NodeError> {
             mesh,
             inbox,
             seats: seats.clone(),
+            left_out: left_out.clone(),
             grpc,
             http,
             admin: admin.take(),

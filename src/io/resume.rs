@@ -1,10 +1,10 @@
 //! From the logs that a core keeps to its landing cores, telling the owners of traces on the way.
 
 use super::admin::LastReplay;
+use super::budget::Budget;
 use super::clock::Clock;
 use super::datadir::DataDir;
 use super::disk::DmaPool;
-use super::executor::DECIDED_COUNT_MAX;
 use super::ingress::Ticket;
 use super::mesh::{Mesh, Post};
 use super::node::{NodeError, NodeOptions};
@@ -32,8 +32,11 @@ pub struct Sources<'a> {
     pub names: &'a [String],
     /// The logs that this core keeps.
     pub logs: &'a [LogId],
-    /// Logs of the whole directory, which share its space.
-    pub log_count: usize,
+    /// Cores share the space of the directory, and what is dealt to one is dealt to its logs.
+    pub core_count: u16,
+    pub budget: Budget,
+    /// Of all logs of this core.
+    pub pool: &'a DmaPool,
 }
 
 /// What the logs of one core held.
@@ -42,7 +45,8 @@ pub struct Found {
     pub last_replay: LastReplay,
 }
 
-/// Replays the logs one after another, tells the owners what they hold, and at the end that this was all.
+/// Replays the logs one after another, tells the owners what they hold, and at the end that this was all. A log
+/// without a core of its own that nothing waits in any more is removed.
 pub async fn landings(
     sources: Sources<'_>,
     clock: &Clock,
@@ -56,8 +60,15 @@ pub async fn landings(
     };
     for log in sources.logs {
         let parts = replay(&sources, *log, clock, mesh, resuming, &mut found.last_replay).await?;
+        let has_core = u16::from(log.0) < sources.core_count;
+        if !has_core && parts.nothing_waits() && !parts.log.retains(clock.now()) {
+            drop(parts);
+            sources.data_dir.remove_log(*log);
+            continue;
+        }
         let (landing, fragments) = Landing::resume(parts, &sources.options.policies, clock.now());
-        post_all(mesh, resuming.borrow_mut().replayed(fragments));
+        let upgrades = landing.resumed_upgrades();
+        post_all(mesh, resuming.borrow_mut().replayed(fragments, upgrades));
         found.landings.push(landing);
     }
     for core in mesh.cores() {
@@ -155,15 +166,31 @@ fn parts(
         options,
         data_dir,
         names,
-        log_count,
+        core_count,
+        budget,
+        logs,
+        pool,
         ..
     } = *sources;
-    let share = log_count as u64;
-    let log_options = |retain, group_interval, seed: Option<u64>, which| LogOptions {
+    let has_core = u16::from(log_id.0) < core_count;
+    let budget = match has_core {
+        true => budget,
+        false => budget.of_old_log(),
+    };
+    // What logs without a core still take goes off the share of the one that is written.
+    let share = options.wal_bytes_max / 2 / u64::from(core_count);
+    let size_max = |which| match has_core {
+        true => {
+            let old = logs.iter().filter(|log| u16::from(log.0) >= core_count);
+            share.saturating_sub(old.map(|log| data_dir.log_bytes(which, *log)).sum())
+        }
+        false => data_dir.log_bytes(which, log_id),
+    };
+    let log_options = |which, retain, group_interval, seed: Option<u64>| LogOptions {
         log: log_id,
         log_seed: seed.unwrap_or_else(|| data_dir.log_seed(which, log_id)),
         segment_size: options.segment_bytes,
-        size_max: options.wal_bytes_max / 2 / share,
+        size_max: size_max(which),
         retain,
         group_interval,
         sync: options.durability == Durability::Fsync,
@@ -174,24 +201,23 @@ fn parts(
     kept_start.next_position = kept_start.next_position.max(Position(beyond));
     let kept_tail = kept_start.next_position;
     let now = clock.now();
-    let pool = DmaPool::default();
     let log = Log::new(
-        log_options(options.retain, Duration::ZERO, found.log_seed, WhichLog::Main),
+        log_options(WhichLog::Main, options.retain, Duration::ZERO, found.log_seed),
         pool.clone(),
         found.start,
         now,
     );
     // What is behind every cursor is of no use to anyone.
     let kept_options = log_options(
+        WhichLog::Kept,
         Duration::ZERO,
         KEPT_GROUP_INTERVAL,
         kept_found.log_seed,
-        WhichLog::Kept,
     );
-    let kept = Log::new(kept_options, pool, kept_start, now);
+    let kept = Log::new(kept_options, pool.clone(), kept_start, now);
     let destinations = options.exporters.iter().map(|exporter| {
         let mut options = exporter.destination.clone();
-        options.queue_bytes_max /= share;
+        options.queue_bytes_max /= u64::from(core_count);
         // A new destination starts at the tail.
         let cursor = replayed.cursors.get(&options.id).copied().unwrap_or(kept_tail);
         Destination::new(options, cursor)
@@ -204,9 +230,10 @@ fn parts(
         annotate: options.annotate,
         acknowledge_at_once: options.durability == Durability::None,
         span_bytes_max: options.span_bytes_max(),
-        block_bytes_max: options.memory_limit_bytes / 100 * 45 / share,
-        unsynced_bytes_max: options.memory_limit_bytes / 100 * 10 / share,
-        decided_count_max: DECIDED_COUNT_MAX / log_count,
+        block_bytes_max: budget.blocks,
+        unsynced_bytes_max: budget.unsynced,
+        queued_count_max: budget.queued_count,
+        decided_count_max: budget.decided_count,
         policy_names: names.to_vec(),
     };
     LandingParts {

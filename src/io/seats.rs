@@ -7,7 +7,24 @@
 
 use crate::base::ids::CoreId;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+/// What share of traces each core leaves out. All leave out the largest, or a trace would be taken in part.
+#[derive(Clone)]
+pub struct LeftOut(Arc<[AtomicU8]>);
+
+impl LeftOut {
+    pub fn new(core_count: u16) -> LeftOut {
+        LeftOut((0..core_count).map(|_| AtomicU8::new(0)).collect())
+    }
+
+    /// Says what `core` asks for; returns what the node does.
+    pub fn exchange(&self, core: CoreId, own: u8) -> u8 {
+        self.0[usize::from(core.0)].store(own, Ordering::Relaxed);
+        let shares = self.0.iter().map(|share| share.load(Ordering::Relaxed));
+        shares.max().unwrap_or(own)
+    }
+}
 
 /// Connections by core. Numbers only: what they count stays with its core.
 #[derive(Clone)]

@@ -61,6 +61,10 @@ pub struct Meter {
 }
 
 impl ReadBuffers {
+    pub fn spare_bytes(&self) -> usize {
+        self.0.borrow().len() * READ_BYTES
+    }
+
     fn lend(&self) -> Box<[u8]> {
         self.0
             .borrow_mut()

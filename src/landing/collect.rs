@@ -117,6 +117,21 @@ impl<'a, 'b> Draft<'a, 'b> {
         }
     }
 
+    /// Leaves out the traces whose randomness is below `taken_from`; returns how many spans they have.
+    pub fn leave_out(&mut self, taken_from: u64) -> u64 {
+        if taken_from == 0 {
+            return 0;
+        }
+        let before = self.spans.len();
+        let Draft { spans, traces, .. } = self;
+        spans.retain(|span| {
+            let trace = &traces[span.trace as usize];
+            let randomness = trace.digest.randomness.value();
+            randomness.unwrap_or_else(|| trace.id.randomness()) >= taken_from
+        });
+        (before - self.spans.len()) as u64
+    }
+
     fn part(&mut self, pieces: &[&'a [u8]], resource: u32) -> PartDraft {
         let start = self.pieces.len();
         self.pieces.extend_from_slice(pieces);

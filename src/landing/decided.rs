@@ -25,7 +25,7 @@ use super::{Landing, LandingOptions};
 use crate::base::block::BlockPool;
 use crate::base::ids::Position;
 use crate::base::time::Now;
-use crate::route::{Decision, HashKey, PolicyNumber, Settlement};
+use crate::route::{Decision, HashKey, PolicyNumber};
 use crate::table::CompactDecision;
 use crate::verdict::Verdict;
 use crate::wal::entry::entry_bytes;
@@ -134,17 +134,14 @@ impl<P: BlockPool, W> Landing<P, W> {
     }
 
     /// The verdicts that were just appended and end at `end`.
-    pub(super) fn note_decided(&mut self, settlements: &[Settlement], end: Position) {
-        let bytes = entry_bytes(settlements.len() * VerdictRecord::BYTES) as u64;
+    pub(super) fn note_decided(
+        &mut self,
+        records: impl ExactSizeIterator<Item = VerdictRecord>,
+        end: Position,
+    ) {
+        let bytes = entry_bytes(records.len() * VerdictRecord::BYTES) as u64;
         let uncovered = &mut self.decided.uncovered;
-        for settlement in settlements {
-            let record = VerdictRecord {
-                trace: settlement.trace,
-                decision: settlement.decision,
-                late: settlement.late,
-            };
-            uncovered.add(self.options.hash_key, &record);
-        }
+        records.for_each(|record| uncovered.add(self.options.hash_key, &record));
         if !uncovered.is_empty() {
             uncovered.from.get_or_insert(Position(end.0 - bytes));
         }
@@ -152,10 +149,11 @@ impl<P: BlockPool, W> Landing<P, W> {
     }
 
     /// Tells the log what must stay in it.
-    fn move_floors(&mut self) {
+    pub(super) fn move_floors(&mut self) {
         let waiting = self.queue.front().map_or(Position(u64::MAX), |entry| entry.needs);
+        let asked = self.upgrades.floor();
         self.log
-            .set_resume_floor(self.decided.resume_floor().min(waiting));
+            .set_resume_floor(self.decided.resume_floor().min(waiting).min(asked));
         let oldest = self.decided.batches.front().map(|batch| batch.position);
         let uncovered = self.decided.uncovered.from;
         let copied = self.decided.copying.map(|(original, _)| original);
@@ -165,6 +163,7 @@ impl<P: BlockPool, W> Landing<P, W> {
                 .into_iter()
                 .chain(uncovered)
                 .chain(copied)
+                .chain([asked])
                 .min()
                 .unwrap_or(Position(u64::MAX)),
         });

@@ -4,7 +4,7 @@
 //! the shipment has arrived. What a destination is not to get (by its filter, or because its queue was full) it
 //! passes over.
 
-use super::fetch::{Fetched, READ_BYTES, ReadOp, WhichLog};
+use super::fetch::{Fetched, ReadOp, STRETCH_BYTES, WhichLog};
 use super::queue::{Amount, KeptEntry, Queue, Readers};
 use super::record::{self, CURSORS, KeptRecord};
 use super::{CURSOR_INTERVAL, Landing};
@@ -120,9 +120,12 @@ impl Delivery {
         self.destination.options.on_full == OnFull::PushBack
     }
 
-    /// Whether `more` bytes are more than its queue may hold; says so once.
-    fn is_full(&mut self, more: u64) -> bool {
-        let full = self.waiting().bytes + more > self.destination.options.queue_bytes_max;
+    /// Whether `more` bytes are more than its queue may hold, or as many entries wait for it as there is memory for;
+    /// says so once.
+    fn is_full(&mut self, more: u64, queue: &Queue, count_max: usize) -> bool {
+        let count = queue.next_number() - self.destination.next();
+        let full = self.waiting().bytes + more > self.destination.options.queue_bytes_max
+            || count >= count_max as u64;
         if full != self.full && (full || self.waiting().bytes < self.destination.options.queue_bytes_max / 2)
         {
             self.full = full;
@@ -145,6 +148,27 @@ impl Delivery {
             }
         }
         full
+    }
+
+    /// Passes over what stands at the cursor and has waited too long: for it that is lost.
+    fn pass_old(&mut self, now: Now, queue: &Queue, index: usize) -> bool {
+        let Some(age_max) = self.destination.options.queue_age_max else {
+            return false;
+        };
+        let mut passed = 0;
+        while passed < TURN_PASSED_MAX
+            && let Some(entry) = queue.get(self.destination.next())
+            && now.instant.since(entry.kept_at) >= age_max
+        {
+            if entry.readers.contains(index) {
+                self.done.add(entry);
+                let spans = u64::from(entry.span_count);
+                self.destination.stats.lose(Loss::TooOld, spans);
+            }
+            self.destination.pass_over(entry.end, 1);
+            passed += 1;
+        }
+        passed > 0
     }
 
     /// Passes over what stands at the cursor and is not for it.
@@ -178,8 +202,10 @@ impl<P: BlockPool, W> Landing<P, W> {
     /// counted.
     pub(super) fn readers_of(&mut self, wanted: Readers, framed_len: usize, span_count: u32) -> Readers {
         let mut readers = wanted;
+        let (queue, count_max) = (&self.queue, self.options.queued_count_max);
         for (index, delivery) in self.deliveries.iter_mut().enumerate() {
-            if readers.contains(index) && delivery.is_full(framed_len as u64) && !delivery.pushes_back() {
+            let mut is_full = || delivery.is_full(framed_len as u64, queue, count_max);
+            if readers.contains(index) && is_full() && !delivery.pushes_back() {
                 readers.remove(index);
                 delivery
                     .destination
@@ -200,9 +226,10 @@ impl<P: BlockPool, W> Landing<P, W> {
 
     /// The first destination whose full queue refuses requests.
     pub fn pushed_back_by(&mut self) -> Option<&str> {
+        let (queue, count_max) = (&self.queue, self.options.queued_count_max);
         let mut deliveries = self.deliveries.iter_mut();
         deliveries.find_map(|delivery| {
-            let full = delivery.pushes_back() && delivery.is_full(0);
+            let full = delivery.pushes_back() && delivery.is_full(0, queue, count_max);
             full.then_some(delivery.destination.options.id.as_str())
         })
     }
@@ -289,6 +316,7 @@ impl<P: BlockPool, W> Landing<P, W> {
         for index in 0..self.deliveries.len() {
             let delivery = &mut self.deliveries[index];
             if !delivery.is_busy() {
+                passed |= delivery.pass_old(now, &self.queue, index);
                 passed |= delivery.pass_others(&self.queue, index);
             }
             more |= self.gather_for(now, index);
@@ -307,8 +335,10 @@ impl<P: BlockPool, W> Landing<P, W> {
             kept,
             fetcher,
             stopping,
+            draining,
             ..
         } = self;
+        let at_once = *stopping || *draining;
         let delivery = &mut deliveries[index];
         let waiting_bytes = delivery.waiting().bytes;
         let destination = &mut delivery.destination;
@@ -317,7 +347,7 @@ impl<P: BlockPool, W> Landing<P, W> {
         }
         if delivery.gathering.is_none() {
             let oldest = queue.get(destination.next()).map(|entry| entry.kept_at);
-            if !destination.wants_shipment(now, waiting_bytes, oldest, *stopping) {
+            if !destination.wants_shipment(now, waiting_bytes, oldest, at_once) {
                 return false;
             }
         }
@@ -346,11 +376,10 @@ impl<P: BlockPool, W> Landing<P, W> {
             if state.amount.bytes > 0 && state.amount.bytes + u64::from(entry.framed_len) > batch_bytes {
                 break true;
             }
-            let framed = match find_kept(kept, fetcher, entry.position) {
+            let framed = match find_kept(kept, fetcher, entry.position, entry.end) {
                 Ok(Some(payload)) => KeptRecord::read(payload),
                 Ok(None) => None,
-                // What was gathered before it can go ahead while the entry is read.
-                Err(StillReading) if state.entries > 0 => break true,
+                // A shipment is as full as it can be: a disk answers sooner than a destination.
                 Err(StillReading) => return false,
             };
             match framed {
@@ -491,7 +520,14 @@ impl<P: BlockPool, W> Landing<P, W> {
     pub(super) fn write_prologue(&mut self) {
         let mut payload = Vec::new();
         let decided = self.decided.newest();
-        record::put_names(&mut payload, &self.options.policy_names, self.cursors(), decided);
+        let contents = self.index.newest();
+        record::put_names(
+            &mut payload,
+            &self.options.policy_names,
+            self.cursors(),
+            decided,
+            contents,
+        );
         self.log
             .set_prologue(payload)
             .expect("names and cursors are few, config sees to it");
@@ -499,7 +535,13 @@ impl<P: BlockPool, W> Landing<P, W> {
 
     pub(super) fn write_kept_prologue(&mut self) {
         let mut payload = Vec::new();
-        record::put_names(&mut payload, &self.options.policy_names, [].into_iter(), None);
+        record::put_names(
+            &mut payload,
+            &self.options.policy_names,
+            [].into_iter(),
+            None,
+            None,
+        );
         self.kept
             .set_prologue(payload)
             .expect("names are few, config sees to it");
@@ -514,9 +556,22 @@ impl<P: BlockPool, W> Landing<P, W> {
                 .queue
                 .get(delivery.destination.next())
                 .map(|entry| entry.kept_at);
-            delivery.destination.poll_timeout(oldest)
+            let age_max = delivery.destination.options.queue_age_max;
+            let too_old = oldest.zip(age_max).map(|(oldest, age_max)| oldest.plus(age_max));
+            let too_old = too_old.filter(|_| !delivery.is_busy());
+            [delivery.destination.poll_timeout(oldest), too_old]
+                .into_iter()
+                .flatten()
+                .min()
         });
         timeouts.min()
+    }
+
+    pub(super) fn queues_are_empty(&self) -> bool {
+        let is_empty = |delivery: &Delivery| {
+            !delivery.is_busy() && self.queue.get(delivery.destination.next()).is_none()
+        };
+        self.deliveries.iter().all(is_empty)
     }
 
     pub(super) fn deliveries_are_settled(&self) -> bool {
@@ -576,6 +631,7 @@ fn find_kept<'a, P: BlockPool>(
     kept: &'a Log<P>,
     fetcher: &'a mut super::Fetcher,
     position: Position,
+    end: Position,
 ) -> Result<Option<&'a [u8]>, StillReading> {
     if let Some(entry) = kept.resident(position) {
         return Ok(Some(entry.payload));
@@ -588,9 +644,9 @@ fn find_kept<'a, P: BlockPool>(
         position,
         segment,
         offset,
-        len: READ_BYTES,
+        len: STRETCH_BYTES,
     };
-    match fetcher.fetch(op) {
+    match fetcher.fetch_stretch(op, end.since(position)) {
         Fetched::Waiting | Fetched::Busy => Err(StillReading),
         Fetched::Lost => Ok(None),
         Fetched::Here(bytes) => Ok(kept.check(position, bytes).ok().map(|entry| entry.payload)),

@@ -14,6 +14,9 @@ use std::collections::VecDeque;
 /// Bits of [`Readers`]; a configuration beyond it is refused by name.
 pub const DESTINATION_COUNT_MAX: usize = 64;
 
+/// Entries that an empty queue keeps room for.
+const CAPACITY_KEPT: usize = 4096;
+
 /// Destinations that are to get an entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Readers(u64);
@@ -106,6 +109,15 @@ impl Queue {
             .get(usize::try_from(number.checked_sub(self.first)?).ok()?)
     }
 
+    /// That the next entry will have.
+    pub fn next_number(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
+    pub fn memory_bytes(&self) -> u64 {
+        (self.entries.capacity() * size_of::<KeptEntry>()) as u64
+    }
+
     /// The first entry that some destination has not got.
     pub fn front(&self) -> Option<&KeptEntry> {
         self.entries.front()
@@ -126,6 +138,9 @@ impl Queue {
         }
         let entry = self.entries.pop_front()?;
         self.first += 1;
+        if self.entries.is_empty() && self.entries.capacity() > CAPACITY_KEPT {
+            self.entries = VecDeque::new();
+        }
         Some(entry)
     }
 

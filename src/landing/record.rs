@@ -6,8 +6,10 @@
 //! ```text
 //!  verdicts │ n × { trace id 16, verdict u8, reason u8, flags u8, 0 u8, policy u16, 0 u16, threshold u64 }
 //!  copied   │ n × { trace id 16, entry u64, run u16, 0 u16 × 3, kept log from u64, kept log to u64 }
+//!  upgrades │ as verdicts: what the owner of these traces keeps after all
+//!  upgraded │ n × { position of an upgrades entry u64, trace id 16 }: all logs have exported what they had
 //!  names    │ policies: u16 count, each { u16 length, name };  then as cursors;  position of the newest decided
-//!           │ entry u64, all ones for none
+//!           │ entry u64, all ones for none;  position of the newest contents entry u64 likewise
 //!  cursors  │ destinations: u16 count, each { u16 length, id, position in the kept log u64 }
 //!  decided  │ position of the decided entry before u64, all ones for none; flags u8; policies as in names;
 //!           │ u32 count, each { 58 bits of a keyed hash of the trace id, verdict, reason: u64 };  then as verdicts
@@ -19,7 +21,7 @@
 
 use crate::base::codec::Reader;
 use crate::base::ids::{Place, Position, TraceId};
-use crate::route::{Decision, PolicyNumber};
+use crate::route::{Decision, PolicyNumber, Settlement};
 use crate::table::CompactDecision;
 use crate::verdict::{Reason, Threshold, Verdict};
 use crate::wal::EntryKind;
@@ -31,10 +33,17 @@ pub const CURSORS: EntryKind = EntryKind(EntryKind::FIRST_FREE + 3);
 /// In the kept log only.
 pub const KEPT: EntryKind = EntryKind(EntryKind::FIRST_FREE + 4);
 pub const DECIDED: EntryKind = EntryKind(EntryKind::FIRST_FREE + 5);
+/// Dropped traces that their owner keeps after all; layout as verdicts.
+pub const UPGRADES: EntryKind = EntryKind(EntryKind::FIRST_FREE + 8);
+pub const UPGRADED: EntryKind = EntryKind(EntryKind::FIRST_FREE + 9);
+/// Layouts of these two stand in `index.rs`.
+pub const INDEX: EntryKind = EntryKind(EntryKind::FIRST_FREE + 10);
+pub const CONTENTS: EntryKind = EntryKind(EntryKind::FIRST_FREE + 11);
 
 const LATE: u8 = 1;
 const HAS_THRESHOLD: u8 = 2;
 const INCOMPLETE: u8 = 4;
+const IS_UPGRADED: u8 = 8;
 const NO_POLICY: u16 = u16::MAX;
 const NO_POSITION: u64 = u64::MAX;
 const COVERS: u8 = 1;
@@ -50,6 +59,14 @@ pub struct VerdictRecord {
 impl VerdictRecord {
     pub const BYTES: usize = 32;
 
+    pub fn of(settlement: &Settlement) -> VerdictRecord {
+        VerdictRecord {
+            trace: settlement.trace,
+            decision: settlement.decision,
+            late: settlement.late,
+        }
+    }
+
     pub fn put(&self, out: &mut Vec<u8>) {
         let Decision {
             verdict,
@@ -57,10 +74,12 @@ impl VerdictRecord {
             policy,
             threshold,
             incomplete,
+            upgraded,
         } = self.decision;
         let mut flags = if self.late { LATE } else { 0 };
         flags |= if threshold.is_some() { HAS_THRESHOLD } else { 0 };
         flags |= if incomplete { INCOMPLETE } else { 0 };
+        flags |= if upgraded { IS_UPGRADED } else { 0 };
         out.extend_from_slice(self.trace.as_bytes());
         out.extend_from_slice(&[verdict as u8, reason as u8, flags, 0]);
         out.extend_from_slice(&policy.map_or(NO_POLICY, |policy| policy.0).to_le_bytes());
@@ -88,6 +107,7 @@ impl VerdictRecord {
                     None
                 },
                 incomplete: flags & INCOMPLETE != 0,
+                upgraded: flags & IS_UPGRADED != 0,
             };
             records.push(VerdictRecord {
                 trace,
@@ -159,6 +179,33 @@ impl CopiedRecord {
     }
 }
 
+/// What an upgrades entry asked for is done for one of its traces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpgradedRecord {
+    /// Of the upgrades entry.
+    pub asked_at: Position,
+    pub trace: TraceId,
+}
+
+impl UpgradedRecord {
+    pub fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.asked_at.0.to_le_bytes());
+        out.extend_from_slice(self.trace.as_bytes());
+    }
+
+    pub fn read_all(payload: &[u8]) -> Option<Vec<UpgradedRecord>> {
+        let mut reader = Reader::new(payload);
+        let mut records = Vec::new();
+        while !reader.is_empty() {
+            records.push(UpgradedRecord {
+                asked_at: Position(reader.u64()?),
+                trace: TraceId::new(reader.bytes(16)?)?,
+            });
+        }
+        Some(records)
+    }
+}
+
 /// How far each destination has come in the kept log.
 pub type Cursors = Vec<(String, Position)>;
 
@@ -199,6 +246,8 @@ pub struct NamesRecord {
     pub cursors: Cursors,
     /// Where the newest decided entry before it is.
     pub decided: Option<Position>,
+    /// Where the newest contents entry of the index before it is.
+    pub contents: Option<Position>,
 }
 
 pub fn put_names<'a>(
@@ -206,24 +255,27 @@ pub fn put_names<'a>(
     policies: &[String],
     cursors: impl ExactSizeIterator<Item = (&'a str, Position)>,
     decided: Option<Position>,
+    contents: Option<Position>,
 ) {
     put_policies(out, policies.iter());
     put_cursors(out, cursors);
     put_position(out, decided);
+    put_position(out, contents);
 }
 
 impl NamesRecord {
     pub fn read(payload: &[u8]) -> Option<NamesRecord> {
         let mut reader = Reader::new(payload);
+        // Segments of the first days have neither.
+        let later = |reader: &mut Reader<'_>| match reader.is_empty() {
+            true => Some(None),
+            false => read_position(reader),
+        };
         Some(NamesRecord {
             policies: read_policies(&mut reader)?,
             cursors: cursors(&mut reader)?,
-            // Segments of the first days end here.
-            decided: if reader.is_empty() {
-                None
-            } else {
-                read_position(&mut reader)?
-            },
+            decided: later(&mut reader)?,
+            contents: later(&mut reader)?,
         })
     }
 }
@@ -371,6 +423,7 @@ mod tests {
                     policy: kept.then_some(PolicyNumber(reason as u16)),
                     threshold: kept.then_some(Threshold::KEEP_ALL),
                     incomplete: reason == Reason::Quiet,
+                    upgraded: reason == Reason::Expired,
                 };
                 records.push(VerdictRecord {
                     trace: trace(),
@@ -394,6 +447,7 @@ mod tests {
             policy,
             threshold: None,
             incomplete: false,
+            upgraded: false,
         };
         let dropped = decision(Verdict::Rollup, None);
         let record = DecidedRecord {
@@ -438,20 +492,33 @@ mod tests {
             ("file", Position(77)),
         );
         let mut payload = Vec::new();
-        put_names(&mut payload, &names, [cursor].into_iter(), Some(Position(640)));
+        put_names(
+            &mut payload,
+            &names,
+            [cursor].into_iter(),
+            Some(Position(640)),
+            Some(Position(704)),
+        );
         let read = NamesRecord {
             policies: names,
             cursors: vec![(cursor.0.to_string(), cursor.1)],
             decided: Some(Position(640)),
+            contents: Some(Position(704)),
         };
         assert_eq!(NamesRecord::read(&payload), Some(read.clone()));
-        let old = payload.len() - 8;
+        let (older, old) = (payload.len() - 16, payload.len() - 8);
         let without = NamesRecord {
-            decided: None,
+            contents: None,
             ..read
         };
-        assert_eq!(NamesRecord::read(&payload[..old]), Some(without));
-        assert!((0..payload.len()).all(|len| len == old || NamesRecord::read(&payload[..len]).is_none()));
+        assert_eq!(NamesRecord::read(&payload[..old]), Some(without.clone()));
+        let without = NamesRecord {
+            decided: None,
+            ..without
+        };
+        assert_eq!(NamesRecord::read(&payload[..older]), Some(without));
+        let is_whole = |len| len == old || len == older;
+        assert!((0..payload.len()).all(|len| is_whole(len) || NamesRecord::read(&payload[..len]).is_none()));
 
         let kept = KeptRecord {
             trace: trace(),

@@ -1,7 +1,8 @@
 //! A log folded again after a start: the ingest code without its effects (W4).
 //!
 //! ```text
-//!  spans     → items → fragments (merge only)
+//!  spans     → items → fragments (merge only); what was copied forward takes the place of what it replaces, if
+//!              that was folded
 //!  verdicts  → the fragment goes; a Keep becomes a job; the trace's owner is told
 //!  copied    → the job has its copy in the kept log
 //!  names, cursors → what numbers mean, how far destinations have come; jobs that all of them have passed go
@@ -18,12 +19,14 @@
 //! Any core can fold any log: logs belong to the directory.
 
 use super::decided::{Batch, Uncovered};
+use super::index::Index;
 use super::queue::Readers;
 use super::record::{
-    self, COPIED, CURSORS, CopiedRecord, DECIDED, DecidedRecord, KEPT, KeptRecord, NamesRecord, SPANS,
-    VERDICTS, VerdictRecord,
+    self, CONTENTS, COPIED, CURSORS, CopiedRecord, DECIDED, DecidedRecord, INDEX, KEPT, KeptRecord,
+    NamesRecord, SPANS, UPGRADED, UPGRADES, UpgradedRecord, VERDICTS, VerdictRecord,
 };
-use super::{KeptEntry, LandingOptions};
+use super::settle::last_to_leave;
+use super::{Asked, KeptEntry, LandingOptions};
 use crate::base::ids::{LogId, Place, Position, SpanId, TraceId};
 use crate::base::monoid::Monoid;
 use crate::base::time::{Instant, Now, WallTime};
@@ -61,6 +64,9 @@ pub struct Replay<'a> {
     cursors: HashMap<String, Position>,
     names_seen: bool,
     decided: DecidedChain,
+    /// Not done for all that is known.
+    upgrades: Vec<Asked>,
+    index: Index,
     kept_position_max: Position,
     batch: ItemBatch,
     /// Entries whose payload no version of tailkeep wrote.
@@ -84,6 +90,9 @@ pub struct Replayed {
     /// Every destination has got what is before it.
     pub lowest_cursor: Position,
     pub decided: DecidedChain,
+    /// Traces to be kept after all, of which some log may not have exported its part.
+    pub upgrades: Vec<Asked>,
+    pub(super) index: Index,
     /// Kept fragments, oldest verdict first, with their copies in the kept log.
     pub keeps: Vec<(Settlement, Option<(Position, Position)>)>,
     /// The kept log must go on beyond this: positions before it have had a meaning.
@@ -120,6 +129,8 @@ impl<'a> Replay<'a> {
             cursors: HashMap::new(),
             names_seen: false,
             decided: DecidedChain::default(),
+            upgrades: Vec::new(),
+            index: Index::default(),
             kept_position_max: Position::default(),
             batch: ItemBatch::default(),
             malformed: 0,
@@ -145,8 +156,13 @@ impl<'a> Replay<'a> {
             COPIED => self.copied(entry.payload),
             CURSORS => record::read_cursors(entry.payload).map(|cursors| self.move_cursors(cursors)),
             DECIDED => self.decided(entry),
+            UPGRADES => self.upgrades(entry),
+            UPGRADED => self.upgraded(entry.payload),
+            INDEX => Some(()),
+            CONTENTS => self.index.contents_found(entry.position, entry.payload),
             EntryKind::NAMES => NamesRecord::read(entry.payload).map(|names| {
                 self.segment_names = names.policies;
+                self.index.names_found(names.contents);
                 // A destination that is not among them any more begins anew when it comes back.
                 self.cursors.clear();
                 self.move_cursors(names.cursors);
@@ -162,13 +178,21 @@ impl<'a> Replay<'a> {
 
     fn spans(&mut self, entry: &ReplayedEntry<'_>) -> Option<()> {
         let payload = SpansPayload::parse(entry.payload).ok()?;
-        let now = self.moment(entry.arrived);
+        let now = moment(self.now, entry.arrived);
         let resources: Vec<ResourceMatch> = payload
             .resources()
             .map(|part| self.policies.match_resource(view::resource_attributes(part)))
             .collect();
         self.batch.clear();
         for (number, (run, spans)) in payload.runs().enumerate() {
+            let place = Place::new(self.log, entry.position, number as u16);
+            self.index.note(self.hash_key.trace(&run.trace), entry.position);
+            if let Some((old, old_run)) = payload.replaces(number as u16)
+                && let Some(old) = place_of(self.log, old, old_run)
+                && self.fragments.move_place(&run.trace, old, place)
+            {
+                continue;
+            }
             let mut digest = Digest::EMPTY;
             let spans_start = self.batch.fingerprints.len() as u32;
             let mut parents = Vec::new();
@@ -185,15 +209,13 @@ impl<'a> Replay<'a> {
             }
             let parents_start = self.batch.fingerprints.len() as u32;
             self.batch.fingerprints.extend(parents);
-            let place = self.batch.places.len() as u32;
-            self.batch
-                .places
-                .push(Place::new(self.log, entry.position, number as u16));
+            let places_start = self.batch.places.len() as u32;
+            self.batch.places.push(place);
             self.spans += u64::from(digest.span_count);
             self.batch.items.push(Item {
                 trace: run.trace,
                 digest,
-                places: place..place + 1,
+                places: places_start..places_start + 1,
                 spans: spans_start..parents_start,
                 parents: parents_start..self.batch.fingerprints.len() as u32,
             });
@@ -202,23 +224,9 @@ impl<'a> Replay<'a> {
         Some(())
     }
 
-    /// When the entry arrived, on the clocks of this process.
-    fn moment(&self, arrived: WallTime) -> Now {
-        let ago = Duration::from_nanos(self.now.wall.0.saturating_sub(arrived.0));
-        let instant = Instant(self.now.instant.0.saturating_sub(ago.as_nanos() as u64));
-        Now {
-            instant,
-            wall: arrived.min(self.now.wall),
-        }
-    }
-
     fn verdicts(&mut self, entry: &ReplayedEntry<'_>) -> Option<()> {
-        let now = self.moment(entry.arrived);
-        for mut record in VerdictRecord::read_all(entry.payload)? {
-            record.decision.policy = match record.decision.policy {
-                Some(number) => policy_number(self.names, self.segment_names.get(number.0 as usize)?),
-                None => None,
-            };
+        let now = moment(self.now, entry.arrived);
+        for record in self.read_verdicts(entry.payload)? {
             self.decided.uncovered.add(self.hash_key, &record);
             self.decided.uncovered.from.get_or_insert(entry.position);
             let VerdictRecord {
@@ -238,7 +246,7 @@ impl<'a> Replay<'a> {
                 .into_iter()
                 .flat_map(|kept| kept.into_settlements(decision, late))
             {
-                let last = *settlement.places.last().expect("an item has places");
+                let last = last_to_leave(&settlement.places).expect("an item has places");
                 self.job_count += 1;
                 let job = Job {
                     number: self.job_count,
@@ -247,6 +255,44 @@ impl<'a> Replay<'a> {
                 };
                 self.jobs.insert((trace, last), job);
             }
+        }
+        Some(())
+    }
+
+    /// With the policy numbers of this process.
+    fn read_verdicts(&self, payload: &[u8]) -> Option<Vec<VerdictRecord>> {
+        let mut records = VerdictRecord::read_all(payload)?;
+        for record in &mut records {
+            record.decision.policy = match record.decision.policy {
+                Some(number) => policy_number(self.names, self.segment_names.get(number.0 as usize)?),
+                None => None,
+            };
+        }
+        Some(records)
+    }
+
+    /// A decision about traces, not about what stands before it: that has its verdicts.
+    fn upgrades(&mut self, entry: &ReplayedEntry<'_>) -> Option<()> {
+        for record in self.read_verdicts(entry.payload)? {
+            let VerdictRecord { trace, decision, .. } = record;
+            self.decided.uncovered.add(self.hash_key, &record);
+            self.decided.uncovered.from.get_or_insert(entry.position);
+            self.found.push(FoundDecision::Verdict {
+                trace,
+                decision,
+                late: false,
+                seen: None,
+            });
+            let at = entry.position;
+            self.upgrades.push(Asked { at, trace, decision });
+        }
+        Some(())
+    }
+
+    fn upgraded(&mut self, payload: &[u8]) -> Option<()> {
+        for record in UpgradedRecord::read_all(payload)? {
+            let is_it = |asked: &Asked| asked.at == record.asked_at && asked.trace == record.trace;
+            self.upgrades.retain(|asked| !is_it(asked));
         }
         Some(())
     }
@@ -285,11 +331,7 @@ impl<'a> Replay<'a> {
     fn copied(&mut self, payload: &[u8]) -> Option<()> {
         for record in CopiedRecord::read_all(payload)? {
             self.kept_position_max = self.kept_position_max.max(record.to);
-            let aligned = record.entry.0.is_multiple_of(Place::ENTRY_ALIGN) && record.entry.0 >> 50 == 0;
-            if !aligned || record.run as usize >= Place::RUN_COUNT_MAX {
-                return None;
-            }
-            let last = Place::new(self.log, record.entry, record.run);
+            let last = place_of(self.log, record.entry, record.run)?;
             let lowest = self.lowest_cursor();
             let Some(job) = self.jobs.get_mut(&(record.trace, last)) else {
                 continue;
@@ -320,6 +362,8 @@ impl<'a> Replay<'a> {
         Replayed {
             lowest_cursor,
             decided: self.decided,
+            upgrades: self.upgrades,
+            index: self.index,
             fragments: self.fragments.into_traces().collect(),
             cursors: self.cursors,
             keeps: jobs.into_iter().map(|job| (job.settlement, job.copy)).collect(),
@@ -375,6 +419,22 @@ impl Replayed {
         chain.batches.insert(0, Batch { position, count });
         found
     }
+}
+
+/// When an entry arrived, on the clocks of this process.
+fn moment(now: Now, arrived: WallTime) -> Now {
+    let ago = Duration::from_nanos(now.wall.0.saturating_sub(arrived.0));
+    let instant = Instant(now.instant.0.saturating_sub(ago.as_nanos() as u64));
+    Now {
+        instant,
+        wall: arrived.min(now.wall),
+    }
+}
+
+/// `None`: there can be no such place.
+pub(super) fn place_of(log: LogId, entry: Position, run: u16) -> Option<Place> {
+    let aligned = entry.0.is_multiple_of(Place::ENTRY_ALIGN) && entry.0 < crate::wal::POSITION_MAX;
+    (aligned && usize::from(run) < Place::RUN_COUNT_MAX).then(|| Place::new(log, entry, run))
 }
 
 /// Returns how many decisions the record has.
@@ -469,9 +529,14 @@ impl KeptReplay {
                 .policy
                 .and_then(|number| policy_number(names, self.segment_names.get(number.0 as usize)?)),
             readers: Readers::default(),
-            kept_at: now.instant,
+            kept_at: moment(now, entry.arrived).instant,
             needs: Position(0),
         });
+    }
+
+    /// No destination lacks anything.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// Which kept fragments must be copied again, and the entries that some destination has not got.

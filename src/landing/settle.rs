@@ -8,6 +8,7 @@ use super::deliver::Room;
 use super::fetch::{Fetched, READ_BYTES, ReadOp, WhichLog};
 use super::queue::{KeptEntry, Readers};
 use super::record::{COPIED, CopiedRecord, KEPT, KeptRecord, VERDICTS, VerdictRecord};
+use super::search::SearchId;
 use super::{Landing, LandingOptions};
 use crate::base::block::BlockPool;
 use crate::base::ids::{Place, Position, TraceId};
@@ -42,6 +43,33 @@ pub(super) struct KeepJob {
     kept: Option<(Position, Position)>,
     /// End of its verdict entry.
     durable_at: Position,
+    /// An upgrade: who waits for the copies.
+    search: Option<SearchId>,
+}
+
+impl KeepJob {
+    /// Of a trace that was dropped, whose places were found again and are held.
+    pub fn upgrade(
+        search: SearchId,
+        trace: TraceId,
+        decision: Decision,
+        places: Places,
+        span_count: u32,
+        durable_at: Position,
+    ) -> KeepJob {
+        KeepJob {
+            trace,
+            decision,
+            late: false,
+            span_count,
+            places,
+            next: 0,
+            copied_spans: 0,
+            kept: None,
+            durable_at,
+            search: Some(search),
+        }
+    }
 }
 
 impl<P: BlockPool, W> Landing<P, W> {
@@ -49,25 +77,16 @@ impl<P: BlockPool, W> Landing<P, W> {
     pub fn settle(&mut self, now: Now, settlements: &mut Vec<Settlement>, stats: &mut Stats) {
         while !settlements.is_empty() {
             let chunk = ..settlements.len().min(VERDICTS_PER_ENTRY);
+            for settlement in &mut settlements[chunk] {
+                self.forward.settle(settlement);
+            }
             let mut payload = std::mem::take(&mut self.framed);
             payload.clear();
-            for Settlement {
-                trace,
-                decision,
-                late,
-                ..
-            } in &settlements[chunk]
-            {
-                VerdictRecord {
-                    trace: *trace,
-                    decision: *decision,
-                    late: *late,
-                }
-                .put(&mut payload);
-            }
+            let records = || settlements[chunk].iter().map(VerdictRecord::of);
+            records().for_each(|record| record.put(&mut payload));
             let end = self.append(now, VERDICTS, &payload);
             self.framed = payload;
-            self.note_decided(&settlements[chunk], end);
+            self.note_decided(records(), end);
             for settlement in settlements.drain(chunk) {
                 stats.spans.decided[settlement.decision.verdict as usize] += u64::from(settlement.span_count);
                 self.act_on(settlement, end);
@@ -87,6 +106,7 @@ impl<P: BlockPool, W> Landing<P, W> {
                 copied_spans: 0,
                 kept: None,
                 durable_at,
+                search: None,
             }),
             Verdict::Rollup | Verdict::Deny => {
                 settlement
@@ -106,8 +126,8 @@ impl<P: BlockPool, W> Landing<P, W> {
         for chunk in keeps.chunks(VERDICTS_PER_ENTRY) {
             let mut payload = Vec::new();
             for keep in chunk {
-                if let Some(last) = keep.places.last() {
-                    CopiedRecord::void(keep.trace, *last).put(&mut payload);
+                if let Some(last) = last_to_leave(&keep.places) {
+                    CopiedRecord::void(keep.trace, last).put(&mut payload);
                 }
             }
             self.append(now, COPIED, &payload);
@@ -159,7 +179,12 @@ impl<P: BlockPool, W> Landing<P, W> {
         stats.spans_not_copied += lost;
         let tail = self.queue.end();
         let (from, to) = job.kept.unwrap_or((tail, tail));
-        let Some(last) = job.places.last() else { return };
+        if let Some(search) = job.search {
+            self.upgrade_is_copied(to, search, u64::from(job.copied_spans));
+        }
+        let Some(last) = last_to_leave(&job.places) else {
+            return;
+        };
         let (entry, run) = (last.entry(), last.run());
         CopiedRecord {
             trace: job.trace,
@@ -221,6 +246,10 @@ impl<P: BlockPool, W> Landing<P, W> {
         span_count: u32,
         framed: &[u8],
     ) -> bool {
+        if self.kept.undurable_bytes() > self.options.unsynced_bytes_max {
+            // There is room again with the end of a sync (M1).
+            return false;
+        }
         let len = KeptRecord::HEADER_BYTES + framed.len();
         let wanted = self.wanted_by(job.decision.policy);
         let room = match self.kept.admit(len as u64) {
@@ -280,7 +309,6 @@ impl<P: BlockPool, W> Landing<P, W> {
                 self.log.release(place.entry(), 1);
             }
         }
-        self.uncounted_bytes += len as u64;
         true
     }
 
@@ -304,6 +332,11 @@ impl<P: BlockPool, W> Landing<P, W> {
         }
     }
 
+    /// Kept fragments that wait for their copy.
+    pub fn uncopied_count(&self) -> usize {
+        self.keeps.len()
+    }
+
     /// Spans of a kept trace that are not in the kept log yet.
     pub(super) fn uncopied_spans_of(&self, trace: TraceId) -> u64 {
         let jobs = self.keeps.iter().filter(|job| job.trace == trace);
@@ -320,7 +353,13 @@ impl<P: BlockPool, W> Landing<P, W> {
             self.copies.pop_front();
             self.log.release(place.entry(), 1);
         }
+        self.answer_upgrades(safe);
     }
+}
+
+/// Which of the places of a fragment leaves the log last; a copy forward may stand before it in the list.
+pub(super) fn last_to_leave(places: &Places) -> Option<Place> {
+    places.iter().max().copied()
 }
 
 pub(super) enum Found<'a> {
@@ -404,7 +443,7 @@ fn scope_attributes<'a>(
         .decision
         .policy
         .and_then(|number| options.policy_names.get(number.0 as usize));
-    let mut attributes = Vec::with_capacity(5);
+    let mut attributes = Vec::with_capacity(6);
     if let Some(policy) = policy {
         attributes.push(("tailsampling.policy", AttributeValue::String(policy)));
     }
@@ -418,6 +457,9 @@ fn scope_attributes<'a>(
     attributes.push(("tailkeep.node", AttributeValue::String(&options.node)));
     if job.decision.incomplete {
         attributes.push(("tailkeep.incomplete", AttributeValue::Bool(true)));
+    }
+    if job.decision.upgraded {
+        attributes.push(("tailkeep.upgraded", AttributeValue::Bool(true)));
     }
     attributes
 }

@@ -5,6 +5,7 @@
 //! fingerprints of a trace become one item for its owner.
 
 use super::collect::{Draft, PartDraft};
+use super::index::Index;
 use super::record::SPANS;
 use crate::base::block::BlockPool;
 use crate::base::ids::{LogId, Place, Position};
@@ -24,6 +25,7 @@ pub(super) fn write<P: BlockPool>(
     draft: &Draft<'_, '_>,
     log_id: LogId,
     log: &mut Log<P>,
+    index: &mut Index,
     batches: &mut [ItemBatch],
 ) -> Option<Position> {
     if draft.spans.is_empty() {
@@ -54,6 +56,7 @@ pub(super) fn write<P: BlockPool>(
         end = appended.end;
         for (number, trace) in writer.run_traces.iter().enumerate() {
             places.push((*trace, Place::new(log_id, appended.position, number as u16)));
+            index.note(draft.traces[*trace as usize].hash, appended.position);
         }
     }
     add_items(draft, &order, &places, batches);
@@ -207,6 +210,10 @@ fn add_items(draft: &Draft<'_, '_>, order: &[u32], places: &[(u32, Place)], batc
         let is_mine = |span: &&u32| draft.spans[**span as usize].trace == number;
         let (spans, rest) = order.split_at(order.iter().take_while(is_mine).count());
         order = rest;
+        if spans.is_empty() {
+            // Left out.
+            continue;
+        }
         let place_count = places.iter().take_while(|(trace, _)| *trace == number).count();
         let places_start = batch.places.len() as u32;
         batch

@@ -1,10 +1,11 @@
 //! The payload of a spans entry: original bytes, spans of one trace side by side, contexts once.
 //!
 //! ```text
-//!  u16 resource count │ u16 scope count │ u16 run count │ u16 zero
+//!  u16 resource count │ u16 scope count │ u16 run count │ u16: 1 if it was copied forward
 //!  resource table     │ count × { u32 length }
 //!  scope table        │ count × { u32 length, u16 resource, u16 zero }
 //!  trace directory    │ count × { trace id 16, u32 span count, u32 length of its spans below }
+//!  replaces           │ only if copied forward: run count × { u64 entry position, u16 run, 6 zeros }
 //!  resource parts     │ every field of ResourceSpans but scope_spans, framed as it came
 //!  scope parts        │ every field of ScopeSpans but spans, framed as it came
 //!  spans              │ by run: { u32 length, u16 scope, Span message } …
@@ -15,7 +16,7 @@
 //! because a log may come from another version or another's hands.
 
 use crate::base::codec::{Reader, Writer};
-use crate::base::ids::{Place, TraceId};
+use crate::base::ids::{Place, Position, TraceId};
 use crate::otlp::join::Joiner;
 
 pub const HEADER_BYTES: usize = 8;
@@ -23,6 +24,7 @@ pub const RESOURCE_BYTES: usize = 4;
 pub const SCOPE_BYTES: usize = 8;
 pub const RUN_BYTES: usize = 24;
 pub const SPAN_BYTES: usize = 6;
+pub const REPLACES_BYTES: usize = 16;
 
 /// One run of the trace directory: the spans of one trace in this entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub struct SpansPayload<'a> {
     resource_table: &'a [u8],
     scope_table: &'a [u8],
     directory: &'a [u8],
+    /// Empty unless it was copied forward.
+    replaces: &'a [u8],
     parts: &'a [u8],
     spans: &'a [u8],
 }
@@ -64,13 +68,18 @@ impl<'a> SpansPayload<'a> {
 
     fn parse_tables(payload: &'a [u8]) -> Option<SpansPayload<'a>> {
         let mut reader = Reader::new(payload);
-        let [resources, scopes, runs, _] = [reader.u16()?, reader.u16()?, reader.u16()?, reader.u16()?];
+        let [resources, scopes, runs, moved] = [reader.u16()?, reader.u16()?, reader.u16()?, reader.u16()?];
         if runs as usize > Place::RUN_COUNT_MAX {
             return None;
         }
         let resource_table = reader.bytes(resources as usize * RESOURCE_BYTES)?;
         let scope_table = reader.bytes(scopes as usize * SCOPE_BYTES)?;
         let directory = reader.bytes(runs as usize * RUN_BYTES)?;
+        let replaces = match moved {
+            0 => &[],
+            1 => reader.bytes(runs as usize * REPLACES_BYTES)?,
+            _ => return None,
+        };
         let mut parts_len = 0usize;
         let mut table = Reader::new(resource_table);
         while let Some(len) = table.u32() {
@@ -90,6 +99,7 @@ impl<'a> SpansPayload<'a> {
             resource_table,
             scope_table,
             directory,
+            replaces,
             parts,
             spans,
         };
@@ -115,6 +125,12 @@ impl<'a> SpansPayload<'a> {
             span_count,
             span_bytes,
         }
+    }
+
+    /// Where run `index` stood before it was copied forward, entry and run; `None`: it was not.
+    pub fn replaces(&self, index: u16) -> Option<(Position, u16)> {
+        let mut reader = Reader::new(self.replaces.get(usize::from(index) * REPLACES_BYTES..)?);
+        Some((Position(reader.u64()?), reader.u16()?))
     }
 
     /// Every run with its spans, in directory order.
@@ -257,11 +273,23 @@ pub fn write<'a>(
     runs: &[Run],
     spans: impl Iterator<Item = Span<'a>>,
 ) {
+    write_moved(out, resources, scopes, runs, &[], spans);
+}
+
+/// As [`write()`], of runs that were copied forward from these entries and runs: [`REPLACES_BYTES`] more for each.
+pub fn write_moved<'a>(
+    out: &mut [u8],
+    resources: &[Pieces<'_, 'a>],
+    scopes: &[(u16, Pieces<'_, 'a>)],
+    runs: &[Run],
+    replaces: &[(Position, u16)],
+    spans: impl Iterator<Item = Span<'a>>,
+) {
     let mut writer = Writer::new(out);
     writer.u16(resources.len() as u16);
     writer.u16(scopes.len() as u16);
     writer.u16(runs.len() as u16);
-    writer.u16(0);
+    writer.u16(u16::from(!replaces.is_empty()));
     for pieces in resources {
         writer.u32(pieces_len(pieces) as u32);
     }
@@ -274,6 +302,11 @@ pub fn write<'a>(
         writer.bytes(run.trace.as_bytes());
         writer.u32(run.span_count);
         writer.u32(run.span_bytes);
+    }
+    for (position, run) in replaces {
+        writer.u64(position.0);
+        writer.u16(*run);
+        writer.bytes(&[0; 6]);
     }
     let parts = resources
         .iter()

@@ -134,6 +134,16 @@ impl Rule {
         }
     }
 
+    /// Whether it asks how long or how large a trace is.
+    pub fn asks_extent(&self) -> bool {
+        match self {
+            Rule::Leaf(Leaf::LongerThan(_) | Leaf::MoreSpansThan(_)) => true,
+            Rule::Leaf(Leaf::Always | Leaf::Seen(_) | Leaf::Chance(_) | Leaf::Hashed(_)) => false,
+            Rule::All(parts) => parts.iter().any(Rule::asks_extent),
+            Rule::Not(inner) => inner.asks_extent(),
+        }
+    }
+
     /// T of a trace that this rule keeps; `None` if R does not say how often that is.
     pub fn threshold(&self) -> Option<Threshold> {
         match self {

@@ -1,8 +1,10 @@
 //! What one core tells another.
 //!
 //! ```text
-//!  start:    Decided*  Adopt*  Replayed      each core to every other, in this order
+//!  start:    Decided*  Adopt*  Upgrades*  Replayed      each core to every other, in this order
 //!  then:     Items →    ← Settled            landing core to owner, owner to landing core
+//!            Asked →    ← Answered           copying forward, a piece of one log at a time
+//!            ← Search   Searched →           owner to the keepers of all logs, and back
 //! ```
 //!
 //! Both kinds are credit: so many items and settlements are on their way between two cores at most, until the
@@ -10,7 +12,10 @@
 //! settlements decides nothing and leaves items waiting. `Settled` itself is always taken at once, whatever its
 //! receiver lacks, so that no two cores can wait for each other.
 
-use crate::route::{ItemBatch, Settlement};
+use crate::base::ids::{LogId, TraceId};
+use crate::landing::forward::{Answer, Question};
+use crate::landing::{Searched, Wanted};
+use crate::route::{Decision, ItemBatch, Settlement};
 use crate::table::{FoundDecision, Trace};
 
 #[derive(Debug)]
@@ -19,6 +24,8 @@ pub enum Message {
     Decided(Vec<FoundDecision>),
     /// What a log holds of traces without a verdict, for their owners.
     Adopt(Vec<Trace>),
+    /// Traces that a log says are to be kept after all, for their owners.
+    Upgrades(Vec<(TraceId, Decision)>),
     /// All of the sender's logs are replayed.
     Replayed,
     Items(ItemBatch),
@@ -28,4 +35,21 @@ pub enum Message {
         items_absorbed: usize,
         settlements_taken: usize,
     },
+    /// About places in a log of the sender.
+    Asked {
+        log: LogId,
+        questions: Vec<Question>,
+    },
+    /// Goes out behind all settlements that were given before.
+    Answered {
+        log: LogId,
+        answers: Vec<Answer>,
+    },
+    /// Look for a trace in the receiver's logs. So many are under way from one core as it allows itself.
+    Search {
+        number: u64,
+        trace: TraceId,
+        wanted: Wanted,
+    },
+    Searched(Searched),
 }

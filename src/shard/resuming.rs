@@ -5,8 +5,9 @@
 
 use super::Credit;
 use super::message::Message;
-use crate::base::ids::CoreId;
-use crate::route::{self, HashKey};
+use super::overload::OnOverload;
+use crate::base::ids::{CoreId, TraceId};
+use crate::route::{self, Decision, HashKey};
 use crate::table::{FoundDecision, Table, Trace};
 
 /// Items per message.
@@ -19,11 +20,13 @@ pub struct Resuming {
     hash_key: HashKey,
     pub(super) table: Table,
     pub(super) fragments: Vec<Trace>,
+    pub(super) upgrades: Vec<(TraceId, Decision)>,
     /// Cores that have not replayed all their logs.
     missing: u16,
     /// From cores that serve already.
     pub(super) early: Vec<(CoreId, Message)>,
     pub(super) credit: Credit,
+    pub(super) on_overload: OnOverload,
 }
 
 impl Resuming {
@@ -34,14 +37,20 @@ impl Resuming {
             hash_key,
             table,
             fragments: Vec::new(),
+            upgrades: Vec::new(),
             missing: core_count,
             early: Vec::new(),
             credit: Credit::default(),
+            on_overload: OnOverload::default(),
         }
     }
 
     pub fn with_credit(self, credit: Credit) -> Resuming {
         Resuming { credit, ..self }
+    }
+
+    pub fn with_overload(self, on_overload: OnOverload) -> Resuming {
+        Resuming { on_overload, ..self }
     }
 
     pub fn handle_message(&mut self, from: CoreId, message: Message) {
@@ -50,8 +59,14 @@ impl Resuming {
                 .into_iter()
                 .for_each(|found| self.table.remember_replayed(found)),
             Message::Adopt(fragments) => self.fragments.extend(fragments),
+            Message::Upgrades(upgrades) => self.upgrades.extend(upgrades),
             Message::Replayed => self.missing -= 1,
-            Message::Items(_) | Message::Settled { .. } => self.early.push((from, message)),
+            Message::Items(_)
+            | Message::Settled { .. }
+            | Message::Asked { .. }
+            | Message::Answered { .. }
+            | Message::Search { .. }
+            | Message::Searched(_) => self.early.push((from, message)),
         }
     }
 
@@ -62,11 +77,18 @@ impl Resuming {
         self.deliver(by_owner, Message::Decided)
     }
 
-    /// What a log holds undecided.
-    pub fn replayed(&mut self, fragments: Vec<Trace>) -> Vec<(CoreId, Message)> {
+    /// What a log holds undecided, and what it says is to be kept after all.
+    pub fn replayed(
+        &mut self,
+        fragments: Vec<Trace>,
+        upgrades: Vec<(TraceId, Decision)>,
+    ) -> Vec<(CoreId, Message)> {
         let hash_key = self.hash_key;
         let by_owner = self.by_owner(fragments, |fragment| hash_key.trace(&fragment.id()));
-        self.deliver(by_owner, Message::Adopt)
+        let mut messages = self.deliver(by_owner, Message::Adopt);
+        let by_owner = self.by_owner(upgrades, |(trace, _)| hash_key.trace(trace));
+        messages.extend(self.deliver(by_owner, Message::Upgrades));
+        messages
     }
 
     /// Every log of the node is replayed: the shard can be made.

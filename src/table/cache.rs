@@ -103,13 +103,15 @@ impl DecidedCache {
     }
 
     /// Takes back a decision that is older than all that were inserted, if there is room for it; `kept` names a
-    /// kept trace whole. What is known stays.
+    /// kept trace whole. What is known stays, but for a lower verdict (V1).
     pub fn insert_older(
         &mut self,
         CompactDecision(entry): CompactDecision,
         kept: Option<(TraceId, Decision)>,
     ) {
-        if self.entries.has_room() && self.entries.find(entry).is_none() {
+        let known = self.entries.find(entry);
+        let is_higher = |known| verdict_of(known) < verdict_of(entry);
+        if known.is_some_and(is_higher) || (known.is_none() && self.entries.has_room()) {
             self.entries.insert(entry);
         }
         let Some((trace, decision)) = kept else { return };
@@ -136,7 +138,22 @@ impl DecidedCache {
             policy: None,
             threshold: None,
             incomplete: false,
+            upgraded: false,
         })
+    }
+
+    /// Bytes when full: what was not touched yet is no memory so far.
+    pub fn memory_bytes(&self) -> u64 {
+        let kept: usize = self.kept.iter().map(HashTable::allocation_size).sum();
+        (self.entries.memory_bytes() + kept) as u64
+    }
+
+    /// Decisions in generations of these counts that fit into so many bytes: all, and those of kept traces.
+    pub fn counts_within(bytes: u64) -> (usize, usize) {
+        // A fifth for kept traces: two generations whose tables are half full at worst.
+        let kept_bytes = 4 * (size_of::<Kept>() + 1) as u64;
+        let count = bytes / 5 * 4 / Generations::BYTES_EACH;
+        (count as usize, (bytes / 5 / kept_bytes) as usize)
     }
 
     /// Asks for the memory of a look that will come soon.
@@ -183,6 +200,7 @@ mod tests {
             policy,
             threshold,
             incomplete: false,
+            upgraded: false,
         }
     }
 

@@ -5,7 +5,7 @@
 //! owners learn first what any log decided, then adopt the fragments.
 
 use super::trace::Trace;
-use crate::base::ids::TraceId;
+use crate::base::ids::{Place, TraceId};
 use crate::base::time::Now;
 use crate::route::ItemBatch;
 use hashbrown::HashMap;
@@ -38,6 +38,12 @@ impl Fragments {
     /// A verdict entry settles all that stands before it in its log of that trace.
     pub fn settle(&mut self, trace: &TraceId) -> Option<Trace> {
         self.traces.remove(trace)
+    }
+
+    /// Spans of a trace were copied forward; `false`: they are not known from where they were.
+    pub fn move_place(&mut self, trace: &TraceId, old: Place, new: Place) -> bool {
+        let trace = self.traces.get_mut(trace);
+        trace.is_some_and(|trace| trace.move_place(old, new))
     }
 
     /// In the order of the log, so that the same log is always resumed in the same way.

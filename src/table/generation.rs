@@ -39,6 +39,13 @@ pub(super) struct Generations {
 }
 
 impl Generations {
+    /// Memory for each entry of `count_max`.
+    pub const BYTES_EACH: u64 = (2 * LINE_BYTES / LINE_LOAD) as u64;
+
+    pub fn memory_bytes(&self) -> usize {
+        self.words.len() * size_of::<u64>()
+    }
+
     pub fn new(count_max: usize) -> Generations {
         let line_count = count_max / LINE_LOAD + 1;
         let words = vec![0; (2 * line_count + 1) * LINE_WORDS];

@@ -26,14 +26,15 @@ struct Entry {
 #[derive(Debug)]
 pub(super) struct Index {
     parts: Vec<HashTable<Entry>>,
+    /// Bytes of all parts.
+    bytes: usize,
 }
 
 impl Index {
-    pub const ENTRY_BYTES: usize = size_of::<Entry>() + 1;
-
     pub fn new() -> Index {
         Index {
             parts: (0..PART_COUNT).map(|_| HashTable::new()).collect(),
+            bytes: 0,
         }
     }
 
@@ -59,7 +60,19 @@ impl Index {
     pub fn insert(&mut self, hash: u64, key: Key) {
         let stored = hash as u32;
         let entry = Entry { hash: stored, key };
-        self.parts[part(hash)].insert_unique(spread(stored), entry, |entry| spread(entry.hash));
+        let part = &mut self.parts[part(hash)];
+        if part.len() < part.capacity() {
+            part.insert_unique(spread(stored), entry, |entry| spread(entry.hash));
+            return;
+        }
+        let before = part.allocation_size();
+        part.insert_unique(spread(stored), entry, |entry| spread(entry.hash));
+        self.bytes = self.bytes + part.allocation_size() - before;
+    }
+
+    /// Bytes of all parts. They do not shrink: a part that was full once will be again.
+    pub fn memory_bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether `key` was in it.

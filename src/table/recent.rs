@@ -24,6 +24,10 @@ pub struct DecidedTrace {
     pub last_seen: WallTime,
     pub decided_at: WallTime,
     pub late_spans: u32,
+    /// Of those.
+    pub late: Digest,
+    /// A start found it: other logs may know more of it.
+    pub is_replayed: bool,
     /// Where its spans are, or were: the log keeps them no longer for this.
     pub places: Places,
 }
@@ -38,8 +42,16 @@ impl DecidedTrace {
         self.places.extend(other.places.into_iter().take(room));
     }
 
-    pub(super) fn add_late(&mut self, span_count: u32, places: &[Place]) {
-        self.late_spans += span_count;
+    pub(super) fn replayed(self) -> DecidedTrace {
+        DecidedTrace {
+            is_replayed: true,
+            ..self
+        }
+    }
+
+    pub(super) fn add_late(&mut self, late: Digest, places: &[Place]) {
+        self.late_spans += late.span_count;
+        self.late = self.late.merge(late);
         let room = PLACES_REMEMBERED.saturating_sub(self.places.len());
         self.places.extend(places.iter().take(room).copied());
     }
@@ -125,6 +137,11 @@ impl Recent {
         oldest.map(|decided| decided.decided_at)
     }
 
+    /// Places beyond the first two lie outside and are few.
+    pub fn memory_bytes(&self) -> u64 {
+        (self.ring.capacity() * size_of::<DecidedTrace>() + self.by_trace.allocation_size()) as u64
+    }
+
     /// The newest first.
     pub fn iter(&self) -> impl Iterator<Item = &DecidedTrace> {
         let (newer, older) = self.ring.split_at(self.next as usize);
@@ -147,6 +164,7 @@ mod tests {
             policy: None,
             threshold: None,
             incomplete: false,
+            upgraded: false,
         };
         DecidedTrace {
             trace: TraceId::new(&id).expect("not zero"),
@@ -156,6 +174,8 @@ mod tests {
             last_seen: WallTime(0),
             decided_at: WallTime(number),
             late_spans: 0,
+            late: Digest::EMPTY,
+            is_replayed: false,
             places: Places::new(),
         }
     }

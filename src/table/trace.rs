@@ -5,6 +5,7 @@ use crate::base::ids::{LogId, Place, TraceId};
 use crate::base::monoid::Monoid;
 use crate::base::slab::{Key, Slab};
 use crate::base::time::{Instant, Now, WallTime};
+use crate::base::wheel::Armed;
 use crate::completion::Progress;
 use crate::completion::structure::Structure;
 use crate::digest::Digest;
@@ -13,7 +14,7 @@ use crate::route::{Decision, Places, Settlement};
 const NO_ROOT: Instant = Instant(u64::MAX);
 
 // What a million pending traces cost: BENCHMARKS.md says how much else.
-const _: () = assert!(Slab::<Trace>::SLOT_BYTES <= 224);
+const _: () = assert!(Slab::<Trace>::SLOT_BYTES <= 208);
 
 /// State of an open trace on its owner.
 ///
@@ -27,6 +28,8 @@ pub struct Trace {
     /// When the first span without parent came; [`NO_ROOT`] until then.
     root_at: Instant,
     resumed: bool,
+    /// In the table's wheel.
+    pub(super) armed: Armed,
     structure: Structure,
     places: Places,
     /// Spans by log; `None` while all places are of one log.
@@ -49,6 +52,7 @@ impl Trace {
             last_span_at: now.instant,
             root_at: NO_ROOT,
             resumed: false,
+            armed: Armed::NOT,
             structure: if structural {
                 Structure::default()
             } else {
@@ -94,6 +98,12 @@ impl Trace {
         self.places.extend_from_slice(&other.places);
     }
 
+    /// `false`: no spans of it are at `old`.
+    pub(super) fn move_place(&mut self, old: Place, new: Place) -> bool {
+        let place = self.places.iter_mut().find(|place| **place == old);
+        place.map(|place| *place = new).is_some()
+    }
+
     /// Counts spans that lie at `places`, before they are merged.
     fn add_share(&mut self, places: &[Place], span_count: u32) {
         let Some(log) = places.first().map(|place| place.log()) else {
@@ -134,6 +144,8 @@ impl Trace {
             last_seen: wall_of(self.last_span_at),
             decided_at: now.wall,
             late_spans: 0,
+            late: Digest::EMPTY,
+            is_replayed: false,
             places: self.places().take(PLACES_REMEMBERED).collect(),
         }
     }
@@ -179,6 +191,10 @@ impl Trace {
 
     pub fn places(&self) -> impl Iterator<Item = Place> {
         self.places.iter().copied()
+    }
+
+    pub fn has_place(&self, place: Place) -> bool {
+        self.places.contains(&place)
     }
 
     /// Root seen and every parent resolved, as far as anyone has looked.

@@ -167,7 +167,7 @@ impl<P: BlockPool> Log<P> {
             }
         }
         self.fail_over(now);
-        self.recycle_expired(now);
+        self.recycle_surplus(now);
         if self.idle_at.is_some_and(|at| at <= now.instant) {
             self.open_group(now, 0);
         }

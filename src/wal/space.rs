@@ -80,6 +80,10 @@ impl<P: BlockPool> Log<P> {
     /// Whether a request of `bytes` (all its entries) may be appended now. Entries that must be written
     /// whatever happens (verdicts, cursors) are appended without asking: a segment is kept back for them.
     pub fn admit(&self, bytes: u64) -> Result<(), Refused> {
+        self.admit_beside(bytes, RESERVE_COUNT * self.options.segment_size)
+    }
+
+    fn admit_beside(&self, bytes: u64, reserve: u64) -> Result<(), Refused> {
         if self.failures > 1 {
             return Err(match self.no_space {
                 true => Refused::NoSpace { retry: RETRY_DELAY },
@@ -88,7 +92,7 @@ impl<P: BlockPool> Log<P> {
         }
         // Padding, group and entry headers on top, generously.
         let mut needed = bytes + bytes / 16 + 2 * BLOCK_BYTES as u64;
-        needed += RESERVE_COUNT * self.options.segment_size;
+        needed += reserve;
         // What has no file yet takes one of those that can still be had.
         let ahead = self
             .segments
@@ -155,6 +159,17 @@ impl<P: BlockPool> Log<P> {
         }
     }
 
+    /// Whether something in it is younger than `retain`.
+    pub fn retains(&self, now: Now) -> bool {
+        let mut known = self.segments.iter().filter(|segment| segment.newest.is_some());
+        known.any(|segment| segment.expires > now.instant)
+    }
+
+    /// Where the oldest segment begins: nothing before it is in the log.
+    pub fn begins_at(&self) -> Position {
+        self.segments.front().map_or(self.tail, |segment| segment.base)
+    }
+
     /// Segments find no file, unless an old one is used again.
     pub fn is_out_of_space(&self) -> bool {
         self.no_space
@@ -175,16 +190,44 @@ impl<P: BlockPool> Log<P> {
     /// be, or the oldest is nearly as old as may be. What is to outlive them is to be appended again now.
     pub fn leaving(&self, now: Now) -> Position {
         const AHEAD: Duration = Duration::from_secs(5);
-        // Admission counts on two segments that can go at once; twice that, and copies are in time.
+        // Twice those that admission counts on, and copies are in time.
         const SEGMENTS: usize = 4;
-        const SPARE_FILES: u64 = 3;
-        let is_short = self.file_count() + SPARE_FILES > self.file_count_max();
+        let is_short = self.is_short();
         let goes = |segment: &&Segment| {
             let is_settled = segment.end <= self.durable && segment.holds == 0;
             is_settled && (is_short || segment.expires <= now.instant.plus(AHEAD))
         };
         let leaving = self.segments.iter().take(SEGMENTS).take_while(goes).last();
         leaving.map_or(Position(0), |segment| segment.end)
+    }
+
+    /// The oldest segment, begin and end, if nothing but what is held keeps it: files are nearly as many as may be, or
+    /// it is older than `retain`. What it still holds is to be copied forward.
+    pub fn pinned(&self, now: Now) -> Option<(Position, Position)> {
+        let segment = self.first_held()?;
+        (self.is_short() || segment.expires <= now.instant).then_some((segment.base, segment.end))
+    }
+
+    /// When `pinned` may have something without anything else happening.
+    pub fn pinned_from(&self) -> Option<Instant> {
+        self.first_held().map(|segment| segment.expires)
+    }
+
+    fn first_held(&self) -> Option<&Segment> {
+        let held = self.segments.iter().find(|segment| segment.holds > 0);
+        // The one being written would only be written to its own end.
+        held.filter(|segment| segment.end <= self.durable)
+    }
+
+    /// Files are nearly as many as may be. Admission counts on two segments that can go at once.
+    fn is_short(&self) -> bool {
+        const SPARE_FILES: u64 = 3;
+        self.file_count() + SPARE_FILES > self.file_count_max()
+    }
+
+    /// Whether an entry of our own of so many bytes that need not be written now leaves what others count on.
+    pub fn has_room_for_own(&self, bytes: u64) -> bool {
+        self.admit_beside(bytes, self.options.segment_size / 2).is_ok()
     }
 
     /// Follows what is held and the caller's floor. Heads say it only once all is durable that it rests on, so that
@@ -236,6 +279,28 @@ impl<P: BlockPool> Log<P> {
             self.pool.give(block);
         }
         before - self.memory.bytes()
+    }
+
+    /// Bytes of blocks in memory.
+    #[inline]
+    pub fn resident_bytes(&self) -> u64 {
+        self.memory.bytes()
+    }
+
+    /// Of those in memory: padding up to the end of a segment is not.
+    pub fn undurable_bytes_resident(&self) -> u64 {
+        self.undurable_bytes().min(self.memory.bytes())
+    }
+
+    /// Of copies on their way to disk.
+    pub fn copy_bytes(&self) -> u64 {
+        self.copy_bytes
+    }
+
+    /// Appended and not durable yet.
+    #[inline]
+    pub fn undurable_bytes(&self) -> u64 {
+        self.tail.since(self.durable)
     }
 
     /// All marks at once (W1); walks the writes under way and the segments before `head`.
@@ -438,10 +503,19 @@ impl<P: BlockPool> Log<P> {
             .count() as u64
     }
 
-    pub(super) fn recycle_expired(&mut self, now: Now) {
-        while self.may_recycle_first() && self.segments[0].expires <= now.instant {
+    /// Lets go what is too old, and what is too much: each start brings a segment that nobody admitted.
+    pub(super) fn recycle_surplus(&mut self, now: Now) {
+        while self.may_recycle_first() && (self.segments[0].expires <= now.instant || self.is_over_size()) {
             self.recycle_first();
         }
+    }
+
+    fn is_over_size(&self) -> bool {
+        // Files that are going were counted when they were told to.
+        let planned = self.segments.iter().rev();
+        let planned = planned.take_while(|segment| segment.state == SegmentState::Planned);
+        let files = self.segments.len() - planned.count() + self.free.len() + self.blank.len();
+        files as u64 > self.file_count_max()
     }
 
     fn recycle_first(&mut self) {

@@ -14,6 +14,7 @@ use tailkeep::config::options::{
 use tailkeep::config::render::render;
 use tailkeep::config::{BUILT_IN, Config, DEFAULTS, EXAMPLE, Source, Surroundings, load};
 use tailkeep::policy::options::{PolicyEntry, PolicyKind, PolicyOptions, StatusCode};
+use tailkeep::shard::OnOverload;
 
 /// Fills in nothing: what is printed must not need it.
 struct Nothing;
@@ -439,6 +440,7 @@ fn exporters(policy_count: usize) -> impl Strategy<Value = Vec<ExporterOptions>>
                 },
                 queue: QueueOptions {
                     bytes_max,
+                    age_max: Duration::from_millis(if push_back { 0 } else { 90_500 }),
                     on_full: if push_back {
                         OnFull::PushBack
                     } else {
@@ -462,20 +464,42 @@ fn config() -> impl Strategy<Value = Config> {
             Just(policies),
         )
     });
-    (node(), receivers(), wal(), judged, any::<bool>(), memory, admin).prop_map(
-        |(node, receivers, wal, (completion, exporters, policies), annotate, memory, admin)| Config {
-            built_in: false,
-            node,
-            receivers,
-            wal,
-            policies,
-            sampling: SamplingOptions { annotate },
-            completion,
-            memory,
-            exporters,
-            admin,
-        },
+    (
+        node(),
+        receivers(),
+        wal(),
+        judged,
+        any::<(bool, bool)>(),
+        memory,
+        admin,
     )
+        .prop_map(
+            |(
+                node,
+                receivers,
+                wal,
+                (completion, exporters, policies),
+                (annotate, samples),
+                memory,
+                admin,
+            )| Config {
+                built_in: false,
+                node,
+                receivers,
+                wal,
+                policies,
+                sampling: SamplingOptions { annotate },
+                completion,
+                memory,
+                overload: if samples {
+                    OnOverload::Sample
+                } else {
+                    OnOverload::Refuse
+                },
+                exporters,
+                admin,
+            },
+        )
 }
 
 proptest! {

@@ -80,8 +80,23 @@ impl Client {
 
 /// One GET on a connection of its own.
 pub fn get(address: SocketAddr, path: &str) -> (u16, Vec<u8>) {
+    ask(address, "GET", path, "")
+}
+
+/// One POST without a body.
+pub fn post(address: SocketAddr, path: &str) -> (u16, Vec<u8>) {
+    ask(address, "POST", path, "content-length: 0\r\n")
+}
+
+/// As a page would send it.
+pub fn post_from(address: SocketAddr, path: &str, origin: &str) -> (u16, Vec<u8>) {
+    let headers = format!("content-length: 0\r\norigin: {origin}\r\n");
+    ask(address, "POST", path, &headers)
+}
+
+fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) -> (u16, Vec<u8>) {
     let mut client = Client::new(address);
-    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\n{headers}connection: close\r\n\r\n");
     client
         .stream
         .get_mut()

@@ -51,7 +51,7 @@ fn late_spans_follow_the_verdict_after_a_restart() {
     let tailkeep = place.start();
     let mut client = Client::new(tailkeep.http);
     client.export(&request("b", vec![orphan(kept, 7, 0)]));
-    // An error that comes late does not raise the verdict as long as upgrades are not built; it opens no trace.
+    // A late span opens no trace.
     client.export(&request("b", vec![orphan(dropped, 7, 0)]));
     let status = tailkeep.wait_settled();
     assert_eq!(status["traces"]["opened"], 0);

@@ -42,6 +42,8 @@ pub struct Place {
     pub settings: Vec<(&'static str, String)>,
     /// Flow YAML: exporters beside the file.
     pub exporters: String,
+    /// `run --drain`
+    pub drains: bool,
 }
 
 impl Place {
@@ -73,6 +75,7 @@ impl Place {
             policies: "[{ name: everything, type: always_sample }]".to_owned(),
             settings: settings.map(|(key, value)| (key, value.to_owned())).into(),
             exporters: String::new(),
+            drains: false,
         }
     }
 
@@ -128,6 +131,9 @@ impl Place {
         fs::write(&path, config).expect("written");
         let mut command = Command::new(env!("CARGO_BIN_EXE_tailkeep"));
         command.arg("run").arg("--config").arg(&path);
+        if self.drains {
+            command.arg("--drain");
+        }
         for (key, value) in &self.settings {
             command.arg("--set").arg(format!("{key}={value}"));
         }

@@ -233,3 +233,29 @@ fn a_kept_log_that_is_full_waits_for_the_one_that_pushes_back() {
     assert_eq!(destination.accepted().len() as u64, count);
     tailkeep.stop_well();
 }
+
+/// Its age is that of the kept entry, whenever the process was started.
+#[test]
+fn what_has_waited_longer_than_max_age_is_lost_and_what_comes_then_is_not() {
+    let destination = Destination::start(Wire::Http);
+    destination.always(Answer::unavailable(Wire::Http));
+    let place = place("max-age", &destination.exporter("a", ", queue: { max_age: 3s }"));
+    let tailkeep = place.start();
+    (0..5).for_each(|trace| export(&tailkeep, trace, 1));
+    wait_for("all of it queued", || {
+        let status = status_of(&tailkeep, "otlp_http/a");
+        (status["queued_items"].as_u64()? + status["failed"].as_u64()? == 5).then_some(())
+    });
+    tailkeep.kill();
+    let tailkeep = place.start();
+    wait_for("all of it too old", || {
+        let status = status_of(&tailkeep, "otlp_http/a");
+        (status["queued_items"] == 0 && status["failed"].as_u64()? > 0).then_some(())
+    });
+    let lost = "exporter_failed_items_total{exporter=\"otlp_http/a\",signal=\"spans\",reason=\"max_age\"}";
+    assert!((1..=5).contains(&metric(&tailkeep, lost)));
+    destination.always(Answer::Accept);
+    export(&tailkeep, 100, 1);
+    destination.wait_accepted([100]);
+    assert_eq!(destination.accepted(), BTreeSet::from([100]));
+}

@@ -23,7 +23,7 @@ use crate::start::{self, LogDisks, ReplayedLog, Setting};
 
 const LOG: LogId = LogId(0);
 const HASH_KEY: HashKey = HashKey([0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321]);
-const SEGMENT_BYTES: u64 = 1 << 20;
+const SEGMENT_BYTES: u64 = 512 << 10;
 
 /// A request, as the waiter that it leaves behind.
 type Waiter = u64;
@@ -55,6 +55,11 @@ pub struct World {
     counted_lost: u64,
     /// From the next start on.
     pub retain: Duration,
+    /// From the next start on: traces stay open at least so long.
+    pub quiet: Duration,
+    /// Bytes that the cores before this one copied forward.
+    forwarded: u64,
+    damaged: bool,
 }
 
 /// What a start found.
@@ -85,6 +90,10 @@ impl World {
             passed_over: 0,
             counted_lost: 0,
             retain: Duration::from_millis(500),
+            // Now and then longer than segments last.
+            quiet: Duration::from_millis(if seed % 3 == 0 { 3_000 } else { 200 }),
+            forwarded: 0,
+            damaged: false,
         };
         world.restart();
         world
@@ -116,11 +125,41 @@ impl World {
         self.submit(trace, 0, 2, fails, 10);
     }
 
+    /// `false`: refused.
+    pub fn try_send(&mut self, trace: u64, length: usize) -> bool {
+        self.traces.push((trace, 0));
+        self.submit(trace, 0, 1, false, length)
+    }
+
+    /// Of all traces, in sixteenths.
+    pub fn leave_out(&mut self, share: u8) {
+        self.core().overload_mut().set_node_share(share);
+    }
+
+    /// Spans of a trace that came out.
+    pub fn out_of(&self, trace: u64) -> usize {
+        self.output.range((trace, 0)..(trace + 1, 0)).count()
+    }
+
+    /// Spans that were acknowledged and not taken.
+    pub fn left_out_spans(&mut self) -> u64 {
+        self.core().stats().spans.lost_total()
+    }
+
+    /// Time goes by, and all that is due is done.
+    pub fn pass_idle(&mut self, milliseconds: u64) {
+        for _ in 0..milliseconds / 50 {
+            self.pass(50);
+            self.settle_disks();
+            self.ship(true);
+        }
+    }
+
     pub fn send_late(&mut self, trace: u64) {
         self.submit(trace, 100, 1, false, 10);
     }
 
-    fn submit(&mut self, trace: u64, from: u64, count: u64, fails: bool, filler: usize) {
+    fn submit(&mut self, trace: u64, from: u64, count: u64, fails: bool, filler: usize) -> bool {
         let spans = (from..from + count)
             .map(|number| span(trace, number, fails && number == from, filler))
             .collect();
@@ -153,6 +192,7 @@ impl World {
             self.errored.remove(&trace);
         }
         self.turn();
+        given_back.is_none()
     }
 
     pub fn complete_something(&mut self, random: &mut Random) {
@@ -312,6 +352,23 @@ impl World {
         }
     }
 
+    /// Copied forward since the beginning.
+    pub fn forwarded_bytes(&self) -> u64 {
+        let landings = self.core.iter().flat_map(|core| core.landings());
+        self.forwarded + landings.map(Landing::forwarded_bytes).sum::<u64>()
+    }
+
+    /// More of a trace.
+    pub fn send_more(&mut self, trace: u64, number: u64) {
+        self.submit(trace, number, 1, false, 3_000);
+    }
+
+    /// Files of the log, oldest and newest.
+    pub fn segments(&self) -> (tailkeep::wal::SegmentId, usize) {
+        let files = &self.disks.main.files;
+        (*files.keys().next().expect("a segment"), files.len())
+    }
+
     /// The core knows what was decided about it.
     pub fn is_late(&mut self, trace: u64) -> bool {
         let id = spans::trace_id(trace);
@@ -326,6 +383,7 @@ impl World {
             self.write(&shipment);
         }
         self.counted_lost += self.spans_without_room();
+        self.forwarded = self.forwarded_bytes();
         self.core = None;
         self.reads.clear();
         // Now and then only the process ends: what was written is with the disk.
@@ -338,6 +396,7 @@ impl World {
     }
 
     pub fn damage(&mut self) {
+        self.damaged = true;
         self.disks.main.rot();
         self.disks.kept.rot();
     }
@@ -361,7 +420,7 @@ impl World {
             wall: self.now.wall.plus(second),
         };
         let now = self.now;
-        let table = start::table(HASH_KEY, Duration::from_millis(200), now);
+        let table = start::table(HASH_KEY, self.quiet, now);
         let mut resuming = Resuming::new(CoreId(0), 1, HASH_KEY, table);
         let mut naive = Naive::new(HASH_KEY);
         let policies = self.policies.clone();
@@ -373,6 +432,7 @@ impl World {
             retain: self.retain,
             log_seed: 0x5eed,
             now,
+            damaged: self.damaged,
         };
         let ReplayedLog {
             parts,
@@ -383,7 +443,11 @@ impl World {
         });
         self.passed_over = passed_over;
         let (landing, fragments) = Landing::resume(parts, &policies, now);
-        assert!(resuming.replayed(fragments).is_empty(), "one core owns all");
+        let upgrades = landing.resumed_upgrades();
+        assert!(
+            resuming.replayed(fragments, upgrades).is_empty(),
+            "one core owns all"
+        );
         resuming.handle_message(CoreId(0), shard::Message::Replayed);
         let shard = Shard::new(resuming, policies, vec![landing], now);
         let sorted = |mut fold: Vec<(_, _, Vec<_>)>| {
@@ -413,9 +477,10 @@ impl World {
         let lost: Vec<_> = due.iter().filter(|key| !self.output.contains_key(key)).collect();
         let twice = self.output.values().filter(|count| **count > 1).count();
         println!(
-            "{} due, {} out, {twice} more than once",
+            "{} due, {} out, {twice} more than once, {} bytes copied forward",
             due.len(),
-            self.output.len()
+            self.output.len(),
+            self.forwarded_bytes()
         );
         let counted = self.counted_lost + self.spans_without_room();
         assert!(
@@ -445,7 +510,7 @@ impl World {
     /// C1.
     pub fn assert_ledger(&mut self) {
         let spans = &self.core().stats().spans;
-        let went: u64 = spans.decided.iter().sum::<u64>() + spans.lost;
+        let went: u64 = spans.decided.iter().sum::<u64>() + spans.lost_total();
         assert_eq!(
             spans.accepted_total() + spans.resumed + spans.upgraded,
             went,

@@ -28,6 +28,8 @@ pub struct Output {
     robbed: BTreeSet<u64>,
     /// Traces whose error their owner has been told of since the start.
     known_errors: BTreeSet<u64>,
+    /// Traces that somebody wanted kept.
+    pub wished: BTreeSet<u64>,
 }
 
 impl Output {
@@ -124,17 +126,58 @@ impl Output {
         let sent = client.sent_spans();
         for key in self.spans.keys() {
             assert!(sent.contains(key), "{key:?} was never sent");
-            assert_ne!(
-                client.traces[&key.0],
-                Errors::Never,
+            let is_wished = self.wished.contains(&key.0);
+            assert!(
+                is_wished || client.traces[&key.0] != Errors::Never,
                 "trace {} has no error",
                 key.0
             );
         }
     }
 
+    /// Whatever its owner says is kept is out whole, from all logs, as long as these have it.
+    pub fn assert_kept_is_out<'a>(
+        &self,
+        client: &Client,
+        serving: impl Iterator<Item = &'a Serving> + Clone,
+    ) {
+        let count = serving.clone().count() as u16;
+        let is_kept = |trace: &u64| {
+            let id = spans::trace_id(*trace);
+            let owner = route::owner(HASH_KEY.trace(&id), count);
+            let mut serving = serving.clone();
+            let shard = serving.find(|shard| shard.core() == owner).expect("an owner");
+            let decision = shard.table().decided(&id);
+            decision.is_some_and(|decision| decision.verdict == Verdict::Keep)
+        };
+        for trace in client.traces.keys().filter(|trace| is_kept(trace)) {
+            let acknowledged = client.acknowledged.range((*trace, 0)..(*trace + 1, 0));
+            let missing: Vec<_> = acknowledged.filter(|key| !self.spans.contains_key(key)).collect();
+            assert!(
+                missing.is_empty(),
+                "W3: trace {trace} is kept, and {missing:?} never came out"
+            );
+        }
+    }
+
+    /// An error that comes late makes a dropped trace one to keep.
+    pub fn assert_late_errors_keep<'a>(&self, client: &Client) {
+        for (trace, errors) in &client.traces {
+            if let Errors::At(at) = errors
+                && client.acknowledged.contains(&(*trace, *at))
+            {
+                assert!(
+                    self.spans.contains_key(&(*trace, *at)),
+                    "trace {trace} has an error and is not kept"
+                );
+            }
+        }
+    }
+
     /// Without a fault: what is kept comes out once.
     pub fn assert_exactly_once(&self, client: &Client) {
+        let twice: Vec<_> = self.spans.iter().filter(|(_, count)| **count > 1).collect();
+        assert!(twice.is_empty(), "came out again: {twice:?}");
         for key in self.due(client) {
             assert_eq!(self.spans.get(&key), Some(&1), "{key:?}");
         }
@@ -147,7 +190,7 @@ pub fn assert_ledger<'a>(serving: impl Iterator<Item = &'a Serving> + Clone) {
     serving.clone().for_each(|shard| stats.merge(shard.stats()));
     let pending: u64 = serving.map(|shard| shard.table().pending_spans()).sum();
     let spans = &stats.spans;
-    let went = spans.decided.iter().sum::<u64>() + spans.lost;
+    let went = spans.decided.iter().sum::<u64>() + spans.lost_total();
     assert_eq!(
         spans.accepted_total() + spans.resumed + spans.upgraded,
         went + pending,

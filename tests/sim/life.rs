@@ -69,15 +69,20 @@ pub struct Outcome {
     pub damaged: bool,
     pub due: usize,
     pub out: usize,
+    pub forwarded: u64,
 }
 
 /// One run from the first start to the last span, with whatever the seed has in store.
-pub fn live(seed: u64, canary: Canary) -> Outcome {
+///
+/// With wishes traces are kept by hand, nodes are drained, and logs keep all they can.
+pub fn live(seed: u64, canary: Canary, has_wishes: bool) -> Outcome {
     let plan = Plan::draw(&mut Random(seed), canary);
-    live_by(plan, seed, canary)
+    live_by(plan, seed, canary, has_wishes)
 }
 
-pub fn live_by(plan: Plan, seed: u64, canary: Canary) -> Outcome {
+pub fn live_by(plan: Plan, seed: u64, canary: Canary, has_wishes: bool) -> Outcome {
+    // Apart, so that what happens besides is the same.
+    let mut wishes = has_wishes.then_some(Random(seed ^ 0x5eed));
     let random = Random(!seed);
     let mut outside = Outside {
         client: Client::default(),
@@ -89,10 +94,12 @@ pub fn live_by(plan: Plan, seed: u64, canary: Canary) -> Outcome {
         },
         logs: Vec::new(),
         counted_lost: 0,
+        forwarded: 0,
         disks_are_sound: true,
         loses_settlements: canary == Canary::LostSettlements,
         has_damage: false,
         canary,
+        retain: Duration::from_millis(if has_wishes { 3_600_000 } else { 500 }),
         random,
     };
     let began = outside.now.instant;
@@ -102,7 +109,11 @@ pub fn live_by(plan: Plan, seed: u64, canary: Canary) -> Outcome {
         let mut node = start(&mut outside);
         Node::fail_disks(&mut outside, faults(plan, canary));
         let steps = outside.random.below(STEPS);
-        busy(&mut node, &mut outside, steps, plan.bad_destinations);
+        busy(&mut node, &mut outside, steps, plan.bad_destinations, &mut wishes);
+        let drains = wishes.as_mut().is_some_and(|random| random.below(4) == 0);
+        if !plan.bad_disks && drains {
+            node.drain(&mut outside);
+        }
         if !plan.bad_disks && outside.random.below(4) == 0 {
             node.settle(&mut outside);
         }
@@ -117,7 +128,13 @@ pub fn live_by(plan: Plan, seed: u64, canary: Canary) -> Outcome {
         }
     }
     let mut node = start(&mut outside);
-    busy(&mut node, &mut outside, STEPS / 2, plan.bad_destinations);
+    busy(
+        &mut node,
+        &mut outside,
+        STEPS / 2,
+        plan.bad_destinations,
+        &mut wishes,
+    );
     for _ in 0..1_000 {
         if outside.client.has_nothing_to_do() {
             break;
@@ -133,12 +150,19 @@ pub fn live_by(plan: Plan, seed: u64, canary: Canary) -> Outcome {
         "requests are refused for ever"
     );
     outside.counted_lost += node.lost_spans();
+    outside.forwarded += node.forwarded_bytes();
     let due = outside
         .output
         .assert_durable(&outside.client, outside.counted_lost);
     outside.output.assert_nothing_invented(&outside.client);
+    if node.logs_are_whole() && outside.counted_lost == 0 && !outside.has_damage {
+        outside.output.assert_kept_is_out(&outside.client, node.serving());
+    }
     if plan == Plan::FAULTLESS {
         outside.output.assert_exactly_once(&outside.client);
+        if node.logs_are_whole() && node.skipped_upgrades() == 0 {
+            outside.output.assert_late_errors_keep(&outside.client);
+        }
     }
     Outcome {
         seconds: outside.now.instant.since(began).as_secs(),
@@ -147,6 +171,7 @@ pub fn live_by(plan: Plan, seed: u64, canary: Canary) -> Outcome {
         history: outside.history,
         due,
         out: outside.output.spans.len(),
+        forwarded: outside.forwarded,
     }
 }
 
@@ -180,7 +205,13 @@ fn start(outside: &mut Outside) -> Node {
     Node::start(outside, cores as u16, credit)
 }
 
-fn busy(node: &mut Node, outside: &mut Outside, steps: u64, has_bad_destinations: bool) {
+fn busy(
+    node: &mut Node,
+    outside: &mut Outside,
+    steps: u64,
+    has_bad_destinations: bool,
+    wishes: &mut Option<Random>,
+) {
     // Until which step a core is slow, and the destination of a log away.
     let mut slow = vec![0; usize::from(node.core_count())];
     let mut away = vec![0; outside.logs.len()];
@@ -190,6 +221,12 @@ fn busy(node: &mut Node, outside: &mut Outside, steps: u64, has_bad_destinations
         let until = step + outside.random.below(AWAY_STEPS_MAX);
         let keeper_is_slow = slow[log % slow.len()] > step;
         let core_is_slow = slow[core] > step;
+        if let Some(random) = wishes
+            && random.below(20) == 0
+        {
+            let trace = 1 + random.below(outside.client.traces.len().max(1) as u64);
+            node.wish(outside, trace);
+        }
         match outside.random.below(100) {
             0..8 => outside.client.begin(&mut outside.random),
             8..28 if !core_is_slow => node.send(outside, core as u16),

@@ -21,9 +21,10 @@ use tailkeep::export::retry::{Arrival, Cause, Failure};
 use tailkeep::landing::fetch::{ReadOp, WhichLog};
 use tailkeep::landing::{Effect, Landing, Request, Submission};
 use tailkeep::policy::PolicySet;
-use tailkeep::route::{self, HashKey};
+use tailkeep::route::{self, Decision, HashKey};
 use tailkeep::shard::{Credit, Message, Resuming, Shard};
 use tailkeep::stats::Transport;
+use tailkeep::verdict::{Reason, Verdict};
 use tailkeep::wal::recover::Fallback;
 
 use crate::checkers::{Output, Ways};
@@ -34,13 +35,15 @@ use crate::history::History;
 use crate::life::Canary;
 use crate::naive::Naive;
 use crate::random::Random;
+use crate::spans;
 use crate::start::{self, LogDisks, Setting};
 
 pub const HASH_KEY: HashKey = HashKey([0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321]);
-const SEGMENT_BYTES: u64 = 512 << 10;
+const SEGMENT_BYTES: u64 = 256 << 10;
 const LOG_BYTES_MAX: u64 = 8 << 20;
-/// Long enough that most traces are whole when they are decided, short enough that some are not.
-const QUIET: Duration = Duration::from_millis(400);
+/// Long enough that most traces are whole when they are decided, short enough that some are not; and, now and then,
+/// long enough that segments grow old with traces open in them.
+const QUIET: [Duration; 2] = [Duration::from_millis(400), Duration::from_millis(2_500)];
 
 pub type Serving = Shard<VecPool, usize>;
 
@@ -67,6 +70,7 @@ pub struct Outside {
     pub now: Now,
     pub logs: Vec<LogFiles>,
     pub counted_lost: u64,
+    pub forwarded: u64,
     /// Nothing was done to any disk so far.
     pub disks_are_sound: bool,
     /// The canary: one message of settlements goes astray.
@@ -74,6 +78,8 @@ pub struct Outside {
     /// Some disk did not keep what it was given.
     pub has_damage: bool,
     pub canary: Canary,
+    /// How long segments stay that nothing needs.
+    pub retain: Duration,
 }
 
 pub struct Node {
@@ -105,8 +111,9 @@ impl Node {
             policies: start::errors_policy(),
         };
         let mut naive = Naive::new(HASH_KEY);
+        let quiet = QUIET[usize::from(outside.random.below(4) == 0)];
         for core in 0..core_count {
-            let table = start::table(HASH_KEY, QUIET, now);
+            let table = start::table(HASH_KEY, quiet, now);
             let mut resuming = Resuming::new(CoreId(core), core_count, HASH_KEY, table).with_credit(credit);
             let landings = node.replay(outside, core, &mut resuming, &mut naive);
             node.cores[usize::from(core)] = Some(Core::Starting(resuming, landings));
@@ -152,9 +159,10 @@ impl Node {
                 policies: &policies,
                 segment_bytes: SEGMENT_BYTES,
                 size_max: LOG_BYTES_MAX,
-                retain: Duration::from_millis(500),
+                retain: outside.retain,
                 log_seed: log_seed(log),
                 now: outside.now,
+                damaged: outside.has_damage,
             };
             let mut told = Vec::new();
             let disks = &mut outside.logs[usize::from(number)].disks;
@@ -176,7 +184,7 @@ impl Node {
                 "a cut is not damage"
             );
             let (landing, fragments) = Landing::resume(replayed.parts, &policies, outside.now);
-            told.extend(resuming.replayed(fragments));
+            told.extend(resuming.replayed(fragments, landing.resumed_upgrades()));
             for (to, message) in told {
                 self.push(outside, CoreId(core), to, message);
             }
@@ -233,6 +241,48 @@ impl Node {
         let shard = self.shard(core);
         outside.output.learned(shard);
         self.decided(outside, core);
+    }
+
+    /// Somebody wants a trace kept, whatever it is.
+    pub fn wish(&mut self, outside: &mut Outside, trace: u64) {
+        let id = spans::trace_id(trace);
+        let core = route::owner(HASH_KEY.trace(&id), self.cores.len() as u16).0;
+        let decision = Decision {
+            verdict: Verdict::Keep,
+            reason: Reason::Expired,
+            policy: None,
+            threshold: None,
+            incomplete: false,
+            upgraded: true,
+        };
+        let upgrade = self.shard(core).upgrade(id, decision);
+        outside.history.note(&("wish", trace, upgrade));
+        outside.output.wished.insert(trace);
+        self.turn(outside, core);
+    }
+
+    /// Everything open is decided, everything kept goes out.
+    pub fn drain(&mut self, outside: &mut Outside) {
+        outside.history.note(&"drain");
+        for core in 0..self.core_count() {
+            self.shard(core).drain();
+            self.turn(outside, core);
+        }
+        self.settle(outside);
+        let drained = |shard: &Serving| shard.drained().is_some();
+        assert!(self.serving().all(drained), "a core has something left");
+    }
+
+    /// No log has lost anything.
+    pub fn logs_are_whole(&self) -> bool {
+        let mut landings = self.serving().flat_map(|shard| shard.landings());
+        landings.all(|landing| landing.reaches_back_to().0 == 0)
+    }
+
+    pub fn skipped_upgrades(&self) -> u64 {
+        self.serving()
+            .map(|shard| shard.stats().traces.upgrades_skipped)
+            .sum()
     }
 
     /// An operation or a read of a log.
@@ -435,6 +485,7 @@ impl Node {
         outside.history.note(&("crash", crash));
         outside.counted_lost += self.lost_spans();
         outside.take_note_of_damage();
+        outside.forwarded += self.forwarded_bytes();
         self.cores.clear();
         for files in &mut outside.logs {
             if let Some(shipment) = files.shipment.take().filter(|_| outside.random.coin()) {
@@ -515,9 +566,10 @@ impl Node {
         };
         self.queues.values().all(VecDeque::is_empty)
             && outside.logs.iter().all(|files| files.shipment.is_none())
-            && self
-                .serving()
-                .all(|shard| shard.table().is_empty() && shard.is_settled(outside.now) && is_delivered(shard))
+            && self.serving().all(|shard| {
+                let is_idle = shard.table().is_empty() && shard.upgrades_are_idle();
+                is_idle && shard.is_settled(outside.now) && is_delivered(shard)
+            })
     }
 
     /// Kept spans that the node says it lost: a kept log took no writes, or a disk did not give them back.
@@ -528,11 +580,17 @@ impl Node {
         not_copied + reports.map(|report| report.failed_spans()).sum::<u64>()
     }
 
+    /// Copied forward since the start.
+    pub fn forwarded_bytes(&self) -> u64 {
+        let landings = self.serving().flat_map(|shard| shard.landings());
+        landings.map(Landing::forwarded_bytes).sum()
+    }
+
     pub fn core_count(&self) -> u16 {
         self.cores.len() as u16
     }
 
-    fn serving(&self) -> impl Iterator<Item = &Serving> + Clone {
+    pub fn serving(&self) -> impl Iterator<Item = &Serving> + Clone {
         self.cores.iter().filter_map(|core| match core {
             Some(Core::Serving(shard)) => Some(&**shard),
             _ => None,

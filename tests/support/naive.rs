@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use tailkeep::base::ids::{LogId, Place, TraceId};
 use tailkeep::base::monoid::Monoid;
 use tailkeep::digest::Digest;
-use tailkeep::landing::record::{DECIDED, DecidedRecord, SPANS, VERDICTS, VerdictRecord};
+use tailkeep::landing::record::{DECIDED, DecidedRecord, SPANS, UPGRADES, VERDICTS, VerdictRecord};
 use tailkeep::otlp::payload::SpansPayload;
 use tailkeep::otlp::view::{self, SpanView};
 use tailkeep::policy::PolicySet;
@@ -41,6 +41,7 @@ impl Naive {
             policy: None,
             threshold: None,
             incomplete: false,
+            upgraded: false,
         };
         let compact = CompactDecision::new(self.hash_key.trace(trace), &any);
         self.decided.contains(trace) || self.dropped.contains(&(compact.bits() >> 6))
@@ -53,7 +54,7 @@ impl Naive {
             self.dropped
                 .extend(record.dropped.iter().map(|compact| compact.bits() >> 6));
         }
-        if entry.kind == VERDICTS {
+        if entry.kind == VERDICTS || entry.kind == UPGRADES {
             let records = VerdictRecord::read_all(entry.payload).expect("checked by its sum");
             self.decided.extend(records.iter().map(|record| record.trace));
         }
@@ -67,6 +68,11 @@ impl Naive {
                 let (resource, _) = payload.context(span.scope).expect("it has a scope");
                 let matched = policies.match_resource(view::resource_attributes(resource));
                 let place = Place::new(log, entry.position, number as u16);
+                if let Some((old, old_run)) = payload.replaces(number as u16) {
+                    let old = Place::new(log, old, old_run);
+                    let spans = self.spans.entry(run.trace).or_default();
+                    spans.retain(|(_, place)| *place != old);
+                }
                 self.spans
                     .entry(run.trace)
                     .or_default()

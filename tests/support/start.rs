@@ -10,6 +10,7 @@ use tailkeep::completion::CompletionOptions;
 use tailkeep::export::batch::Format;
 use tailkeep::export::retry::RetryOptions;
 use tailkeep::export::{Destination, DestinationOptions, OnFull, Wants};
+use tailkeep::landing::record::SPANS;
 use tailkeep::landing::replay::{KeptReplay, Replay};
 use tailkeep::landing::{LandingOptions, LandingParts};
 use tailkeep::policy::{PolicyEntry, PolicyKind, PolicyOptions, PolicySet, StatusCode};
@@ -50,6 +51,8 @@ pub struct Setting<'a> {
     /// Of new logs.
     pub log_seed: u64,
     pub now: Now,
+    /// Damage may have hit a copy forward whose original lies in what a start passes over.
+    pub damaged: bool,
 }
 
 pub struct ReplayedLog {
@@ -76,7 +79,7 @@ pub fn errors_policy() -> PolicySet {
 
 pub fn table(hash_key: HashKey, quiet: Duration, now: Now) -> Table {
     let completion = CompletionOptions {
-        decision_wait: Duration::from_secs(5),
+        decision_wait: Duration::from_secs(60),
         after_root: None,
         structural: true,
         quiet,
@@ -110,14 +113,9 @@ pub fn replay(
         ..
     } = *setting;
     let names = vec![POLICY.to_owned()];
-    let mut oldest = None;
     let fallback = Some(Fallback {
         log_seed: setting.log_seed,
         size: segment_bytes,
-    });
-    recover(log_id, &mut disks.main, fallback, Extent::Whole, |entry| {
-        oldest.get_or_insert(entry.position);
-        naive.entry(log_id, policies, entry);
     });
     let destinations = vec![DESTINATION.to_owned()];
     let mut replay = Replay::new(log_id, hash_key, policies, &names, true, destinations, now);
@@ -128,6 +126,14 @@ pub fn replay(
     let found = recover(log_id, &mut disks.main, fallback, needed, |entry| {
         first.get_or_insert(entry.position);
         replay.entry(entry);
+    });
+    let mut oldest = None;
+    recover(log_id, &mut disks.main, fallback, Extent::Whole, |entry| {
+        oldest.get_or_insert(entry.position);
+        let passed_over = first.is_none_or(|first| entry.position < first);
+        if !(setting.damaged && passed_over && entry.kind == SPANS) {
+            naive.entry(log_id, policies, entry);
+        }
     });
     tell(replay.take_found());
     let mut replayed = replay.finish();
@@ -190,6 +196,7 @@ fn landing(log: LogId, hash_key: HashKey, segment_bytes: u64, policy_names: Vec<
         // Little, so that spans leave memory and are read back.
         block_bytes_max: 2 << 20,
         unsynced_bytes_max: 4 << 20,
+        queued_count_max: 1_000_000,
         decided_count_max: 100_000,
         policy_names,
     }
@@ -204,6 +211,7 @@ fn destination() -> DestinationOptions {
         wants: Wants::Everything,
         retry: RetryOptions::FILE,
         queue_bytes_max: u64::MAX,
+        queue_age_max: None,
         on_full: OnFull::LoseNew,
     }
 }

@@ -312,6 +312,28 @@ fn what_is_older_than_retain_goes_without_need() {
 }
 
 #[test]
+fn a_log_that_is_started_again_and_again_stays_within_its_size() {
+    let options = LogOptions {
+        retain: Duration::from_secs(3600),
+        ..options()
+    };
+    let files_max = options.size_max / (options.segment_size + 4096);
+    let mut world = World::new(1, options);
+    for start in 0..30 {
+        world.log.set_floor(Position(0));
+        world.append(&[1000]).expect("sound");
+        world.settle().expect("sound");
+        // What the start needed of the past, it has seen to.
+        world.log.set_floor(world.log.durable());
+        world.wait(Duration::from_millis(10)).expect("sound");
+        world.settle().expect("sound");
+        let files = world.disk.files.len() as u64;
+        assert!(files <= files_max + 1, "{files} files after start {start}");
+        world.crash(Crash::Kill).expect("sound");
+    }
+}
+
+#[test]
 fn only_durable_blocks_leave_memory() {
     let mut world = World::new(1, options());
     opened(&mut world);

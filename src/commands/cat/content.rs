@@ -2,8 +2,8 @@
 
 use crate::base::ids::TraceId;
 use crate::landing::record::{
-    self, COPIED, CURSORS, CopiedRecord, Cursors, DECIDED, DecidedRecord, KEPT, KeptRecord, NamesRecord,
-    SPANS, VERDICTS, VerdictRecord,
+    self, CONTENTS, COPIED, CURSORS, CopiedRecord, Cursors, DECIDED, DecidedRecord, INDEX, KEPT, KeptRecord,
+    NamesRecord, SPANS, UPGRADED, UPGRADES, UpgradedRecord, VERDICTS, VerdictRecord,
 };
 use crate::otlp::cut::{CutSink, cut};
 use crate::otlp::join::{Annotation, Joiner};
@@ -19,6 +19,11 @@ pub enum Content<'a> {
     Cursors(Cursors),
     Names(NamesRecord),
     Decided(DecidedRecord),
+    /// To be kept after all.
+    Upgrades(Vec<VerdictRecord>),
+    Upgraded(Vec<UpgradedRecord>),
+    /// Where traces stand in the log; says nothing about them.
+    Index,
     Kept(KeptRecord<'a>),
     /// Its checksum holds, and no version that is known here wrote it.
     Unknown,
@@ -34,6 +39,9 @@ impl<'a> Content<'a> {
             CURSORS => record::read_cursors(payload).map(Content::Cursors),
             EntryKind::NAMES => NamesRecord::read(payload).map(Content::Names),
             DECIDED => DecidedRecord::read(payload).map(Content::Decided),
+            UPGRADES => VerdictRecord::read_all(payload).map(Content::Upgrades),
+            UPGRADED => UpgradedRecord::read_all(payload).map(Content::Upgraded),
+            INDEX | CONTENTS => Some(Content::Index),
             KEPT => KeptRecord::read(payload).map(Content::Kept),
             _ => None,
         };

@@ -53,14 +53,19 @@ pub fn print(logs: &[Log], trace: Option<TraceId>, output: &mut Output) -> Resul
                     print_spans(framed.as_deref(), &log.name, entry.position, output);
                 }
             }
-            Content::Verdicts(verdicts) => {
+            Content::Verdicts(verdicts) | Content::Upgrades(verdicts) => {
                 for verdict in verdicts.iter().filter(|verdict| is_wanted(verdict.trace)) {
                     print_verdict(verdict, &names, trace.is_some(), output);
                 }
             }
             Content::Names(found) => names = found.policies,
             Content::Unknown => tell_unknown(&log.name, entry.position, output),
-            Content::Copied(_) | Content::Cursors(_) | Content::Decided(_) | Content::Kept(_) => {}
+            Content::Copied(_)
+            | Content::Cursors(_)
+            | Content::Decided(_)
+            | Content::Upgraded(_)
+            | Content::Index
+            | Content::Kept(_) => {}
         })?;
     }
     for (log, end) in kept_logs().zip(copies.ends) {

@@ -67,7 +67,7 @@ impl Line<'_> {
                     each_span(kept.framed, |view| output.line(span_line(view).as_bytes()));
                 }
             }
-            Content::Verdicts(verdicts) => {
+            Content::Verdicts(verdicts) | Content::Upgrades(verdicts) => {
                 for verdict in verdicts.iter().filter(|verdict| is_wanted(verdict.trace)) {
                     let line = self.begin("verdict", &verdict_text(verdict, names));
                     match whole {
@@ -97,6 +97,14 @@ impl Line<'_> {
                 let text = format!("{dropped} dropped, {kept} kept");
                 output.line(self.begin("decided", &text).as_bytes());
             }
+            Content::Upgraded(upgraded) if whole => {
+                let text = count(upgraded.len() as u64, "trace");
+                output.line(self.begin("upgraded", &text).as_bytes());
+            }
+            Content::Index if whole => {
+                let text = format!("{} bytes", self.entry.payload.len());
+                output.line(self.begin("index", &text).as_bytes());
+            }
             Content::Unknown if whole => {
                 let text = format!("kind {}, {} bytes", self.entry.kind.0, self.entry.payload.len());
                 output.line(self.begin("unknown", &text).as_bytes());
@@ -105,6 +113,8 @@ impl Line<'_> {
             | Content::Copied(_)
             | Content::Cursors(_)
             | Content::Decided(_)
+            | Content::Upgraded(_)
+            | Content::Index
             | Content::Unknown => {}
         }
     }
@@ -133,7 +143,12 @@ fn verdict_text(verdict: &VerdictRecord, names: &[String]) -> String {
     if let Some(policy) = policy_name(verdict, names) {
         text += &format!("  {policy}");
     }
-    for (is_so, word) in [(decision.incomplete, "incomplete"), (verdict.late, "late")] {
+    let words = [
+        (decision.incomplete, "incomplete"),
+        (verdict.late, "late"),
+        (decision.upgraded, "upgraded"),
+    ];
+    for (is_so, word) in words {
         if is_so {
             text += &format!("  {word}");
         }

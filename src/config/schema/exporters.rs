@@ -159,6 +159,7 @@ fn queue(mut section: Section<'_>) -> QueueOptions {
     };
     let options = QueueOptions {
         bytes_max: section.read("max_size", size, default.bytes_max),
+        age_max: section.read("max_age", Value::duration, default.age_max),
         on_full: section.read("on_full", on_full, default.on_full),
     };
     section.finish();

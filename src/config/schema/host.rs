@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::config::options::{AdminOptions, Cores, MemoryOptions, NodeOptions, SamplingOptions};
 use crate::config::reader::{NOT_YET, Section, Value};
+use crate::shard::OnOverload;
 
 /// Below this the fixed parts alone (pools, read-back, table) leave no room for a trace.
 const MEMORY_LIMIT_MIN: u64 = 64 << 20;
@@ -90,13 +91,12 @@ pub fn sampling(mut section: Section<'_>) -> SamplingOptions {
     SamplingOptions { annotate }
 }
 
-pub fn overload(root: &mut Section<'_>) {
-    root.default_only(
-        "overload",
-        |value| value.word(&["refuse", "sample"]),
-        "refuse",
-        "refuse",
-    );
+pub fn overload(root: &mut Section<'_>) -> OnOverload {
+    let read = |value: &Value<'_>| match value.word(&["refuse", "sample"])? {
+        "sample" => Some(OnOverload::Sample),
+        _ => Some(OnOverload::Refuse),
+    };
+    root.read("overload", read, OnOverload::default())
 }
 
 pub fn logs(mut section: Section<'_>) {

@@ -1,19 +1,20 @@
 //! What became of one trace, and of the last ones.
 
 use super::spans::{self, Seen};
-use super::{Admin, Reply, time_text};
+use super::{Admin, Reply, keep, time_text};
 use crate::base::ids::{CoreId, Place, TraceId};
 use crate::base::time::WallTime;
 use crate::digest::Digest;
 use crate::io::core::Core;
 use crate::landing::fetch::WhichLog;
 use crate::policy::Outcome;
-use crate::route::{self, Decision};
+use crate::route::{self, Decision, PolicyNumber};
 use crate::table::{DecidedTrace, Trace};
-use crate::verdict::Verdict;
+use crate::verdict::{Reason, Verdict};
 use http::StatusCode;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 /// Places of a pending trace that are looked at.
 const PLACES_MAX: usize = 64;
@@ -23,8 +24,10 @@ struct Known {
     trace: TraceId,
     digest: Digest,
     decision: Option<Decision>,
-    first_seen: WallTime,
-    last_seen: WallTime,
+    /// False: nobody remembers the decision, it is what the policies would say today.
+    certain: bool,
+    first_seen: Option<WallTime>,
+    last_seen: Option<WallTime>,
     decided_at: Option<WallTime>,
     late_spans: u32,
     places: Vec<Place>,
@@ -67,13 +70,23 @@ impl Admin {
                 let seen = self.look(&known, core_count).await;
                 Reply::json(StatusCode::OK, &self.describe(&core, owner, &known, &seen))
             }
-            Owned::Remembered(decision) => {
-                Reply::json(StatusCode::OK, &self.remembered(&core, trace, decision))
-            }
-            Owned::Unknown => Reply::error(
-                StatusCode::NOT_FOUND,
-                &format!("nothing is known of this trace; {}", self.reach().await),
-            ),
+            Owned::Remembered(decision) => match self.find_in_logs(&core, trace, Some(decision)).await {
+                Some(known) => {
+                    let seen = self.look(&known, core_count).await;
+                    Reply::json(StatusCode::OK, &self.describe(&core, owner, &known, &seen))
+                }
+                None => Reply::json(StatusCode::OK, &self.remembered(&core, trace, decision)),
+            },
+            Owned::Unknown => match self.find_in_logs(&core, trace, None).await {
+                Some(known) => {
+                    let seen = self.look(&known, core_count).await;
+                    Reply::json(StatusCode::OK, &self.describe(&core, owner, &known, &seen))
+                }
+                None => Reply::error(
+                    StatusCode::NOT_FOUND,
+                    &format!("nothing is known of this trace; {}", self.reach().await),
+                ),
+            },
             Owned::Starting => Reply::error(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "replaying the log; ask again in a moment",
@@ -99,8 +112,44 @@ impl Admin {
         }
     }
 
+    /// What the logs have of a trace whose owner remembers no more than a decision.
+    async fn find_in_logs(
+        &self,
+        core: &Rc<Core>,
+        trace: TraceId,
+        decision: Option<Decision>,
+    ) -> Option<Known> {
+        let found = keep::find(core, trace).await?;
+        if found.span_count == 0 {
+            return None;
+        }
+        let certain = decision.is_some_and(|decision| decision.verdict == Verdict::Keep);
+        let decision = decision.unwrap_or_else(|| {
+            let ruling = core.shard().policies().judge_closed(trace, &found.digest);
+            Decision {
+                verdict: ruling.verdict,
+                reason: Reason::Expired,
+                policy: ruling.policy.map(|policy| PolicyNumber(policy.0)),
+                threshold: ruling.threshold,
+                incomplete: false,
+                upgraded: false,
+            }
+        });
+        Some(Known {
+            trace,
+            digest: found.digest,
+            decision: Some(decision),
+            certain,
+            first_seen: None,
+            last_seen: None,
+            decided_at: None,
+            late_spans: 0,
+            places: found.places.into_iter().take(PLACES_MAX).collect(),
+        })
+    }
+
     /// How far the memory and the logs of all cores reach back.
-    async fn reach(&self) -> String {
+    pub(super) async fn reach(&self) -> String {
         let asked = self.mesh.cores().map(|core| {
             self.mesh.ask(core, |admin| {
                 let core = admin.core.borrow().clone()?;
@@ -211,7 +260,7 @@ impl Admin {
             // A dropped trace is known by a fingerprint only; false hits are rarer than 1 in 10^9.
             "certain": decision.verdict == Verdict::Keep, "source": "cache",
             "policy": policy_name(core, &decision), "reason": decision.reason.name(),
-            "incomplete": decision.incomplete, "upgraded": false, "dry_run": null,
+            "incomplete": decision.incomplete, "upgraded": decision.upgraded, "dry_run": null,
             "randomness": null, "threshold": threshold_text(&decision),
             "spans": null, "log_records": null, "bytes": null, "late_spans": null, "services": [], "root": null,
             "first_seen": null, "last_seen": null, "decided_at": null, "decided_by": self.facts.node,
@@ -258,15 +307,16 @@ impl Admin {
         json!({
             "trace_id": known.trace.to_string(),
             "verdict": decision.map_or(Verdict::Pending, |decision| decision.verdict).name(),
-            "certain": true, "source": source,
+            "certain": known.certain, "source": source,
             "policy": decision.and_then(|decision| policy_name(core, decision)),
             "reason": decision.map(|decision| decision.reason.name()),
             "incomplete": decision.is_some_and(|decision| decision.incomplete),
-            "upgraded": false, "dry_run": null, "randomness": format!("{randomness:014x}"),
+            "upgraded": decision.is_some_and(|decision| decision.upgraded),
+            "dry_run": null, "randomness": format!("{randomness:014x}"),
             "threshold": decision.and_then(threshold_text),
             "spans": digest.span_count, "log_records": 0, "bytes": digest.bytes,
             "late_spans": known.late_spans, "services": services, "root": root,
-            "first_seen": time_text(known.first_seen), "last_seen": time_text(known.last_seen),
+            "first_seen": known.first_seen.map(time_text), "last_seen": known.last_seen.map(time_text),
             "decided_at": known.decided_at.map(time_text),
             "decided_by": known.decided_at.map(|_| self.facts.node.clone()),
             "policies": policies,
@@ -314,8 +364,9 @@ fn pending(core: &Core, trace: &Trace) -> Known {
         trace: trace.id(),
         digest: *trace.digest(),
         decision: None,
-        first_seen: wall(trace.opened_at()),
-        last_seen: wall(trace.progress().last_span_at),
+        certain: true,
+        first_seen: Some(wall(trace.opened_at())),
+        last_seen: Some(wall(trace.progress().last_span_at)),
         decided_at: None,
         late_spans: 0,
         places: trace.places().take(PLACES_MAX).collect(),
@@ -327,8 +378,9 @@ fn decided(decided: &DecidedTrace) -> Known {
         trace: decided.trace,
         digest: decided.digest,
         decision: Some(decided.decision),
-        first_seen: decided.first_seen,
-        last_seen: decided.last_seen,
+        certain: true,
+        first_seen: Some(decided.first_seen),
+        last_seen: Some(decided.last_seen),
         decided_at: Some(decided.decided_at),
         late_spans: decided.late_spans,
         places: decided.places.to_vec(),

@@ -5,7 +5,8 @@ use super::status::free_disk_bytes;
 use super::{Admin, cpu_seconds};
 use crate::export::retry::Loss;
 use crate::landing::DestinationReport;
-use crate::stats::{Histogram, Refusal, Transport};
+use crate::shard::overload::SHARE_MAX;
+use crate::stats::{Histogram, ItemLoss, Refusal, Transport};
 use crate::verdict::{Reason, Verdict};
 use std::fmt::{Display, Write};
 
@@ -129,7 +130,13 @@ impl Admin {
             "counter",
             "Items admitted and gone, by reason.",
         );
-        text.sample("lost_items_total", &[signal, ("reason", "any")], spans.lost);
+        for loss in ItemLoss::ALL {
+            text.sample(
+                "lost_items_total",
+                &[signal, ("reason", loss.name())],
+                spans.lost[loss as usize],
+            );
+        }
         text.head("pending_items", "gauge", "Items whose trace is not decided.");
         text.sample("pending_items", &[signal], spans.pending());
     }
@@ -247,6 +254,16 @@ impl Admin {
         for (tier, count) in ["1", "2", "3"].iter().zip(traces.forced) {
             text.sample("traces_forced_total", &[("tier", tier)], count);
         }
+        text.counter(
+            "traces_upgraded_total",
+            "Dropped traces that were kept later.",
+            traces.upgraded,
+        );
+        text.counter(
+            "upgrades_skipped_total",
+            "Late spans that may have made a dropped trace one to keep, while too many were looked at.",
+            traces.upgrades_skipped,
+        );
         text.head(
             "traces_with_error_total",
             "counter",
@@ -495,13 +512,9 @@ impl Admin {
         text.gauge("wal_oldest_seconds", "How far the log reaches back.", oldest);
         text.gauge("wal_replay_seconds", "What the last replay took.", replay.seconds);
         text.head("memory_bytes", "gauge", "Bytes of the memory accounts.");
-        text.sample(
-            "memory_bytes",
-            &[("kind", "blocks")],
-            log.resident_bytes + kept.resident_bytes,
-        );
-        text.sample("memory_bytes", &[("kind", "trace_state")], report.state_bytes);
-        text.sample("memory_bytes", &[("kind", "in_flight")], report.in_flight_bytes);
+        for (kind, bytes) in report.memory.kinds() {
+            text.sample("memory_bytes", &[("kind", kind)], bytes);
+        }
         text.gauge(
             "memory_limit_bytes",
             "memory.limit.",
@@ -511,6 +524,16 @@ impl Admin {
             "memory_tier",
             "0 to 3: how short trace state is of room.",
             report.tier,
+        );
+        text.gauge(
+            "overload_sampled_ratio",
+            "Share of all traces that is not taken (overload: sample).",
+            f64::from(report.overload_share) / f64::from(SHARE_MAX),
+        );
+        text.counter(
+            "wal_forwarded_bytes_total",
+            "Bytes of open traces written again so that their old segments can go.",
+            report.forwarded_bytes,
         );
         text.counter(
             "memory_evicted_bytes_total",

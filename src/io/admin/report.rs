@@ -3,8 +3,8 @@
 use super::{Admin, LastReplay};
 use crate::base::ids::CoreId;
 use crate::base::time::Now;
-use crate::landing::DestinationReport;
 use crate::landing::fetch::WhichLog;
+use crate::landing::{DestinationReport, Landing};
 use crate::stats::Stats;
 use crate::wal::Usage;
 
@@ -26,19 +26,64 @@ pub struct ServingReport {
     pub now: Now,
     pub stats: Stats,
     pub traces_pending: usize,
-    pub state_bytes: u64,
+    pub memory: MemoryReport,
     pub tier: u8,
     pub log: Usage,
     pub kept: Usage,
     pub evicted_bytes: u64,
-    /// Of logs, requests and connections.
-    pub in_flight_bytes: u64,
+    pub forwarded_bytes: u64,
+    /// Of [`crate::shard::overload::SHARE_MAX`].
+    pub overload_share: u8,
     pub destinations: Vec<DestinationReport>,
     /// Why the log takes no writes.
     pub refuses: Option<String>,
     pub connection_count: usize,
     pub turned_away_count: u64,
     pub last_replay: LastReplay,
+}
+
+/// Bytes of memory by what they are for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MemoryReport {
+    /// Durable, and in memory as long as there is room.
+    pub blocks: u64,
+    pub trace_state: u64,
+    /// Bodies, what waits for its sync, what is read back, shipments.
+    pub in_flight: u64,
+    /// Decisions remembered, when full.
+    pub decided: u64,
+    /// Kept entries that wait for destinations.
+    pub queued: u64,
+    /// Buffers and slots that wait for their next use.
+    pub spare: u64,
+}
+
+impl MemoryReport {
+    pub fn kinds(&self) -> [(&'static str, u64); 6] {
+        [
+            ("blocks", self.blocks),
+            ("trace_state", self.trace_state),
+            ("in_flight", self.in_flight),
+            ("decided", self.decided),
+            ("queued", self.queued),
+            ("spare", self.spare),
+        ]
+    }
+
+    pub fn used_bytes(&self) -> u64 {
+        self.kinds().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    fn merge(self, other: MemoryReport) -> MemoryReport {
+        MemoryReport {
+            blocks: self.blocks + other.blocks,
+            trace_state: self.trace_state + other.trace_state,
+            in_flight: self.in_flight + other.in_flight,
+            decided: self.decided + other.decided,
+            queued: self.queued + other.queued,
+            spare: self.spare + other.spare,
+        }
+    }
 }
 
 /// The whole node.
@@ -76,8 +121,17 @@ impl Admin {
         };
         let ingress = self.ingress.borrow();
         let ingress = ingress.as_ref();
-        let in_flight = landings.iter().map(|landing| landing.in_flight_bytes());
         let bodies = ingress.map_or(0, |ingress| ingress.in_flight_bytes() as u64);
+        let spare = core.spare_bytes() + ingress.map_or(0, |ingress| ingress.spare_bytes());
+        let of_logs = |bytes: fn(&Landing<_, _>) -> u64| landings.iter().map(bytes).sum::<u64>();
+        let memory = MemoryReport {
+            blocks: of_logs(Landing::durable_block_bytes),
+            trace_state: table.state_bytes(),
+            in_flight: of_logs(Landing::in_flight_bytes) + bodies,
+            decided: table.decided_bytes(),
+            queued: of_logs(Landing::queued_memory_bytes),
+            spare: table.spare_bytes() + spare as u64,
+        };
         let mut destinations = Vec::new();
         for landing in landings {
             merge_destinations(&mut destinations, landing.destinations());
@@ -86,18 +140,31 @@ impl Admin {
             now: core.now(),
             stats: shard.stats().clone(),
             traces_pending: table.len(),
-            state_bytes: table.state_bytes(),
+            memory,
             tier: table.pressure_tier(),
             log: usage(WhichLog::Main),
             kept: usage(WhichLog::Kept),
+            forwarded_bytes: of_logs(Landing::forwarded_bytes),
+            overload_share: shard.overload().share(),
             evicted_bytes: landings.iter().map(|landing| landing.evicted_bytes()).sum(),
-            in_flight_bytes: in_flight.sum::<u64>() + bodies,
             destinations,
             refuses: core.log_obstacle(),
             connection_count: ingress.map_or(0, |ingress| ingress.connection_count()),
             turned_away_count: ingress.map_or(0, |ingress| ingress.turned_away_count()),
             last_replay: self.last_replay.get(),
         }
+    }
+
+    /// What [`crate::shard::Shard::drained`] says of every core; `None` unless it says so of all.
+    pub async fn drained(&self) -> Option<Vec<u64>> {
+        let asked = self.mesh.cores().map(|core| {
+            self.mesh.ask(core, |admin| {
+                let core = admin.core.borrow();
+                core.as_ref().and_then(|core| core.shard().drained())
+            })
+        });
+        let answers = futures_util::future::join_all(asked).await;
+        answers.into_iter().map(Option::flatten).collect()
     }
 
     /// Asks every core. One that is going is left out.
@@ -137,12 +204,13 @@ impl ServingReport {
         ServingReport {
             now: self.now,
             traces_pending: self.traces_pending + other.traces_pending,
-            state_bytes: self.state_bytes + other.state_bytes,
+            memory: self.memory.merge(other.memory),
             tier: self.tier.max(other.tier),
             log: self.log.merge(other.log),
             kept: self.kept.merge(other.kept),
             evicted_bytes: self.evicted_bytes + other.evicted_bytes,
-            in_flight_bytes: self.in_flight_bytes + other.in_flight_bytes,
+            forwarded_bytes: self.forwarded_bytes + other.forwarded_bytes,
+            overload_share: self.overload_share.max(other.overload_share),
             refuses: self.refuses.or(other.refuses),
             connection_count: self.connection_count + other.connection_count,
             turned_away_count: self.turned_away_count + other.turned_away_count,

@@ -2,16 +2,19 @@
 
 use super::report::{NodeReport, ServingReport};
 use super::{Admin, time_text};
+use crate::shard::overload::SHARE_MAX;
 use crate::stats::Ledger;
 use crate::verdict::{Reason, Verdict};
 use serde_json::{Map, Value, json};
+use std::sync::atomic::Ordering;
 
 impl Admin {
     pub(super) fn status(&self, node: &NodeReport) -> Value {
         let facts = &self.facts;
         let problems = problems(node);
         let serves = node.cores.iter().all(|core| core.serving.is_some());
-        let state = match (serves, self.stopping.get()) {
+        let is_draining = self.stopping.get() || self.flags.drain.load(Ordering::Relaxed);
+        let state = match (serves, is_draining) {
             (_, true) => "draining",
             (false, _) => "starting",
             (true, _) if problems.is_empty() => "ready",
@@ -75,7 +78,8 @@ impl Admin {
                 "kept": stats.traces.decided[Verdict::Keep as usize],
                 "rolled_up": stats.traces.decided[Verdict::Rollup as usize],
                 "denied": stats.traces.decided[Verdict::Deny as usize],
-                "upgraded": 0, "incomplete": stats.traces.incomplete,
+                "upgraded": stats.traces.upgraded, "upgrades_skipped": stats.traces.upgrades_skipped,
+                "incomplete": stats.traces.incomplete,
                 "forced": stats.traces.forced.iter().sum::<u64>(), "closed": closed,
             }),
         );
@@ -114,12 +118,16 @@ impl Admin {
                 },
             }),
         );
-        let used = log.resident_bytes + kept.resident_bytes + report.state_bytes + report.in_flight_bytes;
+        let kinds = report
+            .memory
+            .kinds()
+            .map(|(kind, bytes)| (kind.to_owned(), Value::from(bytes)));
         status.insert(
             "memory".into(),
             json!({
-                "limit_bytes": facts.memory_limit_bytes, "used_bytes": used,
+                "limit_bytes": facts.memory_limit_bytes, "used_bytes": report.memory.used_bytes(),
                 "evicted_bytes": report.evicted_bytes, "tier": report.tier,
+                "kinds": kinds.into_iter().collect::<Map<String, Value>>(),
             }),
         );
         let exporters = report.destinations.iter().map(|destination| {
@@ -147,6 +155,13 @@ fn problems(node: &NodeReport) -> Vec<Value> {
     let mut problems = Vec::new();
     if let Some(refused) = &report.refuses {
         problems.push(problem("error", "log_refuses", refused.clone()));
+    }
+    if report.overload_share > 0 {
+        let message = format!(
+            "more comes than can be taken: {} of {SHARE_MAX} traces are not taken (overload: sample)",
+            report.overload_share
+        );
+        problems.push(problem("warning", "overload_sampled", message));
     }
     let corrupt = report.last_replay.skipped_bytes;
     if corrupt > 0 {
@@ -178,7 +193,7 @@ fn ledger(ledger: &Ledger, refused: u64) -> Value {
         "kept": ledger.decided[Verdict::Keep as usize],
         "rolled_up": ledger.decided[Verdict::Rollup as usize],
         "denied": ledger.decided[Verdict::Deny as usize],
-        "lost": ledger.lost, "pending": ledger.pending(), "refused": refused,
+        "lost": ledger.lost_total(), "pending": ledger.pending(), "refused": refused,
     })
 }
 

@@ -5,46 +5,73 @@ use glommio::io::DmaBuffer;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// Whole blocks kept at most; more go back to the system.
-const BLOCK_COUNT_MAX: usize = 32;
-
-/// Buffers that were used and will be, by their pages. Of the sizes below a block, which the ends of groups need, one
-/// each is kept: 8 MiB in all.
-#[derive(Debug, Default)]
+/// Buffers that were used and will be, by their pages: whole blocks, and of each size below, which the ends of groups
+/// need, one.
+///
+/// Invariant (M1): they have `bytes_max` at most; more go back to the system.
+#[derive(Debug)]
 pub struct Spares {
     /// At `pages - 1`.
     by_pages: Vec<Vec<DmaBuffer>>,
+    bytes: usize,
+    bytes_max: usize,
 }
 
 impl Spares {
+    pub fn new(bytes_max: usize) -> Spares {
+        Spares {
+            by_pages: Vec::new(),
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
     /// A buffer of exactly `bytes`, from the executor's registered area while that lasts. What it contains is
     /// unspecified.
     pub fn take(&mut self, bytes: usize) -> DmaBuffer {
         let spare = self.by_pages.get_mut(bytes / PAGE_BYTES - 1).and_then(Vec::pop);
-        spare.unwrap_or_else(|| {
-            let mut buffer = glommio::allocate_dma_buffer(bytes);
-            // Memory from the system is not initialized yet; it is now, once in its life.
-            buffer.as_bytes_mut().fill(0);
-            buffer
-        })
+        if let Some(spare) = spare {
+            self.bytes -= bytes;
+            return spare;
+        }
+        let mut buffer = glommio::allocate_dma_buffer(bytes);
+        // Memory from the system is not initialized yet; it is now, once in its life.
+        buffer.as_bytes_mut().fill(0);
+        buffer
     }
 
     pub fn give(&mut self, buffer: DmaBuffer) {
         let bytes = buffer.len();
-        if bytes > BLOCK_BYTES {
+        if bytes > BLOCK_BYTES || self.bytes + bytes > self.bytes_max {
             return;
         }
         self.by_pages.resize_with(BLOCK_BYTES / PAGE_BYTES, Vec::default);
         let spares = &mut self.by_pages[bytes / PAGE_BYTES - 1];
-        if spares.len() < if bytes == BLOCK_BYTES { BLOCK_COUNT_MAX } else { 1 } {
+        if bytes == BLOCK_BYTES || spares.is_empty() {
+            self.bytes += bytes;
             spares.push(buffer);
         }
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 
 /// The blocks of a core's logs: what one lets go of the other takes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct DmaPool(Rc<RefCell<Spares>>);
+
+impl DmaPool {
+    /// Keeps at most so many bytes for the next use.
+    pub fn new(spare_bytes_max: usize) -> DmaPool {
+        DmaPool(Rc::new(RefCell::new(Spares::new(spare_bytes_max))))
+    }
+
+    pub fn spare_bytes(&self) -> usize {
+        self.0.borrow().bytes()
+    }
+}
 
 /// A block being filled.
 #[derive(Debug)]

@@ -10,9 +10,6 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-/// Bytes of vectors kept for reuse: a request of 512 spans has 0.2 to 0.5 MB, and the calls of a few connections
-/// mostly end together.
-const SPARE_BYTES_MAX: usize = 16 << 20;
 /// The largest vector worth keeping.
 const SPARE_BYTES_EACH_MAX: usize = 1 << 20;
 
@@ -24,10 +21,17 @@ const ADOPT_BYTES_MIN: usize = 16 << 10;
 
 /// The account.
 ///
-/// Invariant (M1): the bytes of all bodies together are at most `bytes_max`.
+/// Invariant (M1): the bytes of all bodies together are at most `bytes_max`, or one request has made them up to
+/// `alone_max` more.
 pub struct Bodies {
     bytes_max: usize,
+    alone_max: usize,
     bytes: Cell<usize>,
+    /// Bodies beyond `bytes_max`, all of one request; no other may join them.
+    beyond: Cell<u32>,
+    /// Bytes of vectors kept for reuse at most: a request of 512 spans has 0.2 to 0.5 MB, and the calls of a few
+    /// connections mostly end together.
+    spare_bytes_max: usize,
     spare: RefCell<Vec<Vec<u8>>>,
     spare_bytes: Cell<usize>,
 }
@@ -40,6 +44,8 @@ pub struct Body {
     charged: usize,
     /// Of `charged`, what is held beside the bytes to make them.
     beside: usize,
+    /// It is of the one request beyond the account.
+    is_beyond: bool,
     home: Rc<Bodies>,
 }
 
@@ -48,10 +54,14 @@ pub struct Body {
 pub struct Full;
 
 impl Bodies {
-    pub fn new(bytes_max: usize) -> Rc<Bodies> {
+    /// All together, one alone, vectors that wait for their next use.
+    pub fn new(bytes_max: usize, alone_max: usize, spare_bytes_max: usize) -> Rc<Bodies> {
         Rc::new(Bodies {
             bytes_max,
+            alone_max,
             bytes: Cell::new(0),
+            beyond: Cell::new(0),
+            spare_bytes_max,
             spare: RefCell::default(),
             spare_bytes: Cell::new(0),
         })
@@ -65,6 +75,7 @@ impl Bodies {
             piece: None,
             charged: 0,
             beside: 0,
+            is_beyond: false,
             home: self.clone(),
         }
     }
@@ -74,26 +85,48 @@ impl Bodies {
         self.bytes.get()
     }
 
-    fn charge(&self, more: usize) -> Result<(), Full> {
-        let sum = self
-            .bytes
-            .get()
-            .checked_add(more)
-            .filter(|sum| *sum <= self.bytes_max)
-            .ok_or(Full)?;
-        self.bytes.set(sum);
-        Ok(())
+    /// Kept for reuse.
+    pub fn spare_bytes(&self) -> usize {
+        self.spare_bytes.get()
     }
 }
 
 impl Body {
+    /// An empty one that is made from this one, and belongs to the same request.
+    pub fn heir(&self) -> Body {
+        let mut heir = self.home.body();
+        if self.is_beyond {
+            self.home.beyond.set(self.home.beyond.get() + 1);
+            heir.is_beyond = true;
+        }
+        heir
+    }
+
+    fn charge(&mut self, more: usize) -> Result<(), Full> {
+        let home = &self.home;
+        let sum = home.bytes.get().checked_add(more).ok_or(Full)?;
+        if sum > home.bytes_max && !self.is_beyond {
+            // Or a large request could never be taken by a small node.
+            if home.beyond.get() > 0 {
+                return Err(Full);
+            }
+            home.beyond.set(1);
+            self.is_beyond = true;
+        }
+        if sum > home.bytes_max.saturating_add(home.alone_max) {
+            return Err(Full);
+        }
+        home.bytes.set(sum);
+        self.charged += more;
+        Ok(())
+    }
+
     /// Appends `chunk` of a body that is to have `announced` bytes in the end, if the peer said so.
     pub fn push(&mut self, chunk: &Bytes, announced: Option<usize>) -> Result<(), Full> {
         if chunk.is_empty() {
             return Ok(());
         }
-        self.home.charge(chunk.len())?;
-        self.charged += chunk.len();
+        self.charge(chunk.len())?;
         if self.is_empty() && announced == Some(chunk.len()) && chunk.len() >= ADOPT_BYTES_MIN {
             self.piece = Some(chunk.clone());
             return Ok(());
@@ -126,11 +159,11 @@ impl Body {
     /// From now on `bytes` are held beside the body to make it.
     pub fn charge_beside(&mut self, bytes: usize) -> Result<(), Full> {
         if bytes > self.beside {
-            self.home.charge(bytes - self.beside)?;
+            self.charge(bytes - self.beside)?;
         } else {
             self.home.bytes.set(self.home.bytes.get() - (self.beside - bytes));
+            self.charged -= self.beside - bytes;
         }
-        self.charged = self.charged - self.beside + bytes;
         self.beside = bytes;
         Ok(())
     }
@@ -142,9 +175,7 @@ impl Body {
 
     fn settle(&mut self) -> Result<(), Full> {
         let more = self.bytes.len() - (self.charged - self.beside);
-        self.home.charge(more)?;
-        self.charged += more;
-        Ok(())
+        self.charge(more)
     }
 
     /// Room for `more` bytes: at least doubled, so that copying stays linear, but not beyond `len_max`
@@ -169,8 +200,13 @@ impl Deref for Body {
 impl Drop for Body {
     fn drop(&mut self) {
         self.home.bytes.set(self.home.bytes.get() - self.charged);
+        if self.is_beyond {
+            self.home.beyond.set(self.home.beyond.get() - 1);
+        }
         let spare_bytes = self.home.spare_bytes.get() + self.bytes.capacity();
-        if spare_bytes <= SPARE_BYTES_MAX && (1..=SPARE_BYTES_EACH_MAX).contains(&self.bytes.capacity()) {
+        if spare_bytes <= self.home.spare_bytes_max
+            && (1..=SPARE_BYTES_EACH_MAX).contains(&self.bytes.capacity())
+        {
             self.home.spare_bytes.set(spare_bytes);
             self.bytes.clear();
             self.home.spare.borrow_mut().push(std::mem::take(&mut self.bytes));
@@ -182,13 +218,17 @@ impl Drop for Body {
 mod tests {
     use super::*;
 
+    fn account(bytes_max: usize) -> Rc<Bodies> {
+        Bodies::new(bytes_max, 0, 16 << 20)
+    }
+
     fn chunk(length: usize) -> Bytes {
         Bytes::from(vec![1; length])
     }
 
     #[test]
     fn a_body_in_one_piece_is_not_copied() {
-        let bodies = Bodies::new(1 << 20);
+        let bodies = account(1 << 20);
         let piece = chunk(ADOPT_BYTES_MIN);
         let mut body = bodies.body();
         body.push(&piece, Some(piece.len())).expect("room");
@@ -200,7 +240,7 @@ mod tests {
 
     #[test]
     fn the_account_is_bounded_and_balanced() {
-        let bodies = Bodies::new(100);
+        let bodies = account(100);
         let (mut one, mut two) = (bodies.body(), bodies.body());
         assert_eq!(one.push(&chunk(60), None), Ok(()));
         assert_eq!(two.push(&chunk(60), None), Err(Full));
@@ -212,8 +252,26 @@ mod tests {
     }
 
     #[test]
+    fn one_large_body_at_a_time_goes_beyond_the_account() {
+        let bodies = Bodies::new(100, 300, 0);
+        let mut large = bodies.body();
+        assert_eq!(large.push(&chunk(250), None), Ok(()));
+        let mut other = bodies.body();
+        assert_eq!(other.push(&chunk(10), None), Err(Full));
+        let mut heir = large.heir();
+        assert_eq!(
+            (heir.push(&chunk(100), None), heir.push(&chunk(60), None)),
+            (Ok(()), Err(Full))
+        );
+        drop((large, heir));
+        assert_eq!((bodies.bytes(), other.push(&chunk(110), None)), (0, Ok(())));
+        drop(other);
+        assert_eq!((bodies.bytes(), bodies.beyond.get()), (0, 0));
+    }
+
+    #[test]
     fn what_is_held_beside_a_body_is_accounted_until_it_is_gone() {
-        let bodies = Bodies::new(100);
+        let bodies = account(100);
         let mut body = bodies.body();
         assert_eq!(body.charge_beside(70), Ok(()));
         body.fill(40, |bytes| bytes.extend([1; 30])).expect("room");
@@ -226,7 +284,7 @@ mod tests {
 
     #[test]
     fn an_announced_length_allocates_nothing_by_itself() {
-        let bodies = Bodies::new(1 << 30);
+        let bodies = account(1 << 30);
         let mut body = bodies.body();
         body.push(&chunk(5), Some(4 << 30)).expect("room");
         assert!(body.bytes.capacity() <= AHEAD_BYTES + 5);
@@ -237,7 +295,7 @@ mod tests {
 
     #[test]
     fn room_follows_the_bytes_received_and_is_never_more_than_the_body_needs() {
-        let bodies = Bodies::new(1 << 30);
+        let bodies = account(1 << 30);
         let mut endless = bodies.body();
         for count in 1..=100 {
             endless
@@ -255,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_filler_gets_no_more_room_than_the_limit() {
-        let bodies = Bodies::new(1 << 30);
+        let bodies = account(1 << 30);
         let mut body = bodies.body();
         let room = body.fill(10, |bytes| bytes.capacity()).expect("room");
         assert_eq!(room, 10);

@@ -20,10 +20,10 @@ impl Ingress {
         &self,
         meter: &Meter,
         mut inflate: Inflate,
-        wire: &[u8],
+        wire: &Body,
         length_max: usize,
     ) -> Result<Body, Failure> {
-        let mut body = self.bodies.body();
+        let mut body = wire.heir();
         loop {
             poll_fn(|cx| meter.poll_turn(cx)).await;
             let before = body.len() + inflate.read_bytes();
@@ -53,9 +53,9 @@ impl Ingress {
     }
 
     /// Decodes OTLP/JSON into protobuf.
-    pub(super) fn transcode(&self, meter: &Meter, json: &[u8]) -> Result<Body, Failure> {
+    pub(super) fn transcode(&self, meter: &Meter, json: &Body) -> Result<Body, Failure> {
         meter.spend(json.len());
-        let mut body = self.bodies.body();
+        let mut body = json.heir();
         body.write(|protobuf| (self.options.transcode)(json, protobuf))
             .map_err(|_| self.no_room())?
             .map_err(|message| Failure::new(Code::InvalidArgument, message))?;

@@ -15,8 +15,11 @@ pub struct Options {
     pub grpc_message_max: usize,
     /// An HTTP body, before and after inflating (`max_request_body_size`).
     pub http_body_max: usize,
-    /// All bodies of this core that are being received, inflated or transcoded.
+    /// All bodies of this core that are being received, inflated or transcoded; one request that is larger may go
+    /// beyond.
     pub in_flight_max: usize,
+    /// Memory of bodies kept for the next ones.
+    pub spare_max: usize,
     /// Connections of this core, both transports together.
     pub connections_max: usize,
     /// Concurrent calls of one HTTP/2 connection.
@@ -44,6 +47,7 @@ impl Options {
             grpc_message_max: 64 * MIB,
             http_body_max: 64 * MIB,
             in_flight_max: 128 * MIB,
+            spare_max: 16 * MIB,
             connections_max: CONNECTIONS_MAX,
             streams_max: 128,
             header_list_max: 16 << 10,
