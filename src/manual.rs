@@ -9,6 +9,9 @@ pub mod invariants {}
 #[doc = include_str!("manual/wal_format.md")]
 pub mod wal_format {}
 
+#[doc = include_str!("manual/faults.md")]
+pub mod faults {}
+
 #[doc = include_str!("manual/decisions.md")]
 pub mod decisions {}
 

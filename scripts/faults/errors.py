@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 import time
 
 from faults.case import fault
@@ -101,6 +102,36 @@ def stalled_sync(case):
         case.expect(time.monotonic() - began < RECOVERY_SECONDS_MAX, "slow to come back")
     process.kill()
     return f"stalls of {', '.join(told)}; {words(node.finish(memory={'limit': '1GiB'}))}"
+
+
+@fault("W11-early", "every flush takes a second", "no reply comes before the flush that covers it", root=True)
+def no_early_reply(case):
+    disk = VolatileDisk(case)
+    node = node_on(case, disk)
+    process = node.start()
+    quick = Sender(node, process)
+    for _ in range(5):
+        case.expect(quick.post(), f"a quick disk was answered {quick.status}")
+    disk.faults(sync_delay=1)
+    senders = [Sender(node, process) for _ in range(8)]
+    waits = []
+
+    def post(index):
+        # Some of them meet a flush that is under way.
+        time.sleep(index * 0.23)
+        for _ in range(case.count(2, 6)):
+            case.expect(senders[index].post(), f"a slow disk was answered {senders[index].status}")
+            waits.append(senders[index].took)
+
+    threads = [threading.Thread(target=post, args=(index,)) for index in range(len(senders))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    case.expect(min(waits) >= 0.9, f"a reply came after {min(waits):.3f} s")
+    disk.faults()
+    process.kill()
+    return f"{len(waits)} replies after {min(waits):.2f} to {max(waits):.2f} s; {words(node.finish())}"
 
 
 @fault("W11-ready", "a flush takes longer than ten seconds", "/readyz says so until the disk is back", root=True, long_only=True)

@@ -9,18 +9,17 @@ from faults.devices import MIB, VolatileDisk
 from faults.errors import ENTRY
 from faults.node import Node, words
 
-SOAK_SECONDS = 30 * 60
 RSS_GROWTH_MAX = 1.5
 RSS_SLACK_BYTES = 64 << 20
 
 
-@fault("W18", "thirty minutes of W01, W02, W08 and W11 in any order", "nothing acknowledged is lost; descriptors, memory and disk stay flat", root=True, long_only=True)
+@fault("W18", "half an hour of W01, W03, W04, W08 and W11 in any order", "nothing acknowledged is lost; descriptors, memory and disk stay flat", root=True, long_only=True)
 def soak(case):
     node = Node(case, policy="errors", with_={"wal": {"retain": "5s"}})
     disk = VolatileDisk(case, size=256 * MIB)
     ends = {"kill": 0, "power": 0, "error": 0, "stall": 0, "term": 0}
     figures = []
-    deadline = time.monotonic() + SOAK_SECONDS
+    deadline = time.monotonic() + case.soak * 60
     number, before = 0, None
     while time.monotonic() < deadline:
         number += 1
@@ -65,7 +64,7 @@ def soak(case):
     for what, index, slack in (("memory", 0, RSS_SLACK_BYTES), ("descriptors", 1, 64), ("disk", 2, 128 * MIB)):
         first, last = (sum(figure[index] for figure in part) / len(part) for part in (figures[:fifth], figures[-fifth:]))
         case.expect(last <= first * RSS_GROWTH_MAX + slack, f"{what} at ready grew from {first:,.0f} to {last:,.0f}")
-    return f"{plural(number, 'round')} {ends}; {words(counts)}"
+    return f"{case.soak:g} minutes, {plural(number, 'round')} {ends}; {words(counts)}"
 
 
 def used(path):
