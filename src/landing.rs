@@ -28,6 +28,7 @@ mod collect;
 mod deliver;
 mod index;
 mod search;
+mod room;
 mod settle;
 mod upgrades;
 mod write;

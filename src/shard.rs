@@ -21,6 +21,7 @@
 //! 5. [`Shard::poll_timeout`]: when [`Shard::handle_timeout`] is to be called.
 
 pub mod overload; // when more comes than can be taken
+mod asking; // copying forward, between landing core and owner
 mod message; // what one core tells another
 mod resuming; // from the logs of all cores to a table
 mod upgrades; // dropped traces that are kept after all
@@ -387,10 +388,10 @@ impl<P: BlockPool, W> Shard<P, W> {
                 return Some((core, peer.take_settled(lags)));
             }
             // Behind what was settled before.
-            if let Some((log, questions)) = take_of_one_log(&mut peer.questions) {
+            if let Some((log, questions)) = asking::take_of_one_log(&mut peer.questions) {
                 return Some((core, Message::Asked { log, questions }));
             }
-            if let Some((log, answers)) = take_of_one_log(&mut peer.answers) {
+            if let Some((log, answers)) = asking::take_of_one_log(&mut peer.answers) {
                 return Some((core, Message::Answered { log, answers }));
             }
         }
@@ -492,39 +493,6 @@ impl<P: BlockPool, W> Shard<P, W> {
         &mut self.overload
     }
 
-    /// Hands what landing cores ask to the owners of the traces; `true`: some was answered here.
-    fn ask_owners(&mut self) -> bool {
-        let mut answered = false;
-        for number in 0..self.landings.len() {
-            let log = self.landings[number].log();
-            for question in self.landings[number].take_questions() {
-                match self.table.owner_of(&question.trace(), self.peers.len() as u16) {
-                    owner if owner == self.core => {
-                        let answer = self.answer(question);
-                        self.landings[number].handle_answer(answer);
-                        answered = true;
-                    }
-                    owner => self.peers[usize::from(owner.0)].questions.push((log, question)),
-                }
-            }
-        }
-        answered
-    }
-
-    /// What this core knows as the owner of the trace.
-    fn answer(&mut self, question: Question) -> Answer {
-        match question {
-            Question::Open { trace, place } => Answer::Open {
-                place,
-                is_open: self.table.is_open_at(&trace, place),
-            },
-            Question::Moved { trace, old, new } => {
-                self.table.move_place(&trace, old, new);
-                Answer::Moved { old }
-            }
-        }
-    }
-
     fn lacks_item_credit(&self) -> bool {
         let on_way = self.peers.iter().zip(&self.batches);
         let mut on_way = on_way.map(|(peer, batch)| peer.items_on_way + batch.items.len());
@@ -623,12 +591,4 @@ impl<P: BlockPool, W> Shard<P, W> {
     pub fn stats_mut(&mut self) -> &mut Stats {
         &mut self.stats
     }
-}
-
-/// All that there is for the first log that there is something for.
-fn take_of_one_log<T>(all: &mut Vec<(LogId, T)>) -> Option<(LogId, Vec<T>)> {
-    let log = all.first()?.0;
-    let (taken, rest): (Vec<_>, Vec<_>) = std::mem::take(all).into_iter().partition(|(of, _)| *of == log);
-    *all = rest;
-    Some((log, taken.into_iter().map(|(_, one)| one).collect()))
 }

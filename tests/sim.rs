@@ -49,12 +49,12 @@ fn fresh_seeds() -> Vec<u64> {
 }
 
 fn live_twice(seed: u64) {
-    live_twice_with(seed, false);
+    live_twice_by(Plan::draw(seed, Canary::None), seed);
 }
 
-fn live_twice_with(seed: u64, has_wishes: bool) {
+fn live_twice_by(plan: Plan, seed: u64) {
     println!("TAILKEEP_TEST_SEED={seed}");
-    let run = || live(seed, Canary::None, has_wishes);
+    let run = || live_by(plan, seed, Canary::None);
     let (one, other) = (run(), run());
     one.history.assert_same(&other.history);
     let (events, hash) = (one.history.len(), one.history.hash());
@@ -83,17 +83,19 @@ fn a_node_keeps_its_promises() {
 /// Traces are kept by hand at any moment, nodes give everything away and start again.
 #[test]
 fn what_is_kept_after_all_comes_out_of_all_logs() {
-    let seeds = (1..=12).chain(fresh_seeds());
-    seeds.for_each(|seed| live_twice_with(seed, true));
+    (1..=12).chain(fresh_seeds()).for_each(|seed| {
+        let plan = Plan::draw(seed, Canary::None).with_wishes();
+        live_twice_by(plan, seed);
+    });
 }
 
 #[test]
 fn without_a_fault_everything_comes_out_once() {
-    (1..=6).for_each(|seed| drop(live_by(Plan::FAULTLESS, seed, Canary::None, false)));
+    (1..=6).for_each(|seed| drop(live_by(Plan::FAULTLESS, seed, Canary::None)));
 }
 
 fn assert_caught(canary: Canary) {
-    let caught = (1..=CANARY_ROUNDS).find(|seed| catch_unwind(|| live(*seed, canary, false)).is_err());
+    let caught = (1..=CANARY_ROUNDS).find(|seed| catch_unwind(|| live(*seed, canary)).is_err());
     println!("{canary:?} is caught by seed {caught:?}");
     assert!(caught.is_some(), "nobody notices {canary:?}");
 }

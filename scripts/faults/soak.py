@@ -15,7 +15,8 @@ RSS_SLACK_BYTES = 64 << 20
 
 @fault("W18", "half an hour of W01, W03, W04, W08 and W11 in any order", "nothing acknowledged is lost; descriptors, memory and disk stay flat", root=True, long_only=True)
 def soak(case):
-    node = Node(case, policy="errors", with_={"wal": {"retain": "5s"}})
+    # Half of the disk: what the log does not give back would show.
+    node = Node(case, policy="errors", with_={"wal": {"retain": "5s", "max_size": "128MiB"}})
     disk = VolatileDisk(case, size=256 * MIB)
     ends = {"kill": 0, "power": 0, "error": 0, "stall": 0, "term": 0}
     figures = []

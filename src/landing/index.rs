@@ -59,7 +59,7 @@ pub(super) struct Contents {
 ///
 /// Invariant: of every entry with spans each fragment is noted in `buckets` or covered by `contents`, or the segment
 /// was passed over by a start and its contents are reached from `older`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Index {
     buckets: [Vec<Fragment>; BUCKET_COUNT],
     count: usize,
@@ -72,20 +72,6 @@ pub(super) struct Index {
     older: Option<Position>,
     /// During a replay: names or contents have said where older contents are.
     older_known: bool,
-}
-
-impl Default for Index {
-    fn default() -> Index {
-        Index {
-            buckets: Default::default(),
-            count: 0,
-            base: None,
-            contents: VecDeque::new(),
-            newest: None,
-            older: None,
-            older_known: false,
-        }
-    }
 }
 
 fn bucket_of(hash: u64) -> usize {

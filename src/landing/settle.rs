@@ -4,10 +4,10 @@
 //! their annotations, and appended to the kept log; only when that copy is durable, or every destination has
 //! got it, is the place in the log let go (W3). Any other verdict lets go at once.
 
-use super::deliver::Room;
 use super::fetch::{Fetched, READ_BYTES, ReadOp, WhichLog};
 use super::queue::{KeptEntry, Readers};
 use super::record::{COPIED, CopiedRecord, KEPT, KeptRecord, VERDICTS, VerdictRecord};
+use super::room::Room;
 use super::search::SearchId;
 use super::{Landing, LandingOptions};
 use crate::base::block::BlockPool;

@@ -7,6 +7,10 @@ use crate::route::{Decision, HashKey};
 
 /// What one log says of one decision.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a start has a few thousand of them at a time, mostly large ones"
+)]
 pub enum FoundDecision {
     /// A verdict that was folded, and what it settled in this log.
     Verdict {

@@ -151,14 +151,6 @@ impl<P: BlockPool> Log<P> {
         self.resumes_at
     }
 
-    /// How long what was appended has been waiting for the disk; zero if nothing is.
-    pub fn stalled_for(&self, now: Now) -> Duration {
-        match self.groups.is_empty() {
-            true => Duration::ZERO,
-            false => now.instant.since(self.moved_at),
-        }
-    }
-
     /// Whether something in it is younger than `retain`.
     pub fn retains(&self, now: Now) -> bool {
         let mut known = self.segments.iter().filter(|segment| segment.newest.is_some());
@@ -168,6 +160,14 @@ impl<P: BlockPool> Log<P> {
     /// Where the oldest segment begins: nothing before it is in the log.
     pub fn begins_at(&self) -> Position {
         self.segments.front().map_or(self.tail, |segment| segment.base)
+    }
+
+    /// How long what was appended has been waiting for the disk; zero if nothing is.
+    pub fn stalled_for(&self, now: Now) -> Duration {
+        match self.groups.is_empty() {
+            true => Duration::ZERO,
+            false => now.instant.since(self.moved_at),
+        }
     }
 
     /// Segments find no file, unless an old one is used again.

@@ -160,3 +160,48 @@ fn the_data_directory_is_private() {
         .for_each(|segment| assert_eq!(mode(segment), 0o600));
     tailkeep.stop_well();
 }
+
+/// Fewer cores than logs: a log without a core is delivered to its end, and goes when nothing in it is young enough to
+/// be kept.
+#[test]
+fn a_log_without_a_core_goes_once_nothing_waits_in_it() {
+    let mut place = Place::new("fewer-cores")
+        .with("node.cores", "3")
+        .with("completion.quiet", "20s");
+    let tailkeep = place.start();
+    // Connections are handed to the core with the fewest, so every log gets some.
+    let mut clients: Vec<Client> = (0..6).map(|_| Client::new(tailkeep.http)).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.export(&request("a", vec![span(traffic::trace_id(number as u64), 0, 0)]));
+    }
+    tailkeep.stop_well();
+    let directories = |place: &Place| {
+        let names = fs::read_dir(place.data()).expect("the directory").flatten();
+        let mut names: Vec<String> = names
+            .map(|it| it.file_name().to_string_lossy().into_owned())
+            .collect();
+        names.retain(|name| name.starts_with("log-") || name.starts_with("kept-"));
+        names.sort();
+        names
+    };
+    assert_eq!(directories(&place).len(), 6);
+
+    // Spans wait in them: they stay and are delivered.
+    place.set("node.cores", "1");
+    place.set("completion.quiet", "100ms");
+    let tailkeep = place.start();
+    assert_eq!(directories(&place).len(), 6);
+    tailkeep.wait_settled();
+    tailkeep.stop_well();
+    assert_eq!(place.output().traces().len(), 6);
+
+    // Settled, and younger than `retain`.
+    place.start().stop_well();
+    assert_eq!(directories(&place).len(), 6);
+
+    place.set("wal.retain", "1ms");
+    place.start().stop_well();
+    assert_eq!(directories(&place), ["kept-00", "log-00"]);
+    place.start().stop_well();
+    assert_eq!(place.output().spans.len(), 6);
+}

@@ -91,7 +91,7 @@ impl World {
             counted_lost: 0,
             retain: Duration::from_millis(500),
             // Now and then longer than segments last.
-            quiet: Duration::from_millis(if seed % 3 == 0 { 3_000 } else { 200 }),
+            quiet: Duration::from_millis(if seed.is_multiple_of(3) { 3_000 } else { 200 }),
             forwarded: 0,
             damaged: false,
         };

@@ -39,6 +39,8 @@ pub struct Plan {
     /// They also lose and misplace what they were given, and rot.
     pub damage: bool,
     pub bad_destinations: bool,
+    /// Traces are kept by hand, nodes are drained, and logs keep all they can.
+    pub wishes: bool,
 }
 
 impl Plan {
@@ -47,15 +49,28 @@ impl Plan {
         bad_disks: false,
         damage: false,
         bad_destinations: false,
+        wishes: false,
     };
 
-    fn draw(random: &mut Random, canary: Canary) -> Plan {
+    /// As the seed has it.
+    pub fn draw(seed: u64, canary: Canary) -> Plan {
+        let mut random = Random(seed);
         let (disks, damage) = (random.below(2) == 0, random.below(3) == 0);
         Plan {
             crashes: true,
             bad_disks: disks,
             damage: damage && canary == Canary::None || canary == Canary::IgnoredChecksums,
             bad_destinations: random.coin(),
+            wishes: canary == Canary::None && !damage && random.below(4) == 0,
+        }
+    }
+
+    /// What damage hits cannot be kept after all.
+    pub fn with_wishes(self) -> Plan {
+        Plan {
+            damage: false,
+            wishes: true,
+            ..self
         }
     }
 }
@@ -73,17 +88,13 @@ pub struct Outcome {
 }
 
 /// One run from the first start to the last span, with whatever the seed has in store.
-///
-/// With wishes traces are kept by hand, nodes are drained, and logs keep all they can.
-pub fn live(seed: u64, canary: Canary, has_wishes: bool) -> Outcome {
-    let plan = Plan::draw(&mut Random(seed), canary);
-    live_by(plan, seed, canary, has_wishes)
+pub fn live(seed: u64, canary: Canary) -> Outcome {
+    live_by(Plan::draw(seed, canary), seed, canary)
 }
 
-pub fn live_by(plan: Plan, seed: u64, canary: Canary, has_wishes: bool) -> Outcome {
-    // Apart, so that what happens besides is the same.
-    let mut wishes = has_wishes.then_some(Random(seed ^ 0x5eed));
+pub fn live_by(plan: Plan, seed: u64, canary: Canary) -> Outcome {
     let random = Random(!seed);
+    let mut wishes = plan.wishes.then_some(Random(seed));
     let mut outside = Outside {
         client: Client::default(),
         output: Output::default(),
@@ -99,7 +110,7 @@ pub fn live_by(plan: Plan, seed: u64, canary: Canary, has_wishes: bool) -> Outco
         loses_settlements: canary == Canary::LostSettlements,
         has_damage: false,
         canary,
-        retain: Duration::from_millis(if has_wishes { 3_600_000 } else { 500 }),
+        retain: Duration::from_millis(if plan.wishes { 3_600_000 } else { 500 }),
         random,
     };
     let began = outside.now.instant;
@@ -155,7 +166,7 @@ pub fn live_by(plan: Plan, seed: u64, canary: Canary, has_wishes: bool) -> Outco
         .output
         .assert_durable(&outside.client, outside.counted_lost);
     outside.output.assert_nothing_invented(&outside.client);
-    if node.logs_are_whole() && outside.counted_lost == 0 && !outside.has_damage {
+    if !plan.damage && node.logs_are_whole() && outside.counted_lost == 0 {
         outside.output.assert_kept_is_out(&outside.client, node.serving());
     }
     if plan == Plan::FAULTLESS {

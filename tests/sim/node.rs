@@ -75,11 +75,11 @@ pub struct Outside {
     pub disks_are_sound: bool,
     /// The canary: one message of settlements goes astray.
     pub loses_settlements: bool,
+    /// How long segments stay that nothing needs.
+    pub retain: Duration,
     /// Some disk did not keep what it was given.
     pub has_damage: bool,
     pub canary: Canary,
-    /// How long segments stay that nothing needs.
-    pub retain: Duration,
 }
 
 pub struct Node {
@@ -484,8 +484,8 @@ impl Node {
     pub fn crash(mut self, outside: &mut Outside, crash: Crash) {
         outside.history.note(&("crash", crash));
         outside.counted_lost += self.lost_spans();
-        outside.take_note_of_damage();
         outside.forwarded += self.forwarded_bytes();
+        outside.take_note_of_damage();
         self.cores.clear();
         for files in &mut outside.logs {
             if let Some(shipment) = files.shipment.take().filter(|_| outside.random.coin()) {
