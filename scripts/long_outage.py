@@ -22,7 +22,7 @@ from faults.node import Node, wait_for
 from faults.relay import Relay
 from tailkeep_process import PROJECT
 
-BACK_SECONDS_MAX = 600
+BACK_SECONDS_MAX = 3600
 
 
 class Ingest(threading.Thread):
