@@ -225,7 +225,13 @@ fn run_command(arguments: &RunArguments, log: &LogFlags) -> Result<(), Failure> 
         .config
         .iter()
         .map(|path| path.display().to_string());
-    run::run(loaded, log, files.collect(), arguments.drain)
+    let flags = arguments.configuration.clone();
+    let again = move || match configuration::load(&flags) {
+        Ok(loaded) => Ok(loaded),
+        Err(Failure::Environment(message)) => Err(message),
+        Err(Failure::Usage(lines)) => Err(lines),
+    };
+    run::run(loaded, log, files.collect(), arguments.drain, again)
 }
 
 fn not_yet(what: &str) -> Result<(), Failure> {

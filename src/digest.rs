@@ -29,9 +29,17 @@ impl PredicateSet {
         self.0[predicate.index() / 64] |= 1 << (predicate.index() % 64);
     }
 
+    pub fn bits(self) -> [u64; PREDICATE_COUNT_MAX / 64] {
+        self.0
+    }
+
+    pub fn from_bits(bits: [u64; PREDICATE_COUNT_MAX / 64]) -> PredicateSet {
+        PredicateSet(bits)
+    }
+
     #[inline]
     pub fn is_empty(self) -> bool {
-        self.0 == [0; 2]
+        self == PredicateSet::NONE
     }
 
     #[inline]
@@ -76,6 +84,14 @@ impl RandomnessSeen {
     pub fn new(value: u64, on_root: bool) -> RandomnessSeen {
         debug_assert!(value < 1 << 56);
         RandomnessSeen(if on_root { value } else { Self::RANK_ANY | value })
+    }
+
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
+    pub fn from_bits(bits: u64) -> RandomnessSeen {
+        RandomnessSeen(bits)
     }
 
     /// The 56 bits to use instead of the trace id's, if any span brought some.

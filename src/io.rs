@@ -16,7 +16,9 @@ pub mod egress; // where kept traces go
 pub mod mesh; // what goes from core to core
 pub mod core; // one core at work
 pub mod admin; // health, metrics, status, explain
+pub mod checkpoint; // what is open at a clean stop
 pub mod drain; // everything given away
 pub mod resume; // from a core's logs to what it serves from
 pub mod executor; // one core from start to stop
+pub mod reload; // new policies for a running node
 pub mod node; // all cores from start to stop

@@ -27,6 +27,7 @@ pub mod replay; // a log folded again after a start
 mod collect;
 mod deliver;
 mod index;
+mod saved;
 mod search;
 mod room;
 mod settle;
@@ -36,6 +37,7 @@ mod write;
 pub use collect::Rejected;
 pub use deliver::DestinationReport;
 pub use queue::{DESTINATION_COUNT_MAX, KeptEntry};
+pub use saved::SavedLog;
 pub use search::{SearchId, Searched, Wanted};
 pub use upgrades::Asked;
 
@@ -146,7 +148,13 @@ pub struct LandingParts<P: BlockPool> {
 impl<P: BlockPool> LandingParts<P> {
     /// Every span of these logs is decided, and what was kept is delivered.
     pub fn nothing_waits(&self) -> bool {
-        self.replayed.fragments.is_empty() && self.replayed.keeps.is_empty() && self.kept_replay.is_empty()
+        let Replayed {
+            fragments,
+            keeps,
+            upgrades,
+            ..
+        } = &self.replayed;
+        fragments.is_empty() && keeps.is_empty() && upgrades.is_empty() && self.kept_replay.is_empty()
     }
 }
 
@@ -569,6 +577,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             + (jobs + copies) as u64
             + self.fetcher.memory_bytes()
             + self.forward.memory_bytes()
+            + self.index.memory_bytes()
             + self.shipment_bytes()
             + self.index.memory_bytes()
     }

@@ -98,6 +98,7 @@ pub struct Shard<P: BlockPool, W> {
     inbox: VecDeque<(CoreId, ItemBatch)>,
     upgrades: upgrades::Upgrades,
     draining: bool,
+    stopping: bool,
     /// Messages of other cores so far.
     messages_taken: u64,
 }
@@ -205,6 +206,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             inbox: VecDeque::new(),
             upgrades: upgrades::Upgrades::default(),
             draining: false,
+            stopping: false,
             messages_taken: 0,
         };
         for fragment in fragments {
@@ -331,7 +333,7 @@ impl<P: BlockPool, W> Shard<P, W> {
     }
 
     pub fn handle_timeout(&mut self, now: Now) {
-        if !self.lacks_settlement_credit() {
+        if !self.stopping && !self.lacks_settlement_credit() {
             self.table
                 .handle_timeout(now, &self.policies, &mut self.stats, &mut self.settlements);
             self.dispatch(now);
@@ -413,8 +415,8 @@ impl<P: BlockPool, W> Shard<P, W> {
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let table = match self.lacks_settlement_credit() {
-            // What is due waits for credit, not for time.
+        let table = match self.stopping || self.lacks_settlement_credit() {
+            // What is due waits for credit, or for the next start, not for time.
             true => None,
             false => self.table.poll_timeout(),
         };
@@ -551,12 +553,24 @@ impl<P: BlockPool, W> Shard<P, W> {
         is_drained.then_some(self.messages_taken)
     }
 
-    /// No new requests will come: destinations are handed what there is and waited for as long as `patience`,
+    /// No new requests will come, and nothing is decided by time any more: destinations are handed what there is and waited for as long as `patience`,
     /// cursors are logged.
     pub fn stop(&mut self, now: Now, patience: Duration) {
+        self.stopping = true;
         self.landings
             .iter_mut()
             .for_each(|landing| landing.stop(now, patience));
+    }
+
+    /// Nothing is under way, here or to and from other cores, but open traces. When all cores say so after they have
+    /// stopped, nothing changes any more.
+    pub fn is_quiet(&self) -> bool {
+        let is_home = |peer: &Peer| peer.items_on_way == 0 && peer.settlements_on_way == 0;
+        self.inbox.is_empty()
+            && !self.has_messages()
+            && self.peers.iter().all(is_home)
+            && self.upgrades_are_idle()
+            && self.landings.iter().all(Landing::is_quiet)
     }
 
     /// Nothing waits here. Items that are on their way to other cores are in the log, and go there again after

@@ -20,6 +20,7 @@ mod generation;
 mod index;
 mod late;
 mod recent;
+mod saved;
 mod trace;
 
 pub use cache::{CompactDecision, DecidedCache, FALSE_HIT_ODDS_MAX};
@@ -27,6 +28,7 @@ pub use found::FoundDecision;
 pub use fragments::Fragments;
 pub use late::{LateCandidate, LateEvidence, upgrade_by};
 pub use recent::{DecidedTrace, Recent};
+pub use saved::SavedTrace;
 pub use trace::Trace;
 
 use crate::base::ids::{CoreId, Place, TraceId};

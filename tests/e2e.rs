@@ -40,6 +40,8 @@ mod late; // spans after the verdict
 mod lifecycle; // SIGTERM, locks, ports, formats, tmpfs
 #[path = "e2e/outputs.rs"]
 mod outputs; // torn lines, SIGHUP, unwritable places
+#[path = "e2e/reload.rs"]
+mod reload; // new policies, checkpoints
 #[path = "e2e/sdk.rs"]
 mod sdk; // the OpenTelemetry SDK
 #[path = "e2e/upgrade.rs"]

@@ -175,6 +175,36 @@ fn a_verdict_survives_the_recycling_of_its_segment_and_a_restart() {
     }
 }
 
+/// W4 is checked in every start, against a fold of the whole log.
+#[test]
+fn a_start_from_a_checkpoint_has_the_same_table() {
+    let mut used = 0;
+    for seed in seeds() {
+        println!("TAILKEEP_TEST_SEED={seed}");
+        let mut random = Random(seed);
+        let mut world = World::new(seed);
+        if random.below(2) == 0 {
+            world.retain = std::time::Duration::from_secs(3600);
+        }
+        for _ in 0..1 + random.below(4) {
+            random_life(&mut world, &mut random, STEPS);
+            used += u32::from(random.below(4) > 0 && world.checkpoint(&mut random));
+            world.power_cut(&mut random);
+            let found = world.restart();
+            assert_eq!(found.corrupt, 0, "a cut is not damage");
+        }
+        random_life(&mut world, &mut random, STEPS / 2);
+        world.settle();
+        world.assert_due_is_out();
+        world.assert_nothing_invented();
+        world.assert_ledger();
+    }
+    assert!(
+        used > 0 || std::env::var_os("TAILKEEP_TEST_SEED").is_some(),
+        "no checkpoint was used"
+    );
+}
+
 /// A start folds what waits for something and the end of the log, and nothing before.
 #[test]
 fn what_has_settled_is_passed_over() {

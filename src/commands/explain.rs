@@ -92,13 +92,15 @@ fn verdict(trace: &Value) -> String {
     }
     for (key, remark) in [
         ("incomplete", ", incomplete"),
-        ("upgraded", ", upgraded by a late span"),
+        ("upgraded", ", dropped first and kept later"),
     ] {
         if trace[key] == true {
             line += remark;
         }
     }
-    if trace["certain"] == false {
+    if trace["certain"] == false && trace["source"] == "log" {
+        line += " (nobody remembers the decision; this is what the policies say of what the log has)";
+    } else if trace["certain"] == false {
         line += " (known by a fingerprint, which may be another's with odds of less than 1 in 10^9)";
     }
     line

@@ -14,12 +14,14 @@ use crate::io::egress::otlp::{Keepalive, OtlpOptions, Protocol};
 use crate::io::egress::{ExporterOptions, SinkOptions};
 use crate::io::ingress;
 use crate::io::node::{self, NodeOptions};
+use crate::io::reload::Reloaded;
 use crate::otlp::json;
 use http::{HeaderName, HeaderValue};
 use std::fs::DirBuilder;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Cores that `auto` takes at most.
@@ -30,13 +32,21 @@ const WAL_SEGMENTS_MIN: u64 = 8;
 /// Of one hand-out to a file.
 const FILE_BATCH_BYTES: usize = 1 << 20;
 
-pub fn run(loaded: Loaded, log: &LogFlags, files: Vec<String>, drain: bool) -> Result<(), Failure> {
+/// `again` loads the configuration anew.
+pub fn run(
+    loaded: Loaded,
+    log: &LogFlags,
+    files: Vec<String>,
+    drain: bool,
+    again: impl Fn() -> Result<Loaded, String> + Send + Sync + 'static,
+) -> Result<(), Failure> {
     start_log(log);
     if loaded.config.built_in {
         eprintln!("keeping every trace; `tailkeep print-config --example` shows sampling");
     }
     let options = NodeOptions {
         drain,
+        load: Arc::new(move || again().map(reloaded)),
         ..node_options(loaded, files)?
     };
     node::run(options).map_err(|error| Failure::Environment(error.to_string()))
@@ -45,6 +55,7 @@ pub fn run(loaded: Loaded, log: &LogFlags, files: Vec<String>, drain: bool) -> R
 /// Everything the host decides is decided here: names, CPUs, memory, disk.
 pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, Failure> {
     let Loaded { config, policies, .. } = loaded;
+    let policies_hash = policies_hash(&config);
     let environment = |message: String| Failure::Environment(message);
     // Made before its disk is measured, and for its owner only, like everything in it.
     let made = DirBuilder::new()
@@ -120,6 +131,8 @@ pub fn node_options(loaded: Loaded, files: Vec<String>) -> Result<NodeOptions, F
         drain: false,
         config_files: files,
         config_hash: config_hash(&config),
+        policies_hash,
+        load: Arc::new(|| Err("there is nothing to reload from".to_string())),
         version: env!("CARGO_PKG_VERSION"),
         commit: option_env!("TAILKEEP_COMMIT").unwrap_or("unknown"),
         policies,
@@ -348,6 +361,22 @@ pub fn available_memory() -> u64 {
         .iter()
         .filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
     cgroup.fold(ram, u64::min)
+}
+
+fn reloaded(loaded: Loaded) -> Reloaded {
+    Reloaded {
+        policies_hash: policies_hash(&loaded.config),
+        config_hash: config_hash(&loaded.config),
+        policies: loaded.policies,
+    }
+}
+
+fn policies_hash(config: &Config) -> u64 {
+    use siphasher::sip::SipHasher13;
+    use std::hash::Hasher;
+    let mut hasher = SipHasher13::new_with_keys(0, 0);
+    hasher.write(format!("{:?}", config.policies).as_bytes());
+    hasher.finish()
 }
 
 /// Names the configuration in effect, so that two nodes can be compared.

@@ -76,6 +76,35 @@ impl Structure {
         }
     }
 
+    /// Spans, missing parents, and how many spans there are if it was given up.
+    pub fn parts(&self) -> (&[u32], &[u32], Option<u32>) {
+        match &self.0 {
+            Shape::InPlace {
+                span_count,
+                parent_count,
+                slots,
+            } => {
+                let (spans, rest) = slots.split_at(usize::from(*span_count));
+                (spans, &rest[..usize::from(*parent_count)], None)
+            }
+            Shape::Heap { span_count, slots } => {
+                let (spans, parents) = slots.split_at(usize::from(*span_count));
+                (spans, parents, None)
+            }
+            Shape::GivenUp { distinct } => (&[], &[], Some(*distinct)),
+        }
+    }
+
+    /// From what [`Structure::parts`] gave.
+    pub fn of(spans: &[u32], parents: &[u32], given_up: Option<u32>) -> Structure {
+        if let Some(distinct) = given_up {
+            return Structure(Shape::GivenUp { distinct });
+        }
+        let mut structure = Structure::default();
+        structure.absorb(spans, parents);
+        structure
+    }
+
     /// Takes in what another log knows of the same trace.
     pub fn merge(&mut self, other: &Structure) {
         match &other.0 {

@@ -20,9 +20,11 @@ use super::core::Core;
 use super::executor::Flags;
 use super::ingress::Ingress;
 use super::mesh::Mesh;
+use super::reload::{Event, Events, Outcome};
 use super::stream::{ReadBuffers, Stream};
 use crate::base::time::{Instant, WallTime};
 use crate::route::HashKey;
+use futures_channel::oneshot;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -56,6 +58,8 @@ pub struct Facts {
     pub incarnation: u64,
     pub started_at: WallTime,
     pub started: Instant,
+    /// The policies.
+    pub loaded_at: WallTime,
     /// Who owns which trace.
     pub hash_key: HashKey,
     pub data_dir: String,
@@ -106,6 +110,7 @@ pub struct Admin {
     ingress: RefCell<Option<Rc<Ingress>>>,
     last_replay: Cell<LastReplay>,
     flags: Arc<Flags>,
+    events: Events,
     stopping: Cell<bool>,
 }
 
@@ -116,6 +121,7 @@ impl Admin {
         clock: Rc<Clock>,
         mesh: Rc<Mesh>,
         flags: Arc<Flags>,
+        events: Events,
         cpu: u32,
     ) -> Rc<Admin> {
         let connections = Connections::new(clock.clone(), CONNECTIONS_MAX);
@@ -129,6 +135,7 @@ impl Admin {
             ingress: RefCell::new(None),
             last_replay: Cell::default(),
             flags,
+            events,
             stopping: Cell::new(false),
         })
     }
@@ -219,7 +226,28 @@ impl Admin {
                     &json!({ "state": "draining", "message": why }),
                 )
             }
+            ("/api/v1/reload", _) => self.reload().await,
             _ => Reply::error(StatusCode::METHOD_NOT_ALLOWED, "use GET"),
+        }
+    }
+
+    async fn reload(&self) -> Reply {
+        let (answer, answered) = oneshot::channel();
+        let asked = self.events.send(Event::Reload(answer)).is_ok();
+        let outcome = match asked {
+            true => answered.await.ok(),
+            false => None,
+        };
+        match outcome {
+            Some(Ok(outcome)) => {
+                let changed = outcome == Outcome::Changed;
+                Reply::json(
+                    StatusCode::OK,
+                    &json!({ "reloaded": true, "policies_changed": changed }),
+                )
+            }
+            Some(Err(error)) => Reply::error(StatusCode::UNPROCESSABLE_ENTITY, &error),
+            None => Reply::error(StatusCode::SERVICE_UNAVAILABLE, "starting or stopping"),
         }
     }
 

@@ -47,8 +47,6 @@ const DISK_LOW_RETRY: Duration = Duration::from_secs(5);
 const PUSHED_BACK_RETRY: Duration = Duration::from_secs(5);
 /// A disk that keeps a group waiting for longer makes the core not ready.
 const STALL_MAX: Duration = Duration::from_secs(10);
-/// How long destinations are handed what there is after SIGTERM.
-const DELIVERY_PATIENCE: Duration = Duration::from_secs(8);
 
 /// The shard of one core and what it needs of the outside.
 pub struct Core {
@@ -212,15 +210,31 @@ impl Core {
         }
     }
 
-    /// Everything handed out is finished, or `patience` runs out.
-    pub async fn stop(self: &Rc<Core>, patience: Duration) -> bool {
+    /// Everything handed out is finished, or `patience` runs out. Destinations get no more after `delivery`.
+    pub async fn stop(self: &Rc<Core>, patience: Duration, delivery: Duration) -> bool {
         let now = self.clock.now();
-        self.shard.borrow_mut().stop(now, DELIVERY_PATIENCE.min(patience));
+        self.shard.borrow_mut().stop(now, delivery.min(patience));
         let until = now.instant.plus(patience);
         loop {
             let now = self.clock.now();
             self.turn(now);
             if self.shard.borrow().is_settled(now) {
+                return true;
+            }
+            if now.instant >= until {
+                return false;
+            }
+            glommio::timer::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Nothing is under way any more; `false`: patience ran out.
+    pub async fn wait_quiet(self: &Rc<Core>, patience: Duration) -> bool {
+        let until = self.clock.now().instant.plus(patience);
+        loop {
+            let now = self.clock.now();
+            self.turn(now);
+            if self.shard.borrow().is_quiet() {
                 return true;
             }
             if now.instant >= until {

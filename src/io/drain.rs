@@ -22,7 +22,7 @@ const TELL_ROUNDS: u32 = 40;
 pub async fn watch(admin: Rc<Admin>, flags: Arc<Flags>) {
     let mut before = None;
     let mut rounds = 0u32;
-    while !flags.stop.load(Ordering::Relaxed) {
+    while !flags.stop.load(Ordering::Relaxed) && !flags.restart.load(Ordering::Relaxed) {
         glommio::timer::sleep(LOOK_INTERVAL).await;
         if !flags.drain.load(Ordering::Relaxed) {
             continue;

@@ -11,6 +11,7 @@
 
 use super::admin::{Admin, Facts};
 use super::budget::Budget;
+use super::checkpoint::{self, Checkpoint, Terms};
 use super::clock::Clock;
 use super::core::{Core, CoreParts, FILE_WRITER, Service};
 use super::datadir::{self, DataDir};
@@ -21,9 +22,12 @@ use super::ingress::{Connection, Ingress, TraceService, Transport};
 use super::mesh::{Inbox, Mesh, Post};
 use super::metronome::Metronome;
 use super::node::{NodeError, NodeOptions};
+use super::reload::Events;
 use super::resume::{self, Found};
 use super::seats::{LeftOut, Seats};
 use crate::base::ids::{CoreId, LogId};
+use crate::config::options::Durability;
+use crate::landing::Landing;
 use crate::shard::{Resuming, Shard};
 use crate::table::{Table, TableOptions};
 use glommio::{Latency, Shares, TaskQueueHandle};
@@ -32,12 +36,19 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// From SIGTERM to exit at most, split between clients and destinations.
 const STOP_CLIENTS_TIME: Duration = Duration::from_secs(10);
 const STOP_LOG_TIME: Duration = Duration::from_secs(15);
+/// Until nothing is under way between cores, so that a checkpoint can be written.
+const STOP_QUIET_TIME: Duration = Duration::from_secs(1);
+/// How long destinations are handed what there is after SIGTERM.
+const DELIVERY_PATIENCE: Duration = Duration::from_secs(8);
+/// Before new policies: what is not delivered goes on right after.
+const RELOAD_CLIENTS_TIME: Duration = Duration::from_secs(1);
+const RELOAD_DELIVERY_TIME: Duration = Duration::from_millis(200);
 /// For what other cores still had to say when they were done.
 const STOP_LAST_TIME: Duration = Duration::from_secs(2);
 /// How often signals and the free disk are looked at.
@@ -50,12 +61,35 @@ const WAIT_FOR_ALL: Duration = Duration::from_millis(2);
 pub struct Flags {
     pub stop: Arc<AtomicBool>,
     pub reopen: Arc<AtomicBool>,
+    /// SIGHUP asks for new policies.
+    pub reload: Arc<AtomicBool>,
+    pub reloads_succeeded: AtomicU64,
+    pub reloads_failed: AtomicU64,
+    /// Cores end, and start again with other policies.
+    pub restart: AtomicBool,
     /// Nothing is accepted any more, and the process ends when nothing is left.
     pub drain: AtomicBool,
     /// Cores that serve.
     up: AtomicU16,
     /// Cores that have nothing left to do.
     settled: AtomicU16,
+    /// Cores where nothing changes any more.
+    quiet: AtomicU16,
+}
+
+impl Flags {
+    /// All cores have ended and are about to start again.
+    pub fn begin_again(&self) {
+        self.up.store(0, Ordering::Relaxed);
+        self.settled.store(0, Ordering::Relaxed);
+        self.quiet.store(0, Ordering::Relaxed);
+        self.restart.store(false, Ordering::Relaxed);
+    }
+
+    /// This life of the cores is to end.
+    fn is_over(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.restart.load(Ordering::Relaxed)
+    }
 }
 
 /// Everything one core starts from.
@@ -71,6 +105,12 @@ pub struct CoreSetup {
     /// What policy numbers mean.
     pub names: Arc<Vec<String>>,
     pub flags: Arc<Flags>,
+    pub events: Events,
+    /// What the next start must agree in to use what this one leaves behind.
+    pub terms: Arc<Terms>,
+    pub checkpoint: Option<Arc<Checkpoint>>,
+    /// Cores of this process were up before.
+    pub says_again: bool,
     pub mesh: Mesh,
     pub inbox: Inbox,
     pub seats: Seats,
@@ -93,6 +133,10 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
         data_dir,
         names,
         flags,
+        events,
+        terms,
+        checkpoint,
+        says_again,
         mesh,
         mut inbox,
         seats,
@@ -109,6 +153,7 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
         clock.clone(),
         mesh.clone(),
         flags.clone(),
+        events,
         cpu as u32,
     );
     let says_ready = admin_listener.is_some();
@@ -135,15 +180,13 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
             core_count,
             budget,
             pool: &pool,
+            core: id,
+            checkpoint: checkpoint.as_deref(),
         };
         let awake = Metronome::start(queues.log);
         let listening = listen_while_resuming(&mut inbox, &resuming, &admin, &mut early);
         let replaying = resume::landings(sources, &clock, &mesh, &resuming);
-        let (replay, ()) = futures_util::future::try_join(replaying, async {
-            listening.await;
-            Ok(())
-        })
-        .await?;
+        let (replay, ()) = futures_util::future::try_join(replaying, listening).await?;
         drop(awake);
         replay
     };
@@ -194,10 +237,13 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
             true => "draining",
             false => "ready",
         };
-        eprintln!(
-            "tailkeep {state} node={} grpc={} http={} admin={} data={}",
-            facts.node, facts.grpc, facts.http, facts.admin, facts.data_dir
-        );
+        match says_again {
+            true => tracing::info!("serving with the new policies"),
+            false => eprintln!(
+                "tailkeep {state} node={} grpc={} http={} admin={} data={}",
+                facts.node, facts.grpc, facts.http, facts.admin, facts.data_dir
+            ),
+        }
         let drain = drain::watch(admin.clone(), flags.clone());
         glommio::spawn_local_into(drain, queues.log)
             .expect("the queue exists")
@@ -207,15 +253,27 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     tracing::info!(core = id.0, "stopping: finishing what is in flight");
     admin.set_stopping();
     core.refuse();
-    stop_clients(&ingress).await;
+    let is_reload = !flags.stop.load(Ordering::Relaxed);
+    let (clients, delivery) = match is_reload {
+        true => (RELOAD_CLIENTS_TIME, RELOAD_DELIVERY_TIME),
+        false => (STOP_CLIENTS_TIME, DELIVERY_PATIENCE),
+    };
+    stop_clients(&ingress, clients).await;
     let until = clock.instant().plus(STOP_LOG_TIME);
-    let settled = core.stop(STOP_LOG_TIME).await;
+    let settled = core.stop(STOP_LOG_TIME, delivery).await;
     flags.settled.fetch_add(1, Ordering::Relaxed);
     // Others may still have something for this core to settle or to write.
     let patient = AtomicBool::new(false);
     let patience = until.since(clock.instant().min(until));
     let everybody = wait_for_all(&flags.settled, core_count, &patient, patience, &clock).await;
-    let settled = everybody && core.stop(STOP_LAST_TIME).await && settled;
+    let settled = everybody && core.stop(STOP_LAST_TIME, delivery).await && settled;
+    if settled && !is_reload && options.durability == Durability::Fsync {
+        let quiet = core.wait_quiet(STOP_QUIET_TIME).await;
+        flags.quiet.fetch_add(u16::from(quiet), Ordering::Relaxed);
+        if wait_for_all(&flags.quiet, core_count, &patient, STOP_QUIET_TIME, &clock).await {
+            save(&core, &data_dir, &terms, core_count);
+        }
+    }
     let pending = core.shard().table().len();
     tracing::info!(core = id.0, pending_traces = pending, "stopped");
     posts.cancel().await;
@@ -279,13 +337,28 @@ async fn listen_while_resuming(
     resuming: &RefCell<Resuming>,
     admin: &Rc<Admin>,
     early: &mut Vec<(CoreId, Post)>,
-) {
+) -> Result<(), NodeError> {
     while !resuming.borrow().is_complete() {
         match inbox.next().await {
             (from, Post::Message(message)) => resuming.borrow_mut().handle_message(from, message),
             (_, Post::Ask(question)) => question(admin),
+            (_, Post::Misfit) => return Err(NodeError::Checkpoint),
             other => early.push(other),
         }
+    }
+    Ok(())
+}
+
+/// Leaves behind what is open, for the next start.
+fn save(core: &Core, data_dir: &DataDir, terms: &Terms, core_count: u16) {
+    let shard = core.shard();
+    let logs = shard.landings().iter().map(Landing::saved).collect();
+    let (table, number) = (shard.table(), core.mesh().core().0);
+    let traces = table.saved(core.now());
+    let count = table.len() as u64;
+    let written = checkpoint::write(data_dir.path(), terms, (number, core_count), logs, traces, count);
+    if let Err(error) = written {
+        tracing::warn!("no checkpoint, the next start folds the logs: {error}");
     }
 }
 
@@ -358,6 +431,7 @@ impl Desk {
                 });
             }
             Post::Ask(question) => question(&self.admin),
+            Post::Misfit => unreachable!("all logs are folded"),
         }
     }
 }
@@ -383,7 +457,7 @@ async fn wait_for_all(
 /// Until a signal ends it: reopens files on SIGHUP, refuses while the disk is nearly full.
 async fn watch(options: &NodeOptions, core: &Rc<Core>, flags: &Flags) {
     let mut rounds = 0u32;
-    while !flags.stop.load(Ordering::Relaxed) {
+    while !flags.is_over() {
         glommio::timer::sleep(HOUSEKEEPING).await;
         if core.mesh().core() == FILE_WRITER && flags.reopen.swap(false, Ordering::Relaxed) {
             tracing::info!("SIGHUP: reopening output files");
@@ -401,7 +475,7 @@ async fn watch(options: &NodeOptions, core: &Rc<Core>, flags: &Flags) {
     }
 }
 
-async fn stop_clients(ingress: &Rc<Ingress>) {
-    let patience = glommio::timer::sleep(STOP_CLIENTS_TIME);
+async fn stop_clients(ingress: &Rc<Ingress>, patience: Duration) {
+    let patience = glommio::timer::sleep(patience);
     futures_util::future::select(std::pin::pin!(ingress.stop()), std::pin::pin!(patience)).await;
 }

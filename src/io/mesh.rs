@@ -32,6 +32,8 @@ pub enum Post {
         lines: Vec<u8>,
         done: oneshot::Sender<Result<(), String>>,
     },
+    /// A log does not fit the checkpoint: the start is over.
+    Misfit,
     /// A question to be answered at once.
     Ask(Question),
 }

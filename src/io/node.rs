@@ -6,6 +6,7 @@
 //! ```
 
 use super::admin::{BY_HAND, Facts};
+use super::checkpoint::{self, Checkpoint, Terms};
 use super::clock::Clock;
 use super::datadir::{DataDir, DataDirError};
 use super::egress::ExporterOptions;
@@ -13,8 +14,10 @@ use super::executor::{self, CoreSetup, Flags};
 use super::ingress::{self, listener};
 use super::mesh::mesh;
 use super::recovery::RecoveryError;
+use super::reload::{Event, Load, oversee};
 use super::seats::{LeftOut, Seats};
 use crate::base::ids::{CoreId, LogId};
+use crate::base::time::Now;
 use crate::completion::CompletionOptions;
 use crate::config::options::Durability;
 use crate::policy::PolicySet;
@@ -26,6 +29,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -38,6 +42,7 @@ const IO_MEMORY_MAX: u64 = 64 << 20;
 const ENTRY_OVERHEAD: u64 = 64 << 10;
 
 /// Everything a node needs to know, worked out from a configuration by `commands/run`.
+#[derive(Clone)]
 pub struct NodeOptions {
     pub name: String,
     /// One for each core; a CPU may stand there more than once.
@@ -49,6 +54,9 @@ pub struct NodeOptions {
     pub free_bytes_min: u64,
     pub retain: Duration,
     pub policies: PolicySet,
+    pub policies_hash: u64,
+    /// How the policies are read again.
+    pub load: Load,
     pub completion: CompletionOptions,
     pub annotate: bool,
     pub memory_limit_bytes: u64,
@@ -104,6 +112,8 @@ pub enum NodeError {
          (ulimit -l, at least 512 KiB); Linux 5.19 or newer is needed"
     )]
     Executor(String),
+    #[error("the checkpoint does not fit the logs")]
+    Checkpoint,
     #[error(
         "stopped before everything was exported or synced; it is in the log and goes on at the next start"
     )]
@@ -128,7 +138,7 @@ struct Listeners {
 }
 
 /// Runs a node until a signal ends it. Blocks the thread.
-pub fn run(options: NodeOptions) -> Result<(), NodeError> {
+pub fn run(mut options: NodeOptions) -> Result<(), NodeError> {
     let flags = Arc::new(Flags::default());
     flags.drain.store(options.drain, Ordering::Relaxed);
     handle_signals(&flags);
@@ -140,21 +150,82 @@ pub fn run(options: NodeOptions) -> Result<(), NodeError> {
         (opened, busy)
     })?;
     data_dir.add_logs(core_count as u8)?;
+    let data_dir = Arc::new(data_dir);
+    let listeners = bind_all(&options)?;
+    let began = Clock::new().now();
+    let mut says_again = false;
+    let mut checkpoint = checkpoint::take(&data_dir, &terms(&options, &data_dir, 1));
+    loop {
+        let (load, current) = (options.load.clone(), options.policies_hash);
+        let shared = Arc::new(options);
+        let happened = start(
+            &shared,
+            &data_dir,
+            &listeners,
+            &flags,
+            (began, says_again),
+            checkpoint.take(),
+        )?;
+        options = match oversee(&happened, core_count, current, &load, &flags) {
+            Ok(None) => return Ok(()),
+            Ok(Some(reloaded)) => {
+                says_again = true;
+                NodeOptions {
+                    policies: reloaded.policies,
+                    policies_hash: reloaded.policies_hash,
+                    config_hash: reloaded.config_hash,
+                    ..(*shared).clone()
+                }
+            }
+            Err(NodeError::Checkpoint) => {
+                tracing::warn!("the checkpoint does not fit the logs; they are folded instead");
+                (*shared).clone()
+            }
+            Err(error) => return Err(error),
+        };
+        flags.begin_again();
+    }
+}
+
+/// Of this start, or of one so many starts ago.
+fn terms(options: &NodeOptions, data_dir: &DataDir, ago: u64) -> Terms {
+    let identity = data_dir.identity();
+    Terms {
+        node_id: identity.node_id.clone(),
+        incarnation: identity.incarnation.saturating_sub(ago),
+        policies_hash: options.policies_hash,
+        structural: options.completion.structural,
+    }
+}
+
+/// A thread for each core. What comes back tells how they end.
+fn start(
+    options: &Arc<NodeOptions>,
+    data_dir: &Arc<DataDir>,
+    listeners: &Listeners,
+    flags: &Arc<Flags>,
+    (began, says_again): (Now, bool),
+    checkpoint: Option<Arc<Checkpoint>>,
+) -> Result<Receiver<Event>, NodeError> {
+    let core_count = options.cpus.len() as u16;
     let policies = options.policies.policies().iter();
     let mut configured: Vec<String> = policies.map(|policy| policy.name.clone()).collect();
     if !configured.iter().any(|name| name == BY_HAND) {
         configured.push(BY_HAND.to_string());
     }
     let names = Arc::new(data_dir.policy_names(&configured)?);
-    let listeners = bind_all(&options)?;
-    let facts = Arc::new(facts(&options, &data_dir, &listeners));
-    let (options, data_dir) = (Arc::new(options), Arc::new(data_dir));
+    let facts = Arc::new(facts(options, data_dir, listeners, began));
+    let terms = Arc::new(terms(options, data_dir, 0));
     let seats = Seats::new(core_count);
     let left_out = LeftOut::new(core_count);
-    let mut admin = Some(listeners.admin);
-    let (ended, ends) = std::sync::mpsc::channel();
-    let sockets = listeners.grpc.into_iter().zip(listeners.http);
-    for ((number, (mesh, inbox)), (grpc, http)) in mesh(core_count).into_iter().enumerate().zip(sockets) {
+    // The ports stay bound while cores start again; ingress has shut its own down.
+    let again = |listener: &TcpListener| {
+        let cloned = listener::listen_again(listener).and_then(|()| listener.try_clone());
+        cloned.map_err(|error| NodeError::Executor(format!("a listening socket: {error}")))
+    };
+    let mut admin = Some(again(&listeners.admin)?);
+    let (events, happened) = std::sync::mpsc::channel();
+    for (number, (mesh, inbox)) in mesh(core_count).into_iter().enumerate() {
         let core = CoreId(number as u16);
         let kept_by_it = |log: &&LogId| route::keeper(**log, core_count) == core;
         let setup = CoreSetup {
@@ -167,32 +238,26 @@ pub fn run(options: NodeOptions) -> Result<(), NodeError> {
             data_dir: data_dir.clone(),
             names: names.clone(),
             flags: flags.clone(),
+            events: events.clone(),
+            terms: terms.clone(),
+            checkpoint: checkpoint.clone(),
+            says_again,
             mesh,
             inbox,
             seats: seats.clone(),
             left_out: left_out.clone(),
-            grpc,
-            http,
+            grpc: again(&listeners.grpc[number])?,
+            http: again(&listeners.http[number])?,
             admin: admin.take(),
         };
-        let ended = ended.clone();
+        let ended = events.clone();
         let thread = std::thread::Builder::new().name(format!("tailkeep-{number}"));
         let spawned = thread.spawn(move || {
-            let _ = ended.send(run_core(setup));
+            let _ = ended.send(Event::Ended(run_core(setup)));
         });
         spawned.map_err(|error| NodeError::Executor(error.to_string()))?;
     }
-    drop(ended);
-    let mut result = Ok(());
-    for end in ends {
-        match end {
-            Ok(()) => {}
-            Err(NodeError::Unsettled) => result = Err(NodeError::Unsettled),
-            // The process ends with the first core that cannot go on; the logs bring everything back.
-            Err(error) => return Err(error),
-        }
-    }
-    result
+    Ok(happened)
 }
 
 /// Blocks the thread for the life of the core.
@@ -261,21 +326,21 @@ fn bind(addresses: &[SocketAddr], core_count: usize) -> Result<Vec<TcpListener>,
     Err(failed.unwrap_or_else(|| ("no address".to_string(), io::ErrorKind::AddrNotAvailable.into())))
 }
 
-fn facts(options: &NodeOptions, data_dir: &DataDir, listeners: &Listeners) -> Facts {
+fn facts(options: &NodeOptions, data_dir: &DataDir, listeners: &Listeners, began: Now) -> Facts {
     let address = |listener: &TcpListener| {
         listener
             .local_addr()
             .unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 0)))
     };
-    let now = Clock::new().now();
     Facts {
         version: options.version,
         commit: options.commit,
         node: options.name.clone(),
         node_id: data_dir.identity().node_id.clone(),
         incarnation: data_dir.identity().incarnation,
-        started_at: now.wall,
-        started: now.instant,
+        started_at: began.wall,
+        started: began.instant,
+        loaded_at: Clock::new().now().wall,
         hash_key: data_dir.hash_key(),
         data_dir: data_dir.path().display().to_string(),
         durability: options.durability.name(),
@@ -297,7 +362,7 @@ fn facts(options: &NodeOptions, data_dir: &DataDir, listeners: &Listeners) -> Fa
 }
 
 /// The first SIGTERM or SIGINT asks to stop, a second one ends the process at once: nothing that was acknowledged
-/// is lost by that. SIGHUP asks for files to be opened anew.
+/// is lost by that. SIGHUP asks for policies to be read and files to be opened anew.
 fn handle_signals(flags: &Flags) {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     for signal in [SIGTERM, SIGINT] {
@@ -306,5 +371,7 @@ fn handle_signals(flags: &Flags) {
         let first = signal_hook::flag::register(signal, flags.stop.clone());
         second.and(first).expect("SIGTERM and SIGINT may be handled");
     }
-    signal_hook::flag::register(SIGHUP, flags.reopen.clone()).expect("SIGHUP may be handled");
+    for flag in [&flags.reopen, &flags.reload] {
+        signal_hook::flag::register(SIGHUP, flag.clone()).expect("SIGHUP may be handled");
+    }
 }

@@ -55,10 +55,15 @@ pub struct LogFiles {
 impl LogFiles {
     /// For the process that holds the lock: only what a start needs is read; a file that goes away is an error.
     ///
-    /// `log_seed` serves where no header is sound.
-    pub fn open(directory: &Path, log: LogId, log_seed: u64) -> Result<LogFiles, RecoveryError> {
+    /// `log_seed` serves where no header is sound. What waits before `from` is known otherwise.
+    pub fn open(
+        directory: &Path,
+        log: LogId,
+        log_seed: u64,
+        from: Position,
+    ) -> Result<LogFiles, RecoveryError> {
         let tail_bytes = TAIL_BYTES;
-        let extent = Extent::Needed { tail_bytes };
+        let extent = Extent::Needed { tail_bytes, from };
         LogFiles::open_as(directory, log, Some(log_seed), false, extent)
     }
 
@@ -214,17 +219,17 @@ pub fn read_entry<P: BlockPool>(directory: &Path, log: &Log<P>, position: Positi
     }
 }
 
-/// Replays one log through `fold`, oldest entry first. Between two pieces that are read the executor has its turn, so
+/// Replays one log through `fold`, oldest entry first, `from` as in [`LogFiles::open`]. Between two pieces that are read the executor has its turn, so
 /// that the admin port answers meanwhile.
 pub async fn replay(
     directory: &Path,
     log: LogId,
-    log_seed: u64,
+    (log_seed, from): (u64, Position),
     clock: &Clock,
     mut fold: impl FnMut(&ReplayedEntry<'_>),
 ) -> Result<FoundLog, RecoveryError> {
     let began = clock.now();
-    let mut files = LogFiles::open(directory, log, log_seed)?;
+    let mut files = LogFiles::open(directory, log, log_seed, from)?;
     for path in files.foreign() {
         tracing::warn!(path = %path.display(), "not a segment; left alone");
     }

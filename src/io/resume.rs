@@ -2,6 +2,7 @@
 
 use super::admin::LastReplay;
 use super::budget::Budget;
+use super::checkpoint::{self, Checkpoint};
 use super::clock::Clock;
 use super::datadir::DataDir;
 use super::disk::DmaPool;
@@ -14,7 +15,7 @@ use crate::config::options::Durability;
 use crate::export::Destination;
 use crate::landing::fetch::WhichLog;
 use crate::landing::replay::{KeptReplay, Replay, Replayed};
-use crate::landing::{Landing, LandingOptions, LandingParts};
+use crate::landing::{Landing, LandingOptions, LandingParts, SavedLog};
 use crate::shard::{Message, Resuming};
 use crate::wal::{Log, LogOptions};
 use std::cell::RefCell;
@@ -37,6 +38,9 @@ pub struct Sources<'a> {
     pub budget: Budget,
     /// Of all logs of this core.
     pub pool: &'a DmaPool,
+    pub core: CoreId,
+    /// What was open when the process before ended.
+    pub checkpoint: Option<&'a Checkpoint>,
 }
 
 /// What the logs of one core held.
@@ -61,21 +65,47 @@ pub async fn landings(
     for log in sources.logs {
         let parts = replay(&sources, *log, clock, mesh, resuming, &mut found.last_replay).await?;
         let has_core = u16::from(log.0) < sources.core_count;
-        if !has_core && parts.nothing_waits() && !parts.log.retains(clock.now()) {
+        let saved = sources.saved(*log);
+        let nothing_waits = parts.nothing_waits() && saved.is_none_or(|saved| saved.held.is_empty());
+        if !has_core && nothing_waits && !parts.log.retains(clock.now()) {
             drop(parts);
             sources.data_dir.remove_log(*log);
             continue;
         }
-        let (landing, fragments) = Landing::resume(parts, &sources.options.policies, clock.now());
+        let (mut landing, fragments) = Landing::resume(parts, &sources.options.policies, clock.now());
+        if let Some(saved) = saved {
+            landing.hold_saved(saved);
+        }
         let upgrades = landing.resumed_upgrades();
         post_all(mesh, resuming.borrow_mut().replayed(fragments, upgrades));
         found.landings.push(landing);
+    }
+    if let Some(checkpoint) = sources.checkpoint {
+        for frame in checkpoint.share_of(sources.core.0, sources.core_count) {
+            let Some(traces) = checkpoint::traces_of(frame, clock.now()) else {
+                return Err(misfit(mesh));
+            };
+            post_all(mesh, resuming.borrow_mut().replayed(traces, Vec::new()));
+            glommio::yield_if_needed().await;
+        }
     }
     for core in mesh.cores() {
         mesh.post(core, Post::Message(Message::Replayed));
     }
     found.last_replay.seconds = clock.instant().since(began.instant).as_secs_f64();
     Ok(found)
+}
+
+impl Sources<'_> {
+    fn saved(&self, log: LogId) -> Option<&SavedLog> {
+        self.checkpoint?.logs.get(&log)
+    }
+}
+
+/// Nothing was written yet, so every core can begin anew without the checkpoint.
+fn misfit(mesh: &Mesh) -> NodeError {
+    mesh.cores().for_each(|core| mesh.post(core, Post::Misfit));
+    NodeError::Checkpoint
 }
 
 fn post_all(mesh: &Mesh, messages: Vec<(CoreId, Message)>) {
@@ -115,8 +145,10 @@ async fn replay(
         began,
     );
     let main_path = data_dir.log_path(WhichLog::Main, log);
+    let saved = sources.saved(log);
+    let from = saved.map_or(Position(0), |saved| Position(saved.fold_from));
     let [main_seed, kept_seed] = [WhichLog::Main, WhichLog::Kept].map(|which| data_dir.log_seed(which, log));
-    let found = recovery::replay(&main_path, log, main_seed, clock, |entry| {
+    let found = recovery::replay(&main_path, log, (main_seed, from), clock, |entry| {
         replay.entry(entry);
         if replay.found_count() >= FOUND_COUNT {
             post_all(mesh, resuming.borrow_mut().decided(replay.take_found()));
@@ -124,10 +156,14 @@ async fn replay(
     })
     .await?;
     post_all(mesh, resuming.borrow_mut().decided(replay.take_found()));
-    let replayed = replay.finish();
+    let replayed = match saved {
+        None => replay.finish(),
+        Some(saved) if saved.next_sequence == found.start.next_sequence => replay.finish_saved(),
+        Some(_) => return Err(misfit(mesh)),
+    };
     let mut kept_replay = KeptReplay::new(&replayed);
     let kept_path = data_dir.log_path(WhichLog::Kept, log);
-    let kept_found = recovery::replay(&kept_path, log, kept_seed, clock, |entry| {
+    let kept_found = recovery::replay(&kept_path, log, (kept_seed, Position(0)), clock, |entry| {
         kept_replay.entry(entry, names, began);
     })
     .await?;

@@ -143,6 +143,12 @@ impl Forward {
         self.reading == Some(*op)
     }
 
+    /// Nothing is being moved, so that the log holds each place once.
+    pub fn is_idle(&self) -> bool {
+        let reads = self.wanted.is_some() || self.reading.is_some();
+        !reads && self.records.is_empty() && self.entries.is_empty() && self.unanswered == 0
+    }
+
     pub fn memory_bytes(&self) -> u64 {
         let entries: usize = self.entries.iter().map(|(_, payload)| payload.capacity()).sum();
         (entries + self.records.capacity() * size_of::<(Place, Record)>()) as u64
@@ -270,6 +276,9 @@ impl<P: BlockPool, W> Landing<P, W> {
                 return;
             }
             self.forward.rests_until = None;
+            if self.stopping {
+                return;
+            }
             let Some((position, end)) = self.log.pinned(now) else {
                 return;
             };

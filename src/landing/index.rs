@@ -94,6 +94,11 @@ impl Index {
         self.count += 1;
     }
 
+    /// Entries from here on are noted and not written.
+    pub fn noted_from(&self) -> Option<Position> {
+        self.base.filter(|_| self.count > 0)
+    }
+
     /// Where the newest contents entry is, for the names of segments to come.
     pub fn newest(&self) -> Option<Position> {
         self.newest

@@ -354,6 +354,13 @@ impl<'a> Replay<'a> {
         Some(())
     }
 
+    /// As [`Replay::finish`], where a checkpoint has what is open and nothing was being copied.
+    pub fn finish_saved(self) -> Replayed {
+        let mut replayed = self.finish();
+        replayed.fragments.clear();
+        replayed
+    }
+
     pub fn finish(self) -> Replayed {
         let lowest_cursor = self.lowest_cursor();
         let mut jobs: Vec<Job> = self.jobs.into_values().collect();

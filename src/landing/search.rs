@@ -118,7 +118,8 @@ enum Step {
 impl<P: BlockPool, W> Landing<P, W> {
     /// Looks for the spans of a trace at positions before `before`.
     pub fn begin_search(&mut self, id: SearchId, trace: TraceId, wanted: Wanted, before: Position) {
-        if matches!(wanted, Wanted::Keep(_)) {
+        // Who asks so has the wish in his log by now.
+        if matches!(wanted, Wanted::Keep(_) | Wanted::Durability) {
             self.forget_resumed(trace);
         }
         self.searches.active.push_back(Search {

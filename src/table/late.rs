@@ -53,10 +53,13 @@ impl Table {
         stats: &mut Stats,
     ) {
         stats.late_spans[dropped.verdict as usize] += u64::from(item.digest.span_count);
+        let mut dropped = dropped;
         let known = self.recent.get_mut(&item.trace).map(|decided| {
             let age = now.wall.0.saturating_sub(decided.decided_at.0);
             stats.late_span_age.record(Duration::from_nanos(age));
             decided.add_late(item.digest, places);
+            // It knows more of it than the cache.
+            dropped = decided.decision;
             decided
                 .is_known_whole()
                 .then(|| decided.digest.merge(decided.late))

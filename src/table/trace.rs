@@ -65,6 +65,31 @@ impl Trace {
         }
     }
 
+    /// As a checkpoint has it.
+    pub(super) fn whole(
+        id: TraceId,
+        digest: Digest,
+        (opened_at, root_at): (Instant, Option<Instant>),
+        structure: Structure,
+        places: &[Place],
+        shares: Vec<(LogId, u32)>,
+    ) -> Trace {
+        Trace {
+            id,
+            digest,
+            opened_at,
+            last_span_at: opened_at,
+            root_at: root_at.unwrap_or(NO_ROOT),
+            resumed: true,
+            structure,
+            places: Places::from_slice(places),
+            shares: (!shares.is_empty()).then(|| Box::new(shares)),
+            armed: Armed::NOT,
+            older: None,
+            newer: None,
+        }
+    }
+
     pub(super) fn absorb(
         &mut self,
         now: Now,
@@ -85,10 +110,8 @@ impl Trace {
 
     /// Takes in what another log holds of this trace.
     pub(super) fn merge(&mut self, other: Trace) {
-        match &other.shares {
-            None => self.add_share(&other.places, other.digest.span_count),
-            Some(shares) => unreachable!("a log is a fragment by itself: {shares:?}"),
-        }
+        assert!(other.shares.is_none(), "a log is a fragment by itself");
+        self.add_share(&other.places, other.digest.span_count);
         self.digest = self.digest.merge(other.digest);
         self.opened_at = self.opened_at.min(other.opened_at);
         self.last_span_at = self.last_span_at.max(other.last_span_at);
@@ -175,6 +198,15 @@ impl Trace {
             part(span_count, here.collect())
         });
         whole.into_iter().chain(parts)
+    }
+
+    pub(super) fn structure(&self) -> &Structure {
+        &self.structure
+    }
+
+    /// Spans by log, while they are in several.
+    pub(super) fn shares(&self) -> impl Iterator<Item = (LogId, u32)> {
+        self.shares.iter().flat_map(|shares| shares.iter().copied())
     }
 
     pub fn id(&self) -> TraceId {

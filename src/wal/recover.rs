@@ -115,8 +115,8 @@ pub enum Extent {
     /// All that the files hold.
     Whole,
     /// From the segment on that a start needs, nothing in those before it waits for anything; and at least the
-    /// last `tail_bytes`.
-    Needed { tail_bytes: u64 },
+    /// last `tail_bytes`. `from`: what waits before it is known otherwise.
+    Needed { tail_bytes: u64, from: Position },
 }
 
 /// Stands for the headers of a log of which none is sound.
@@ -657,9 +657,14 @@ impl Recovery {
     /// before where the log resumes, with enough behind it.
     fn set_first(&mut self) {
         self.next = Some(0);
-        let Extent::Needed { tail_bytes: wanted } = self.extent else {
+        let Extent::Needed {
+            tail_bytes: wanted,
+            from,
+        } = self.extent
+        else {
             return;
         };
+        let resumes_at = self.resumes_at.max(from);
         let mut tail_bytes = 0;
         for index in (0..self.files.len()).rev() {
             let file = &self.files[index];
@@ -669,7 +674,7 @@ impl Recovery {
             let empty_from = file.found.map_or(u64::MAX, |(_, empty_from)| empty_from);
             tail_bytes += file.limit.since(header.base).min(empty_from);
             let has_names = header.base.0.is_multiple_of(header.size);
-            if header.base <= self.resumes_at && has_names && tail_bytes >= wanted {
+            if header.base <= resumes_at && has_names && tail_bytes >= wanted {
                 self.next = Some(index);
                 self.first = index;
                 break;

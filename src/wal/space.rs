@@ -151,6 +151,17 @@ impl<P: BlockPool> Log<P> {
         self.resumes_at
     }
 
+    /// Segments that live runs keep: where each begins, and how many runs.
+    pub fn held(&self) -> impl Iterator<Item = (Position, u64)> {
+        let held = self.segments.iter().filter(|segment| segment.holds > 0);
+        held.map(|segment| (segment.base, segment.holds))
+    }
+
+    /// The number of the next entry of a caller.
+    pub fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
     /// Whether something in it is younger than `retain`.
     pub fn retains(&self, now: Now) -> bool {
         let mut known = self.segments.iter().filter(|segment| segment.newest.is_some());

@@ -25,7 +25,7 @@ const METRICS: &str = "
     memory_bytes memory_limit_bytes memory_tier memory_evicted_bytes_total
     core_up core_busy_seconds_total
     config_reloads_total build_info";
-const METRICS_NOT_YET: &str = "config_reloads_total";
+const METRICS_NOT_YET: &str = "";
 
 const STATUS: &str = r#"
 {"version":"","commit":"","node":"","node_id":"","incarnation":1,"state":"","started_at":"","problems":[],

@@ -100,7 +100,7 @@ fn a_drained_node_decides_everything_waits_for_its_destination_and_ends() {
 #[test]
 fn run_drain_empties_a_directory_from_another_host() {
     let mut place = Place::new("run-drain")
-        .with("completion.quiet", "60s")
+        .with("completion.quiet", "20s")
         .with("node.cores", "3")
         .with("node.name", "the-host-before");
     let tailkeep = place.start();

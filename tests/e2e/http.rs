@@ -80,27 +80,27 @@ impl Client {
 
 /// One GET on a connection of its own.
 pub fn get(address: SocketAddr, path: &str) -> (u16, Vec<u8>) {
+    try_get(address, path).expect("a reply")
+}
+
+pub fn try_get(address: SocketAddr, path: &str) -> std::io::Result<(u16, Vec<u8>)> {
     ask(address, "GET", path, "")
 }
 
 /// One POST without a body.
 pub fn post(address: SocketAddr, path: &str) -> (u16, Vec<u8>) {
-    ask(address, "POST", path, "content-length: 0\r\n")
+    ask(address, "POST", path, "content-length: 0\r\n").expect("a reply")
 }
 
 /// As a page would send it.
 pub fn post_from(address: SocketAddr, path: &str, origin: &str) -> (u16, Vec<u8>) {
     let headers = format!("content-length: 0\r\norigin: {origin}\r\n");
-    ask(address, "POST", path, &headers)
+    ask(address, "POST", path, &headers).expect("a reply")
 }
 
-fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) -> (u16, Vec<u8>) {
-    let mut client = Client::new(address);
+fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) -> std::io::Result<(u16, Vec<u8>)> {
+    let mut client = Client::try_new(address)?;
     let request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\n{headers}connection: close\r\n\r\n");
-    client
-        .stream
-        .get_mut()
-        .write_all(request.as_bytes())
-        .expect("sent");
-    client.read_reply().expect("a reply")
+    client.stream.get_mut().write_all(request.as_bytes())?;
+    client.read_reply()
 }

@@ -118,7 +118,8 @@ impl Place {
         paths
     }
 
-    fn command(&self) -> Command {
+    /// As it is now; a running process reads it when it is asked to.
+    pub fn write_configuration(&self) {
         let config = format!(
             "node: {{ data_dir: {data:?} }}\ntail_sampling: {{ policies: {policies} }}\n\
              exporters: {{ file: {{ path: {kept:?}, flush_interval: 20ms }}{exporters} }}\n",
@@ -127,8 +128,16 @@ impl Place {
             kept = self.kept(),
             exporters = self.exporters,
         );
-        let path = self.path.join("tailkeep.yaml");
-        fs::write(&path, config).expect("written");
+        fs::write(self.configuration(), config).expect("written");
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.path.join("tailkeep.yaml")
+    }
+
+    fn command(&self) -> Command {
+        self.write_configuration();
+        let path = self.configuration();
         let mut command = Command::new(env!("CARGO_BIN_EXE_tailkeep"));
         command.arg("run").arg("--config").arg(&path);
         if self.drains {
@@ -297,6 +306,12 @@ impl Tailkeep {
             status,
             value.unwrap_or_else(|_| panic!("{path}: {}", String::from_utf8_lossy(&body))),
         )
+    }
+
+    /// `None` while nobody answers: cores start again.
+    pub fn try_status(&self) -> Option<Value> {
+        let (code, body) = http::try_get(self.admin, "/api/v1/status").ok()?;
+        (code == 200).then(|| serde_json::from_slice(&body).ok())?
     }
 
     pub fn status(&self) -> Value {

@@ -9,11 +9,12 @@ use tailkeep::base::time::{Instant, Now, WallTime};
 use tailkeep::export::Shipment;
 use tailkeep::export::retry::{Arrival, Cause, Failure};
 use tailkeep::landing::fetch::{ReadOp, WhichLog};
-use tailkeep::landing::{Effect, Landing, Request};
+use tailkeep::landing::{Effect, Landing, Request, SavedLog};
 use tailkeep::policy::PolicySet;
 use tailkeep::route::HashKey;
 use tailkeep::shard::{self, Resuming, Shard};
 use tailkeep::stats::Transport;
+use tailkeep::table::{SavedTrace, Trace};
 
 use crate::disk::{Crash, Faults};
 use crate::naive::Naive;
@@ -55,6 +56,8 @@ pub struct World {
     counted_lost: u64,
     /// From the next start on.
     pub retain: Duration,
+    /// For the next start.
+    saved: Option<(SavedLog, Vec<SavedTrace>)>,
     /// From the next start on: traces stay open at least so long.
     pub quiet: Duration,
     /// Bytes that the cores before this one copied forward.
@@ -90,6 +93,7 @@ impl World {
             passed_over: 0,
             counted_lost: 0,
             retain: Duration::from_millis(500),
+            saved: None,
             // Now and then longer than segments last.
             quiet: Duration::from_millis(if seed.is_multiple_of(3) { 3_000 } else { 200 }),
             forwarded: 0,
@@ -424,6 +428,7 @@ impl World {
         let mut resuming = Resuming::new(CoreId(0), 1, HASH_KEY, table);
         let mut naive = Naive::new(HASH_KEY);
         let policies = self.policies.clone();
+        let saved = self.saved.take();
         let setting = Setting {
             hash_key: HASH_KEY,
             policies: &policies,
@@ -431,6 +436,7 @@ impl World {
             size_max: 12 << 20,
             retain: self.retain,
             log_seed: 0x5eed,
+            saved: saved.as_ref().map(|(log, _)| log),
             now,
             damaged: self.damaged,
         };
@@ -442,7 +448,14 @@ impl World {
             assert!(resuming.decided(found).is_empty(), "one core owns all")
         });
         self.passed_over = passed_over;
-        let (landing, fragments) = Landing::resume(parts, &policies, now);
+        let (mut landing, mut fragments) = Landing::resume(parts, &policies, now);
+        if let Some((log, traces)) = &saved {
+            landing.hold_saved(log);
+            let restored = traces
+                .iter()
+                .map(|saved| Trace::restore(now, saved).expect("sound"));
+            fragments.extend(restored);
+        }
         let upgrades = landing.resumed_upgrades();
         assert!(
             resuming.replayed(fragments, upgrades).is_empty(),
@@ -462,6 +475,27 @@ impl World {
         self.core = Some(shard);
         self.turn();
         Found { corrupt }
+    }
+
+    /// Brings everything under way to its end, but decides nothing more, and leaves a checkpoint for the next start.
+    /// `false`: the disks do not get it done.
+    pub fn checkpoint(&mut self, random: &mut Random) -> bool {
+        let now = self.now;
+        self.core().stop(now, Duration::ZERO);
+        for _ in 0..2_000 {
+            self.complete_something(random);
+            if random.below(10) == 0 {
+                self.pass(5);
+            }
+            if self.core().is_quiet() {
+                let now = self.now;
+                let core = self.core();
+                let saved = (core.landings()[0].saved(), core.table().saved(now).collect());
+                self.saved = Some(saved);
+                return true;
+            }
+        }
+        false
     }
 
     // ---- judgement --------------------------------------------------------------------------------------

@@ -110,7 +110,11 @@ pub fn live_by(plan: Plan, seed: u64, canary: Canary) -> Outcome {
         loses_settlements: canary == Canary::LostSettlements,
         has_damage: false,
         canary,
-        retain: Duration::from_millis(if plan.wishes { 3_600_000 } else { 500 }),
+        saved: None,
+        retain: Duration::from_millis(match plan.wishes && seed % 3 > 0 {
+            true => 3_600_000,
+            false => 500,
+        }),
         random,
     };
     let began = outside.now.instant;
@@ -127,6 +131,9 @@ pub fn live_by(plan: Plan, seed: u64, canary: Canary) -> Outcome {
         }
         if !plan.bad_disks && outside.random.below(4) == 0 {
             node.settle(&mut outside);
+        }
+        if !plan.bad_disks && wishes.as_mut().is_some_and(|random| random.coin()) {
+            node.stop(&mut outside);
         }
         let crash = match outside.random.coin() {
             true => Crash::Kill,

@@ -19,11 +19,12 @@ use tailkeep::base::time::{Now, WallTime};
 use tailkeep::export::Shipment;
 use tailkeep::export::retry::{Arrival, Cause, Failure};
 use tailkeep::landing::fetch::{ReadOp, WhichLog};
-use tailkeep::landing::{Effect, Landing, Request, Submission};
+use tailkeep::landing::{Effect, Landing, Request, SavedLog, Submission};
 use tailkeep::policy::PolicySet;
 use tailkeep::route::{self, Decision, HashKey};
 use tailkeep::shard::{Credit, Message, Resuming, Shard};
 use tailkeep::stats::Transport;
+use tailkeep::table::{SavedTrace, Trace};
 use tailkeep::verdict::{Reason, Verdict};
 use tailkeep::wal::recover::Fallback;
 
@@ -75,11 +76,19 @@ pub struct Outside {
     pub disks_are_sound: bool,
     /// The canary: one message of settlements goes astray.
     pub loses_settlements: bool,
+    /// What a node that stopped well has left for the next one.
+    pub saved: Option<Saved>,
     /// How long segments stay that nothing needs.
     pub retain: Duration,
     /// Some disk did not keep what it was given.
     pub has_damage: bool,
     pub canary: Canary,
+}
+
+/// A checkpoint.
+pub struct Saved {
+    logs: Vec<SavedLog>,
+    traces: Vec<SavedTrace>,
 }
 
 pub struct Node {
@@ -110,12 +119,13 @@ impl Node {
             credit,
             policies: start::errors_policy(),
         };
+        let saved = outside.saved.take();
         let mut naive = Naive::new(HASH_KEY);
         let quiet = QUIET[usize::from(outside.random.below(4) == 0)];
         for core in 0..core_count {
             let table = start::table(HASH_KEY, quiet, now);
             let mut resuming = Resuming::new(CoreId(core), core_count, HASH_KEY, table).with_credit(credit);
-            let landings = node.replay(outside, core, &mut resuming, &mut naive);
+            let landings = node.replay(outside, core, &mut resuming, &mut naive, saved.as_ref());
             node.cores[usize::from(core)] = Some(Core::Starting(resuming, landings));
         }
         for from in 0..core_count {
@@ -147,6 +157,7 @@ impl Node {
         core: u16,
         resuming: &mut Resuming,
         naive: &mut Naive,
+        saved: Option<&Saved>,
     ) -> Vec<Landing<VecPool, usize>> {
         let count = self.cores.len() as u16;
         let mut landings = Vec::new();
@@ -154,6 +165,8 @@ impl Node {
             let log = LogId(number.try_into().expect("few logs"));
             assert_eq!(route::keeper(log, count), CoreId(core));
             let policies = self.policies.clone();
+            let logs = saved.iter().flat_map(|saved| &saved.logs);
+            let saved_log = logs.clone().find(|saved| u16::from(saved.log) == number);
             let setting = Setting {
                 hash_key: HASH_KEY,
                 policies: &policies,
@@ -161,6 +174,7 @@ impl Node {
                 size_max: LOG_BYTES_MAX,
                 retain: outside.retain,
                 log_seed: log_seed(log),
+                saved: saved_log,
                 now: outside.now,
                 damaged: outside.has_damage,
             };
@@ -183,12 +197,22 @@ impl Node {
                 lies || outside.has_damage || replayed.corrupt == 0,
                 "a cut is not damage"
             );
-            let (landing, fragments) = Landing::resume(replayed.parts, &policies, outside.now);
+            let (mut landing, fragments) = Landing::resume(replayed.parts, &policies, outside.now);
+            if let Some(saved) = saved_log {
+                landing.hold_saved(saved);
+            }
             told.extend(resuming.replayed(fragments, landing.resumed_upgrades()));
             for (to, message) in told {
                 self.push(outside, CoreId(core), to, message);
             }
             landings.push(landing);
+        }
+        let traces = saved.iter().flat_map(|saved| &saved.traces);
+        for trace in traces.skip(usize::from(core)).step_by(usize::from(count)) {
+            let trace = Trace::restore(outside.now, trace).expect("sound");
+            for (to, message) in resuming.replayed(vec![trace], Vec::new()) {
+                self.push(outside, CoreId(core), to, message);
+            }
         }
         landings
     }
@@ -271,6 +295,38 @@ impl Node {
         self.settle(outside);
         let drained = |shard: &Serving| shard.drained().is_some();
         assert!(self.serving().all(drained), "a core has something left");
+    }
+
+    /// Stops as a process does on SIGTERM: what is under way is finished, nothing more is decided, and what is open is
+    /// left for the next node. Nothing is left if it takes too long.
+    pub fn stop(&mut self, outside: &mut Outside) {
+        outside.history.note(&"stop");
+        for core in 0..self.core_count() {
+            let now = outside.now;
+            self.shard(core).stop(now, Duration::ZERO);
+        }
+        for _ in 0..200 {
+            for log in 0..outside.logs.len() {
+                self.complete(outside, log);
+                self.ship(outside, log, true);
+            }
+            (0..self.core_count()).for_each(|core| self.post(outside, core));
+            while self.deliver(outside) {}
+            if self.serving().all(|shard| shard.is_quiet()) {
+                let landings = self.serving().flat_map(|shard| shard.landings());
+                let logs = landings.map(Landing::saved).collect();
+                let now = outside.now;
+                let traces = self
+                    .serving()
+                    .flat_map(|shard| shard.table().saved(now))
+                    .collect();
+                outside.saved = Some(Saved { logs, traces });
+                outside.history.note(&"checkpoint");
+                return;
+            }
+            outside.pass(5);
+            (0..self.core_count()).for_each(|core| self.wake(outside, core));
+        }
     }
 
     /// No log has lost anything.
@@ -446,6 +502,7 @@ impl Node {
     fn turn(&mut self, outside: &mut Outside, core: u16) {
         let now = outside.now;
         while self.shard(core).advance(now) {}
+        self.decided(outside, core);
         while let Some(effect) = self.shard(core).poll_effect(now) {
             let files = &mut outside.logs[usize::from(u16::from(effect.log.0))];
             match effect.what {

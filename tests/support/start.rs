@@ -12,7 +12,7 @@ use tailkeep::export::retry::RetryOptions;
 use tailkeep::export::{Destination, DestinationOptions, OnFull, Wants};
 use tailkeep::landing::record::SPANS;
 use tailkeep::landing::replay::{KeptReplay, Replay};
-use tailkeep::landing::{LandingOptions, LandingParts};
+use tailkeep::landing::{LandingOptions, LandingParts, SavedLog};
 use tailkeep::policy::{PolicyEntry, PolicyKind, PolicyOptions, PolicySet, StatusCode};
 use tailkeep::route::HashKey;
 use tailkeep::table::{FoundDecision, Table, TableOptions};
@@ -50,6 +50,8 @@ pub struct Setting<'a> {
     pub retain: Duration,
     /// Of new logs.
     pub log_seed: u64,
+    /// What a checkpoint has of this log.
+    pub saved: Option<&'a SavedLog>,
     pub now: Now,
     /// Damage may have hit a copy forward whose original lies in what a start passes over.
     pub damaged: bool,
@@ -110,6 +112,7 @@ pub fn replay(
         policies,
         segment_bytes,
         now,
+        saved,
         ..
     } = *setting;
     let names = vec![POLICY.to_owned()];
@@ -121,6 +124,7 @@ pub fn replay(
     let mut replay = Replay::new(log_id, hash_key, policies, &names, true, destinations, now);
     let needed = Extent::Needed {
         tail_bytes: segment_bytes,
+        from: saved.map_or(Position(0), |saved| Position(saved.fold_from)),
     };
     let mut first = None;
     let found = recover(log_id, &mut disks.main, fallback, needed, |entry| {
@@ -136,7 +140,16 @@ pub fn replay(
         }
     });
     tell(replay.take_found());
-    let mut replayed = replay.finish();
+    let mut replayed = match saved {
+        None => replay.finish(),
+        Some(saved) => {
+            assert_eq!(
+                saved.next_sequence, found.start.next_sequence,
+                "nothing was written since"
+            );
+            replay.finish_saved()
+        }
+    };
     let mut kept_replay = KeptReplay::new(&replayed);
     let kept_found = recover(log_id, &mut disks.kept, fallback, Extent::Whole, |entry| {
         kept_replay.entry(entry, &names, now)

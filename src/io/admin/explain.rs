@@ -33,6 +33,9 @@ struct Known {
     places: Vec<Place>,
 }
 
+/// Too many traces are looked for in the logs.
+struct Busy;
+
 /// What the owner of a trace answers.
 enum Owned {
     Known(Known),
@@ -71,18 +74,22 @@ impl Admin {
                 Reply::json(StatusCode::OK, &self.describe(&core, owner, &known, &seen))
             }
             Owned::Remembered(decision) => match self.find_in_logs(&core, trace, Some(decision)).await {
-                Some(known) => {
+                Ok(Some(known)) => {
                     let seen = self.look(&known, core_count).await;
                     Reply::json(StatusCode::OK, &self.describe(&core, owner, &known, &seen))
                 }
-                None => Reply::json(StatusCode::OK, &self.remembered(&core, trace, decision)),
+                Ok(None) | Err(Busy) => Reply::json(StatusCode::OK, &self.remembered(&core, trace, decision)),
             },
             Owned::Unknown => match self.find_in_logs(&core, trace, None).await {
-                Some(known) => {
+                Ok(Some(known)) => {
                     let seen = self.look(&known, core_count).await;
                     Reply::json(StatusCode::OK, &self.describe(&core, owner, &known, &seen))
                 }
-                None => Reply::error(
+                Err(Busy) => Reply::error(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "too many traces are looked for; ask again in a moment",
+                ),
+                Ok(None) => Reply::error(
                     StatusCode::NOT_FOUND,
                     &format!("nothing is known of this trace; {}", self.reach().await),
                 ),
@@ -118,12 +125,13 @@ impl Admin {
         core: &Rc<Core>,
         trace: TraceId,
         decision: Option<Decision>,
-    ) -> Option<Known> {
-        let found = keep::find(core, trace).await?;
+    ) -> Result<Option<Known>, Busy> {
+        let found = keep::find(core, trace).await.ok_or(Busy)?;
         if found.span_count == 0 {
-            return None;
+            return Ok(None);
         }
-        let certain = decision.is_some_and(|decision| decision.verdict == Verdict::Keep);
+        // That the log has it makes a fingerprint another's beyond belief.
+        let certain = decision.is_some();
         let decision = decision.unwrap_or_else(|| {
             let ruling = core.shard().policies().judge_closed(trace, &found.digest);
             Decision {
@@ -135,7 +143,7 @@ impl Admin {
                 upgraded: false,
             }
         });
-        Some(Known {
+        Ok(Some(Known {
             trace,
             digest: found.digest,
             decision: Some(decision),
@@ -145,7 +153,7 @@ impl Admin {
             decided_at: None,
             late_spans: 0,
             places: found.places.into_iter().take(PLACES_MAX).collect(),
-        })
+        }))
     }
 
     /// How far the memory and the logs of all cores reach back.

@@ -9,6 +9,7 @@ use crate::shard::overload::SHARE_MAX;
 use crate::stats::{Histogram, ItemLoss, Refusal, Transport};
 use crate::verdict::{Reason, Verdict};
 use std::fmt::{Display, Write};
+use std::sync::atomic::Ordering;
 
 /// Text under construction; every metric begins with its help and type.
 #[derive(Default)]
@@ -68,6 +69,19 @@ impl Admin {
         text.head("build_info", "gauge", "Version and commit of this process.");
         let labels = [("version", self.facts.version), ("commit", self.facts.commit)];
         text.sample("build_info", &labels, 1);
+        let flags = &self.flags;
+        text.head(
+            "config_reloads_total",
+            "counter",
+            "Configurations read again, by outcome; after a failure the old one stays.",
+        );
+        for (outcome, count) in [
+            ("succeeded", &flags.reloads_succeeded),
+            ("failed", &flags.reloads_failed),
+        ] {
+            let count = count.load(Ordering::Relaxed);
+            text.sample("config_reloads_total", &[("outcome", outcome)], count);
+        }
         add_cores(&mut text, node);
         if let Some(report) = &node.all {
             self.add_ledger(&mut text, report);

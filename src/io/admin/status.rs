@@ -26,7 +26,7 @@ impl Admin {
             "problems": problems,
             "config": {
                 "files": facts.config_files, "hash": facts.config_hash,
-                "loaded_at": time_text(facts.started_at), "compat": "default", "dry_run": false,
+                "loaded_at": time_text(facts.loaded_at), "compat": "default", "dry_run": false,
             },
             "endpoints": {
                 "grpc": facts.grpc.to_string(), "http": facts.http.to_string(),

@@ -33,6 +33,11 @@ pub fn bind(address: SocketAddr, cores: usize) -> io::Result<Vec<TcpListener>> {
         .collect()
 }
 
+/// Listens anew on sockets of [`bind`] that were shut down: their address is theirs all the while.
+pub fn listen_again(listener: &TcpListener) -> io::Result<()> {
+    Ok(rustix::net::listen(listener, BACKLOG)?)
+}
+
 /// SO_REUSEADDR lets us bind while connections of an earlier process are in TIME_WAIT.
 fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -56,6 +61,16 @@ mod tests {
             .collect();
         assert_ne!(addresses[0].port(), 0);
         assert!(addresses.iter().all(|address| *address == addresses[0]));
+    }
+
+    #[test]
+    fn a_socket_that_was_shut_down_listens_again() {
+        let listeners = bind(ANY, 1).expect("a free port");
+        let address = listeners[0].local_addr().expect("bound");
+        rustix::net::shutdown(&listeners[0], rustix::net::Shutdown::Both).expect("it listened");
+        assert!(std::net::TcpStream::connect(address).is_err());
+        listen_again(&listeners[0]).expect("its address is its own");
+        std::net::TcpStream::connect(address).expect("it listens");
     }
 
     #[test]

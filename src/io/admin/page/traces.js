@@ -38,7 +38,7 @@ function factsOf(trace) {
   const facts = [["Verdict", words(trace.verdict)
     + (trace.policy ? ` by policy ${plain(trace.policy)}` : "")
     + (trace.reason ? `, closed because ${words(trace.reason)}` : "")
-    + (trace.incomplete ? ", incomplete" : "") + (trace.upgraded ? ", upgraded by a late span" : "")]];
+    + (trace.incomplete ? ", incomplete" : "") + (trace.upgraded ? ", dropped first and kept later" : "")]];
   if (trace.certain === false) facts.push(["Certainty", "known by a fingerprint, another trace's with odds below 1 in 10⁹"]);
   if (trace.dry_run) facts.push(["Dry run", `would have been ${words(trace.dry_run)}`]);
   if (trace.root) facts.push(["Root", [trace.root.service, trace.root.name].filter(Boolean).map(plain).concat(milliseconds(trace.root.duration_ms)).join(" · ")]);
