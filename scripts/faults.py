@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Plays the faults that a host can show on the real tailkeep; a ledger of acknowledged ids is the judge.
 
-    faults.py [--short | --long] [--only W07,E02] [--seed N] [--binary …] [--bench …] [--results FILE] [--list]
+    faults.py [--short | --long] [--only W07,E02] [--seed N] [--binary …] [--bench …] [--results FILE]
+    faults.py --list
+    faults.py --table FILE      the rows of src/manual/faults.md from such results
 
 --short (default) takes a few minutes, --long an hour with 30 minutes of W18. Faults that need root, a tool or a kernel
 feature that is not there are skipped with a word. What each fault is and promises: --list, and src/manual/faults.md.
@@ -59,7 +61,9 @@ def parse_arguments():
     parser.add_argument("--binary", default=os.path.join(PROJECT, "target", "release", "tailkeep"))
     parser.add_argument("--bench", default=os.path.join(PROJECT, "target", "release", "tailkeep-bench"))
     parser.add_argument("--work", default=os.path.join(PROJECT, "target", "faults"))
+    parser.add_argument("--soak", type=float, default=30, metavar="MINUTES", help="of W18")
     parser.add_argument("--results", metavar="FILE", help="one JSON object a line is appended")
+    parser.add_argument("--table", metavar="FILE")
     parser.add_argument("--list", action="store_true")
     return parser.parse_args()
 
@@ -73,8 +77,20 @@ def wanted(fault, options):
     return not named(options.without) and (options.long or not fault.long_only)
 
 
+def print_table(path):
+    with open(path, encoding="utf-8") as file:
+        results = {line["fault"]: line for line in map(json.loads, file)}
+    print("| fault | what | promise | last run |\n|---|---|---|---|")
+    for fault in sorted(cases.FAULTS, key=lambda fault: (fault.name[0] != "W", fault.name)):
+        last = results.get(fault.name)
+        words = f"{last['date']} {last['length']}: {last['outcome']}, {last['result']}" if last else "not yet"
+        print(f"| {fault.name} | {fault.what} | {fault.promise} | {words} |")
+
+
 def main():
     options = parse_arguments()
+    if options.table:
+        return print_table(options.table)
     faults = [fault for fault in cases.FAULTS if wanted(fault, options)]
     faults.sort(key=lambda fault: (fault.name[0] != "W", fault.name))
     if options.list:

@@ -17,7 +17,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 binary=$(cargo test --quiet --profile "$profile" --test sim --no-run --message-format=json |
-    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
+    sed -n '/"name":"sim"/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
 cp "$binary" "$work/sim"
 
 run() {

@@ -12,6 +12,9 @@ pub mod wal_format {}
 #[doc = include_str!("manual/gossip_format.md")]
 pub mod gossip_format {}
 
+#[doc = include_str!("manual/faults.md")]
+pub mod faults {}
+
 #[doc = include_str!("manual/decisions.md")]
 pub mod decisions {}
 

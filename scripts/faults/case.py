@@ -34,6 +34,7 @@ class Case:
         self.name = fault.name
         self.binary, self.bench = options.binary, options.bench
         self.long = options.long
+        self.soak = getattr(options, "soak", 30)
         self.draw = random.Random(f"{seed} {fault.name}")
         self.work = os.path.join(options.work, fault.name)
         self.violations = []

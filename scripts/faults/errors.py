@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 import time
 
 from faults.case import fault
@@ -101,6 +102,42 @@ def stalled_sync(case):
         case.expect(time.monotonic() - began < RECOVERY_SECONDS_MAX, "slow to come back")
     process.kill()
     return f"stalls of {', '.join(told)}; {words(node.finish(memory={'limit': '1GiB'}))}"
+
+
+@fault("W11-early", "every flush takes a second", "no reply comes before the flush that covers it", root=True)
+def no_early_reply(case):
+    disk = VolatileDisk(case)
+    node = node_on(case, disk)
+    process = node.start()
+    quick = Sender(node, process)
+    for _ in range(5):
+        case.expect(quick.post(), f"a quick disk was answered {quick.status}")
+    disk.faults(sync_delay=1)
+    senders = [Sender(node, process) for _ in range(8)]
+    waits, refused = [], []
+
+    def post(index):
+        # Some of them meet a flush that is under way.
+        time.sleep(index * 0.23)
+        for _ in range(case.count(2, 6)):
+            # Refused is what the node need not bear; acknowledged is what it must not be too early.
+            if senders[index].post():
+                waits.append(senders[index].took)
+            else:
+                refused.append(senders[index].status)
+                case.expect(refuses(senders[index]), f"a slow disk was answered {senders[index].status}")
+
+    threads = [threading.Thread(target=post, args=(index,)) for index in range(len(senders))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    case.expect(len(waits) >= 3, f"{len(waits)} requests were acknowledged, {len(refused)} refused")
+    case.expect(min(waits, default=0) >= 0.9, f"a reply came after {min(waits, default=0):.3f} s")
+    disk.faults()
+    process.kill()
+    took = f"{min(waits, default=0):.2f} to {max(waits, default=0):.2f} s"
+    return f"{len(waits)} acknowledged after {took}, {len(refused)} refused; {words(node.finish())}"
 
 
 @fault("W11-ready", "a flush takes longer than ten seconds", "/readyz says so until the disk is back", root=True, long_only=True)

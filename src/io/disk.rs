@@ -144,6 +144,11 @@ impl Disk {
         }
         file.fdatasync().await.map_err(disk_error)?;
         self.sync_directory(log).await?;
+        // Both may have said yes because the journal failed just before they asked. Changes nothing, but needs the
+        // journal: if that is gone, what they should have made durable may be, too.
+        file.pre_allocate(PAGE_BYTES as u64 + size, false)
+            .await
+            .map_err(disk_error)?;
         self.files.borrow_mut().insert((log, segment), Rc::new(file));
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! the shipment has arrived. What a destination is not to get (by its filter, or because its queue was full) it
 //! passes over.
 
-use super::fetch::{Fetched, READ_BYTES, ReadOp, WhichLog};
+use super::fetch::{Fetched, ReadOp, STRETCH_BYTES, WhichLog};
 use super::queue::{Amount, KeptEntry, Queue, Readers};
 use super::record::{self, CURSORS, KeptRecord};
 use super::{CURSOR_INTERVAL, Landing};
@@ -221,11 +221,10 @@ impl<P: BlockPool, W> Landing<P, W> {
             if state.amount.bytes > 0 && state.amount.bytes + u64::from(entry.framed_len) > batch_bytes {
                 break true;
             }
-            let framed = match find_kept(kept, fetcher, entry.position) {
+            let framed = match find_kept(kept, fetcher, entry.position, entry.end) {
                 Ok(Some(payload)) => KeptRecord::read(payload),
                 Ok(None) => None,
-                // What was gathered before it can go ahead while the entry is read.
-                Err(StillReading) if state.entries > 0 => break true,
+                // A shipment is as full as it can be: a disk answers sooner than a destination.
                 Err(StillReading) => return false,
             };
             match framed {
@@ -492,6 +491,7 @@ fn find_kept<'a, P: BlockPool>(
     kept: &'a Log<P>,
     fetcher: &'a mut super::Fetcher,
     position: Position,
+    end: Position,
 ) -> Result<Option<&'a [u8]>, StillReading> {
     if let Some(entry) = kept.resident(position) {
         return Ok(Some(entry.payload));
@@ -504,9 +504,9 @@ fn find_kept<'a, P: BlockPool>(
         position,
         segment,
         offset,
-        len: READ_BYTES,
+        len: STRETCH_BYTES,
     };
-    match fetcher.fetch(op) {
+    match fetcher.fetch_stretch(op, end.since(position)) {
         Fetched::Waiting | Fetched::Busy => Err(StillReading),
         Fetched::Lost => Ok(None),
         Fetched::Here(bytes) => Ok(kept.check(position, bytes).ok().map(|entry| entry.payload)),

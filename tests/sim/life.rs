@@ -211,6 +211,9 @@ fn start(outside: &mut Outside) -> Node {
     // Down for a moment, or for long.
     let seconds = 1 + outside.random.below(10);
     outside.pass(seconds * 1000);
+    if outside.random.below(4) == 0 {
+        outside.set_clock();
+    }
     let cores = 1 + outside.random.below(CORES_MAX);
     let credit = match outside.random.coin() {
         true => Credit::default(),
@@ -262,7 +265,12 @@ fn busy(
             }
             84..97 => {
                 let longest = match outside.random.below(40) {
-                    0 => 6_000,
+                    0 => {
+                        if outside.random.below(3) == 0 {
+                            outside.set_clock();
+                        }
+                        6_000
+                    }
                     1..6 => 400,
                     _ => 40,
                 };

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tailkeep::base::block::VecPool;
 use tailkeep::base::ids::{CoreId, LogId};
-use tailkeep::base::time::Now;
+use tailkeep::base::time::{Now, WallTime};
 use tailkeep::export::Shipment;
 use tailkeep::export::retry::{Arrival, Cause, Failure};
 use tailkeep::landing::fetch::{ReadOp, WhichLog};
@@ -671,6 +671,17 @@ impl Node {
 }
 
 impl Outside {
+    /// Somebody sets the wall clock, hours forth or back. The monotonic one goes on.
+    pub fn set_clock(&mut self) {
+        const HOUR_NS: u64 = 3_600_000_000_000;
+        let wall = self.now.wall.0;
+        self.now.wall = WallTime(match self.random.coin() {
+            true => wall + HOUR_NS,
+            false => wall - HOUR_NS,
+        });
+        self.history.note(&("clock", self.now.wall));
+    }
+
     pub fn take_note_of_damage(&mut self) {
         let is_damaged = |files: &LogFiles| files.disks.main.is_damaged || files.disks.kept.is_damaged;
         self.has_damage |= self.logs.iter().any(is_damaged);
