@@ -31,6 +31,9 @@ const TRACES_PER_FRAME: usize = 1024;
 /// No frame is larger; a length beyond it is damage.
 const FRAME_BYTES_MAX: usize = 256 << 20;
 
+/// What the frames hold, each checked by its CRC.
+type Frames = Vec<Vec<u8>>;
+
 /// What a checkpoint must agree in with who uses it.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct Terms {
@@ -55,7 +58,7 @@ struct Header {
 /// What all cores of the process before left behind.
 pub struct Checkpoint {
     pub logs: HashMap<LogId, SavedLog>,
-    frames: Vec<Vec<u8>>,
+    frames: Frames,
 }
 
 fn path_of(directory: &Path, core: u16) -> PathBuf {
@@ -165,7 +168,7 @@ fn find(directory: &Path, terms: &Terms) -> Result<Option<Checkpoint>, String> {
 }
 
 /// The file of one core, checked whole; `None`: there is none.
-fn read(directory: &Path, core: u16) -> Result<Option<(Header, Vec<Vec<u8>>)>, String> {
+fn read(directory: &Path, core: u16) -> Result<Option<(Header, Frames)>, String> {
     let path = path_of(directory, core);
     let opened = OpenOptions::new()
         .read(true)

@@ -161,7 +161,7 @@ impl Output {
     }
 
     /// An error that comes late makes a dropped trace one to keep.
-    pub fn assert_late_errors_keep<'a>(&self, client: &Client) {
+    pub fn assert_late_errors_keep(&self, client: &Client) {
         for (trace, errors) in &client.traces {
             if let Errors::At(at) = errors
                 && client.acknowledged.contains(&(*trace, *at))

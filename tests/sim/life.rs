@@ -111,7 +111,7 @@ pub fn live_by(plan: Plan, seed: u64, canary: Canary) -> Outcome {
         has_damage: false,
         canary,
         saved: None,
-        retain: Duration::from_millis(match plan.wishes && seed % 3 > 0 {
+        retain: Duration::from_millis(match plan.wishes && !seed.is_multiple_of(3) {
             true => 3_600_000,
             false => 500,
         }),
