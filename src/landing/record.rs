@@ -7,7 +7,7 @@
 //!  verdicts │ n × { trace id 16, verdict u8, reason u8, flags u8, 0 u8, policy u16, 0 u16, threshold u64 }
 //!  early    │ as verdicts: Keeps that the cluster is told and that settle nothing in this log
 //!  by home  │ the same, given by this node as the home of the traces
-//!  copied   │ n × { trace id 16, entry u64, run u16, 0 u16 × 3, kept log from u64, kept log to u64 }
+//!  copied   │ n × { trace id 16, entry u64, run u16, 0 u16, span count u32, kept log from u64, kept log to u64 }
 //!  upgrades │ as verdicts: what the owner of these traces keeps after all
 //!  upgraded │ n × { position of an upgrades entry u64, trace id 16 }: all logs have exported what they had
 //!  names    │ policies: u16 count, each { u16 length, name };  then as cursors;  position of the newest decided
@@ -133,6 +133,9 @@ pub struct CopiedRecord {
     pub trace: TraceId,
     pub entry: Position,
     pub run: u16,
+    /// Of the fragment. A verdict may find more before it in the log than it settled: what had landed and was on its way
+    /// to the owner, and stands before a place that was copied forward. Zero in records of the first days.
+    pub span_count: u32,
     pub from: Position,
     pub to: Position,
 }
@@ -145,9 +148,15 @@ impl CopiedRecord {
             trace,
             entry,
             run,
+            span_count: 0,
             from: Position(u64::MAX),
             to: Position(0),
         }
+    }
+
+    /// Whether it is the copy of a fragment of so many spans.
+    pub fn is_whole(&self, span_count: u32) -> bool {
+        self.span_count == 0 || self.span_count >= span_count
     }
 
     /// Where the copy is, if it is anywhere.
@@ -159,7 +168,8 @@ impl CopiedRecord {
         out.extend_from_slice(self.trace.as_bytes());
         out.extend_from_slice(&self.entry.0.to_le_bytes());
         out.extend_from_slice(&self.run.to_le_bytes());
-        out.extend_from_slice(&[0; 6]);
+        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&self.span_count.to_le_bytes());
         out.extend_from_slice(&self.from.0.to_le_bytes());
         out.extend_from_slice(&self.to.0.to_le_bytes());
     }
@@ -170,12 +180,14 @@ impl CopiedRecord {
         while !reader.is_empty() {
             let trace = TraceId::new(reader.bytes(16)?)?;
             let (entry, run) = (Position(reader.u64()?), reader.u16()?);
-            reader.bytes(6)?;
+            reader.bytes(2)?;
+            let span_count = reader.u32()?;
             let (from, to) = (Position(reader.u64()?), Position(reader.u64()?));
             records.push(CopiedRecord {
                 trace,
                 entry,
                 run,
+                span_count,
                 from,
                 to,
             });
@@ -485,6 +497,7 @@ mod tests {
             trace: trace(),
             entry: Position(128),
             run: 7,
+            span_count: 3,
             from: Position(64),
             to: Position(4096),
         };

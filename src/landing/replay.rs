@@ -351,7 +351,9 @@ impl<'a> Replay<'a> {
             self.kept_position_max = self.kept_position_max.max(record.to);
             let last = place_of(self.log, record.entry, record.run)?;
             let lowest = self.lowest_cursor();
-            let Some(job) = self.jobs.get_mut(&(record.trace, last)) else {
+            let job = self.jobs.get_mut(&(record.trace, last));
+            // The copy of a part: all of it is copied again.
+            let Some(job) = job.filter(|job| record.is_whole(job.settlement.span_count)) else {
                 continue;
             };
             if let Some((_, to)) = job.copy.take() {

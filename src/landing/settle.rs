@@ -218,6 +218,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             trace: job.trace,
             entry,
             run,
+            span_count: job.span_count,
             from,
             to,
         }
