@@ -15,6 +15,8 @@ use std::cell::RefCell;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 mod pool;
 
@@ -26,6 +28,11 @@ use pool::Spares;
 pub struct Disk {
     data_dir: PathBuf,
     files: RefCell<HashMap<(Directory, SegmentId), Rc<DmaFile>>>,
+    /// Flushes of this process that failed, whoever asked for them. A device may let go of everybody's writes with a
+    /// flush that fails, and say so only once.
+    failed_flushes: Arc<AtomicU64>,
+    /// How many had failed when the first write of a segment began.
+    failed_before: RefCell<HashMap<(Directory, SegmentId), u64>>,
     /// For what is written of a block whose beginning went to disk before.
     rests: RefCell<Spares>,
 }
@@ -35,10 +42,13 @@ type Directory = (LogId, WhichLog);
 
 impl Disk {
     /// `data_dir` is absolute. At most so many bytes of buffers are kept for their next use.
-    pub fn new(data_dir: PathBuf, spare_bytes_max: usize) -> Disk {
+    /// `failed_flushes` is shared by all cores.
+    pub fn new(data_dir: PathBuf, spare_bytes_max: usize, failed_flushes: Arc<AtomicU64>) -> Disk {
         Disk {
             data_dir,
             files: RefCell::default(),
+            failed_flushes,
+            failed_before: RefCell::default(),
             rests: RefCell::new(Spares::new(spare_bytes_max)),
         }
     }
@@ -83,11 +93,22 @@ impl Disk {
                 from,
             } => {
                 let file = self.file(log, segment).await?;
+                let failed = self.failed_flushes.load(Ordering::Relaxed);
+                self.failed_before
+                    .borrow_mut()
+                    .entry((log, segment))
+                    .or_insert(failed);
                 self.write(&file, data, from, offset).await
             }
             DiskOp::Sync { segment } => {
                 let file = self.file(log, segment).await?;
-                file.fdatasync().await.map_err(disk_error)
+                let synced = file.fdatasync().await.map_err(disk_error);
+                self.check_flush(synced)?;
+                let failed = self.failed_flushes.load(Ordering::Relaxed);
+                match self.failed_before.borrow_mut().get(&(log, segment)) {
+                    Some(before) if *before != failed => Err(DiskError::FlushFailedElsewhere),
+                    _ => Ok(()),
+                }
             }
             DiskOp::Remove { segment } => {
                 self.close(log, segment).await;
@@ -99,6 +120,14 @@ impl Disk {
         }
     }
 
+    /// Counts a flush that failed.
+    fn check_flush(&self, flushed: Result<(), DiskError>) -> Result<(), DiskError> {
+        if flushed.is_err() {
+            self.failed_flushes.fetch_add(1, Ordering::Relaxed);
+        }
+        flushed
+    }
+
     async fn open_segment(
         &self,
         log: Directory,
@@ -107,6 +136,7 @@ impl Disk {
         reuse: Option<SegmentId>,
         header: &[u8],
     ) -> Result<(), DiskError> {
+        let failed_before = self.failed_flushes.load(Ordering::Relaxed);
         let path = self.path(log, segment);
         let mut options = OpenOptions::new();
         options
@@ -142,13 +172,17 @@ impl Disk {
                 written: written as u64,
             });
         }
-        file.fdatasync().await.map_err(disk_error)?;
-        self.sync_directory(log).await?;
+        self.check_flush(file.fdatasync().await.map_err(disk_error))?;
+        let synced = self.sync_directory(log).await;
+        self.check_flush(synced)?;
         // Both may have said yes because the journal failed just before they asked. Changes nothing, but needs the
         // journal: if that is gone, what they should have made durable may be, too.
         file.pre_allocate(PAGE_BYTES as u64 + size, false)
             .await
             .map_err(disk_error)?;
+        if self.failed_flushes.load(Ordering::Relaxed) != failed_before {
+            return Err(DiskError::FlushFailedElsewhere);
+        }
         self.files.borrow_mut().insert((log, segment), Rc::new(file));
         Ok(())
     }
@@ -210,6 +244,7 @@ impl Disk {
 
     async fn close(&self, log: Directory, segment: SegmentId) {
         let file = self.files.borrow_mut().remove(&(log, segment));
+        self.failed_before.borrow_mut().remove(&(log, segment));
         if let Some(file) = file {
             let _ = file.close_rc().await;
         }

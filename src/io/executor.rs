@@ -67,6 +67,7 @@ const DIRECTED_BYTES_MAX: usize = 1 << 20;
 pub struct Flags {
     pub stop: Arc<AtomicBool>,
     pub reopen: Arc<AtomicBool>,
+    pub failed_flushes: Arc<AtomicU64>,
     /// SIGHUP asks for new policies.
     pub reload: Arc<AtomicBool>,
     pub reloads_succeeded: AtomicU64,
@@ -224,7 +225,11 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
             seats,
             left_out,
             pool,
-            disk: Disk::new(data_dir.path().to_path_buf(), budget.spares),
+            disk: Disk::new(
+                data_dir.path().to_path_buf(),
+                budget.spares,
+                flags.failed_flushes.clone(),
+            ),
             sinks,
             queue: queues.log,
             export_queue: queues.export,

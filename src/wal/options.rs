@@ -166,6 +166,9 @@ pub enum DiskError {
     ShortWrite { written: u64 },
     #[error("the operation was cancelled")]
     Cancelled,
+    /// The sync said yes, but the device may have let go of what it was to make durable.
+    #[error("a flush for another file failed meanwhile")]
+    FlushFailedElsewhere,
     /// The error number.
     #[error("disk error {0}")]
     Io(i32),
