@@ -55,10 +55,6 @@ pub struct Uncovered {
 
 impl Uncovered {
     pub fn add(&mut self, hash_key: HashKey, record: &VerdictRecord) {
-        // Late spans followed a verdict that is known already.
-        if record.late {
-            return;
-        }
         match record.decision.verdict {
             Verdict::Keep => self.kept.push(*record),
             Verdict::Rollup | Verdict::Deny => {
@@ -141,6 +137,8 @@ impl<P: BlockPool, W> Landing<P, W> {
     ) {
         let bytes = entry_bytes(records.len() * VerdictRecord::BYTES) as u64;
         let uncovered = &mut self.decided.uncovered;
+        // Late spans follow a verdict that some log has already.
+        let records = records.filter(|record| !record.late);
         records.for_each(|record| uncovered.add(self.options.hash_key, &record));
         if !uncovered.is_empty() {
             uncovered.from.get_or_insert(Position(end.0 - bytes));

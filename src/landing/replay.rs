@@ -229,6 +229,7 @@ impl<'a> Replay<'a> {
     fn verdicts(&mut self, entry: &ReplayedEntry<'_>) -> Option<()> {
         let now = moment(self.now, entry.arrived);
         for record in self.read_verdicts(entry.payload)? {
+            // Late ones too: the verdict that they followed may have been lost with the end of another log.
             self.decided.uncovered.add(self.hash_key, &record);
             self.decided.uncovered.from.get_or_insert(entry.position);
             let VerdictRecord {

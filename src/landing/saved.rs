@@ -23,7 +23,9 @@ impl<P: BlockPool, W> Landing<P, W> {
     pub fn is_quiet(&self) -> bool {
         let nothing_waits = self.waiters.is_empty() && self.replies.is_empty() && !self.is_searching();
         let copied = self.keeps.is_empty() && self.copies.is_empty() && self.forward.is_idle();
-        nothing_waits && copied && self.log.durable() >= self.tail && self.kept_is_durable()
+        // Names at the head of a segment count too.
+        let durable = self.log.undurable_bytes() == 0 && self.kept_is_durable();
+        nothing_waits && copied && durable
     }
 
     /// For [`Landing::is_quiet`] only.
