@@ -102,7 +102,8 @@ def main():
     for path in (options.binary, options.bench):
         if not os.access(path, os.X_OK):
             sys.exit(f"error: no {path}; cargo build --release --workspace makes it")
-    room = shutil.disk_usage(os.path.dirname(os.path.abspath(options.work)))
+    os.makedirs(options.work, exist_ok=True)
+    room = shutil.disk_usage(options.work)
     if room.free < room.total * 0.06:
         sys.exit(f"error: {room.free >> 30} GiB are free beside {options.work}: tailkeep would refuse requests (wal.min_free)")
     seed = options.seed if options.seed is not None else random.SystemRandom().getrandbits(32)
