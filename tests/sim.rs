@@ -24,6 +24,8 @@ mod naive; // the fold as one would write it without a table
 mod node; // cores, logs, and what is between them
 #[path = "support/random.rs"]
 mod random; // numbers from one seed
+#[path = "support/seeds.rs"]
+mod seeds; // which seeds, and what a canary has to be caught in
 #[path = "support/spans.rs"]
 mod spans; // numbered spans in requests and exports
 #[allow(dead_code, reason = "what a start passes over is measured elsewhere")]
@@ -36,17 +38,6 @@ use life::{Canary, Plan, live, live_by};
 
 /// Runs of a canary within which it must be caught.
 const CANARY_ROUNDS: u64 = 200;
-
-#[allow(clippy::disallowed_methods, reason = "another seed every time")]
-fn fresh_seeds() -> Vec<u64> {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .expect("after 1970");
-    let rounds = number("TAILKEEP_TEST_ROUNDS").unwrap_or(1);
-    let first = number("TAILKEEP_TEST_SEED").unwrap_or(now.as_nanos() as u64);
-    (first..first + rounds).collect()
-}
 
 fn live_twice(seed: u64) {
     live_twice_by(Plan::draw(seed, Canary::None), seed);
@@ -72,7 +63,7 @@ fn a_node_keeps_its_promises() {
     } else {
         12
     };
-    let seeds = (1..=known).chain(fresh_seeds());
+    let seeds = (1..=known).chain(seeds::fresh_seeds());
     let failed: Vec<u64> = seeds
         .filter(|seed| catch_unwind(|| live_twice(*seed)).is_err())
         .collect();
@@ -83,7 +74,7 @@ fn a_node_keeps_its_promises() {
 /// Traces are kept by hand at any moment, nodes give everything away and start again.
 #[test]
 fn what_is_kept_after_all_comes_out_of_all_logs() {
-    (1..=12).chain(fresh_seeds()).for_each(|seed| {
+    (1..=12).chain(seeds::fresh_seeds()).for_each(|seed| {
         let plan = Plan::draw(seed, Canary::None).with_wishes();
         live_twice_by(plan, seed);
     });
@@ -95,9 +86,7 @@ fn without_a_fault_everything_comes_out_once() {
 }
 
 fn assert_caught(canary: Canary) {
-    let caught = (1..=CANARY_ROUNDS).find(|seed| catch_unwind(|| live(*seed, canary)).is_err());
-    println!("{canary:?} is caught by seed {caught:?}");
-    assert!(caught.is_some(), "nobody notices {canary:?}");
+    seeds::assert_caught(canary, CANARY_ROUNDS, |seed| live(seed, canary));
 }
 
 #[test]

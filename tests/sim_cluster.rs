@@ -22,6 +22,8 @@ mod network; // what is on its way between nodes
 mod node; // one node: cores, logs, and what is between them
 #[path = "support/random.rs"]
 mod random; // numbers from one seed
+#[path = "support/seeds.rs"]
+mod seeds; // which seeds, and what a canary has to be caught in
 #[allow(dead_code, reason = "spans here have times of their own")]
 #[path = "support/spans.rs"]
 mod spans; // numbered spans in requests and exports
@@ -29,40 +31,21 @@ mod spans; // numbered spans in requests and exports
 #[path = "support/start.rs"]
 mod start; // from disks to a landing core
 
-use std::panic::catch_unwind;
-
 use life::{Canary, live};
 
 /// Runs of a canary within which it must be caught.
 const CANARY_ROUNDS: u64 = 40;
 
-#[allow(clippy::disallowed_methods, reason = "another seed every time")]
-fn fresh_seeds() -> Vec<u64> {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .expect("after 1970");
-    let first = now.as_nanos() as u64;
-    match number("TAILKEEP_TEST_SEED") {
-        Some(seed) => vec![seed],
-        None => (0..number("TAILKEEP_TEST_ROUNDS").unwrap_or(1))
-            .map(|round| first + round)
-            .collect(),
-    }
-}
-
 #[test]
 fn a_cluster_agrees_on_every_trace() {
-    for seed in (1..=12).chain(fresh_seeds()) {
+    for seed in (1..=12).chain(seeds::fresh_seeds()) {
         println!("TAILKEEP_TEST_SEED={seed}");
         println!("{:?}", live(seed, Canary::None));
     }
 }
 
 fn assert_caught(canary: Canary) {
-    let caught = (1..=CANARY_ROUNDS).find(|seed| catch_unwind(|| live(*seed, canary)).is_err());
-    println!("{canary:?} is caught by seed {caught:?}");
-    assert!(caught.is_some(), "nobody notices {canary:?}");
+    seeds::assert_caught(canary, CANARY_ROUNDS, |seed| live(seed, canary));
 }
 
 #[test]
