@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -118,12 +118,12 @@ pub struct Destination {
 
 impl Destination {
     pub fn start(wire: Wire) -> Destination {
-        Destination::start_at(wire, SocketAddr::from(([127, 0, 0, 1], 0)))
+        Destination::start_at(wire, SocketAddr::new(next_loopback(), 0))
     }
 
     /// A free port where nobody listens.
     pub fn nowhere() -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let listener = TcpListener::bind((next_loopback(), 0)).expect("a port");
         listener.local_addr().expect("bound")
     }
 
@@ -209,6 +209,14 @@ impl Destination {
     pub fn exporter(&self, name: &str, more: &str) -> String {
         exporter(self.wire, &self.address.to_string(), name, more)
     }
+}
+
+/// A loopback address that no other test has: what still retries a dead destination of one test must never reach
+/// a live one of another that got the same port.
+fn next_loopback() -> IpAddr {
+    static TAKEN: AtomicU16 = AtomicU16::new(1);
+    let [high, low] = TAKEN.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    IpAddr::from([127, 1, high, low])
 }
 
 pub fn exporter(wire: Wire, address: &str, name: &str, more: &str) -> String {

@@ -257,7 +257,7 @@ fn a_request_without_a_reply_is_sent_again_after_its_timeout() {
 fn every_address_of_a_name_is_tried() {
     for wire in BOTH {
         // `localhost` is 127.0.0.1 and, on most hosts, ::1, where nobody listens.
-        let destination = Destination::start(wire);
+        let destination = Destination::start_at(wire, SocketAddr::from(([127, 0, 0, 1], 0)));
         let endpoint = format!("localhost:{}", destination.address.port());
         let place = place("names", &exporter(wire, &endpoint, "a", ""));
         let tailkeep = place.start();
