@@ -297,7 +297,6 @@ impl World {
             },
             unknown: PredicateSet::NONE,
             version,
-            closed: true,
         };
         self.outbound(from, Outbound::Digest(node_id(to), digest));
     }
