@@ -398,6 +398,8 @@ def play(arguments, work, draw, violations):
             "seconds": round(load.seconds, 1), "traces": len(traces), "spans": load.sent,
             "resent_requests": load.resent(),
             "disturbances": sum(one for one in done if isinstance(one, int)),
+            "fragments": sum(len(set(trace.landed)) for trace in traces),
+            "gossip_bytes": int(sum(counter(text, 'tailkeep_gossip_bytes_total{direction="out"}') for text in metrics)),
             "digests": int(sum(counter(text, "tailkeep_gossip_digests_total") for text in metrics)),
             "judged_alone": int(sum(counter(text, "tailkeep_traces_judged_alone_total") for text in metrics)),
         }

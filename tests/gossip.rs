@@ -5,10 +5,14 @@
 
 #[path = "gossip/attack.rs"]
 mod attack;
+#[path = "gossip/convergence.rs"]
+mod convergence;
 #[path = "gossip/directed.rs"]
 mod directed;
 #[path = "gossip/membership.rs"]
 mod membership;
+#[path = "gossip/queues.rs"]
+mod queues;
 #[path = "gossip/throughput.rs"]
 mod throughput;
 #[path = "gossip/world.rs"]

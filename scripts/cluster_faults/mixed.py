@@ -15,6 +15,9 @@ def policies(case):
     fleet.start()
     fleet.load_for(case.count(8, 30))
     fleet.settle()
+    for number in (0, 1):
+        with open(case.path(f"data-{number}", "policies"), encoding="utf-8") as file:
+            case.expect("theirs" in file.read(), f"the next start of node {number} would not know what decided there")
     until = time.monotonic()
 
     def is_due(trace):
