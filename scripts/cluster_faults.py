@@ -8,7 +8,7 @@ the judge.
 
 Each node has a network namespace with one link to a bridge; nft loses, repeats and cuts there what nodes send each
 other, and what a relay delays goes another way. Clients and the judge sit at the bridge, which nothing disturbs. Needs
-root, ip and nft; without them nothing is played and a word says so. --short (default) takes a quarter of an hour.
+root, ip and nft; without them nothing is played and a word says so. --short (default) takes twenty minutes.
 
 The script moves into namespaces of its own first: links, rules and names in them are nobody else's, and go with it
 whatever ends it, as the nodes do. Exit code 1 when a promise was broken.

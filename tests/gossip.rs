@@ -244,6 +244,18 @@ fn a_peer_that_takes_nothing_costs_its_bound_and_no_other_peer() {
     }
 }
 
+#[test]
+fn a_lost_batch_is_missed_soon_although_nothing_follows_it() {
+    let mut world = World::cluster(1, 3, Net::GOOD, Setup::default());
+    world.cut.insert((0, 1));
+    world.announce(0);
+    world.run(ms(5));
+    assert_eq!(world.check_decisions(1, |_| true).len(), 1);
+    world.cut.clear();
+    world.run(ms(20));
+    world.assert_all_came(1);
+}
+
 /// The checker finds what it is for: a batch that is never repaired is seen.
 #[test]
 fn one_batch_that_is_never_repaired_is_caught() {

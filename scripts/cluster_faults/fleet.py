@@ -9,7 +9,7 @@ from cluster_faults.network import PORT, Namespace
 from faults.node import merge
 
 TOKEN = "judge"
-BUCKET = re.compile(r'^tailkeep_gossip_decision_delay_seconds_bucket\{le="([^"]+)"\} (\d+)', re.MULTILINE)
+BUCKET = re.compile(r'^tailkeep_(\w+)_bucket\{le="([^"]+)"\} (\d+)', re.MULTILINE)
 
 
 class Fleet:
@@ -153,13 +153,18 @@ def missing(metrics):
     return {number: count for number, count in lacking.items() if count}
 
 
-def delays(before, after):
-    """Of decisions that came between the two: count by upper bound in seconds, as in the histogram of all nodes."""
+def histogram(text, name):
+    return [(bound, count) for which, bound, count in BUCKET.findall(text) if which == name]
+
+
+def delays(before, after, name="gossip_decision_delay_seconds"):
+    """What was counted between the two by a histogram of all nodes together: counts by upper bound in seconds. By
+    default how long decisions took from node to node."""
     counts = {}
     for number, text in after.items():
-        old = dict(BUCKET.findall(before.get(number, "")))
+        old = dict(histogram(before.get(number, ""), name))
         below = 0
-        for bound, count in BUCKET.findall(text):
+        for bound, count in histogram(text, name):
             grown = int(count) - int(old.get(bound, 0))
             counts[float(bound)] = counts.get(float(bound), 0) + grown - below
             below = grown

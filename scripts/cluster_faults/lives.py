@@ -6,10 +6,8 @@ from cluster import Tailkeep
 from cluster_faults.fleet import Fleet, total, words
 from faults.case import fault
 
-
-def whole_again(fleet, seconds=15):
-    """A restarted node is whole again for clients when all see all."""
-    return fleet.await_whole(seconds)
+# All see all again after a start or an end.
+WHOLE_SECONDS_MAX = 15
 
 
 @fault("G07", "nodes are killed and started at once, again and again; 4 nodes under load", "each life has its own stream and a higher incarnation, and nothing of an old one is taken for new", root=True)
@@ -24,7 +22,7 @@ def again_and_again(case):
         node = fleet.nodes[number % 4]
         node.stop(Tailkeep.kill)
         node.start()
-        whole_again(fleet)
+        fleet.await_whole(WHOLE_SECONDS_MAX)
         for other in fleet.nodes:
             alive = [name for (name, _), state in fleet.states(other).items() if state == "alive"]
             case.expect(len(set(alive)) == len(alive) == 4, f"alive in the eyes of node {other.number}: {alive}")
@@ -49,7 +47,7 @@ def rolling_restart(case):
             code = node.stop()
             case.expect(code == 0, f"node {node.number} ended with {code}")
             node.start()
-            times.append(whole_again(fleet))
+            times.append(fleet.await_whole(WHOLE_SECONDS_MAX))
     time.sleep(2)
     fleet.end(load)
     counts = fleet.finish()
@@ -62,13 +60,13 @@ def scale(case):
     first, more = fleet.nodes[:3], fleet.nodes[3:]
     for node in first:
         node.start()
-    fleet.await_whole(15)
+    fleet.await_whole(WHOLE_SECONDS_MAX)
     load = fleet.load(2000)
     time.sleep(3)
     for node in more:
         node.start()
         time.sleep(1)
-    joined = fleet.await_whole(15)
+    joined = fleet.await_whole(WHOLE_SECONDS_MAX)
     time.sleep(case.count(5, 30))
     times = []
     for node in reversed(more):
@@ -76,11 +74,10 @@ def scale(case):
         code = node.stop(Tailkeep.drain)
         times.append(time.monotonic() - began)
         case.expect(code == 0, f"node {node.number} ended with {code} when it was drained")
-    left = fleet.await_whole(15)
+    left = fleet.await_whole(WHOLE_SECONDS_MAX)
     time.sleep(3)
     fleet.end(load)
     alone = total(fleet.metrics(), "traces_judged_alone_total")
-    fleet.settle()
-    # Drained ones have nothing left: what they had is out before they start again.
+    # Nobody starts those again that went: what they had is out, or missing.
     counts = fleet.finish()
     return f"10 whole {joined:.1f} s after the last start, 3 whole {left:.1f} s after the last one went; a drain took {max(times):.1f} s at most, {alone:,} fragments judged alone by who stayed; {words(counts)}"

@@ -42,9 +42,11 @@ def losses(case, count, rate):
     for namespace in fleet.network:
         namespace.lose(0)
     metrics = fleet.metrics()
+    # Of the disk, which they share with each other and everything else.
+    sync = slowest(delays({}, metrics, "wal_sync_seconds"))
     repair = total(metrics, 'gossip_gaps_total{outcome="repaired"}')
     case.expect(total(metrics, 'gossip_gaps_total{outcome="unrepairable"}') == 0, "gaps stayed open")
-    return f"{'; '.join(said)}; {dropped:,} packets lost, {repair:,} gaps repaired; {words(fleet.finish())}"
+    return f"{'; '.join(said)}; {dropped:,} packets lost, {repair:,} gaps repaired; every flush of a log below {sync:.0f} ms; {words(fleet.finish())}"
 
 
 MISSING = "decisions missing 0 within 2 s up to 5 % loss and 5 s at 20 %; exactly the model's traces"
@@ -81,8 +83,8 @@ def many_decisions(case):
             options = {"rate": 3400, "duration": f"{case.count(10, 60)}s", "spans-per-trace": 1, "requests-per-trace": 1}
             options["seed"] = case.draw.getrandbits(63)
             endpoint = node.process.endpoints["grpc"]
-            ledger = case.path(f"load-{percent}-{node.number}.ledger")
-            loads.append(Load(case.bench, "grpc", endpoint, ledger, options))
+            book = case.path(f"load-{percent}-{node.number}.ledger")
+            loads.append(Load(case.bench, "grpc", endpoint, book, options))
             case.undo.callback(loads[-1].end, 0)
         for load in loads:
             load.end(120)

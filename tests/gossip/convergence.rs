@@ -13,7 +13,7 @@ const LOAD: Duration = Duration::from_secs(2);
 #[test]
 #[ignore = "prints figures; run in release"]
 fn convergence_of_10_to_100_nodes() {
-    println!("nodes, decisions/s, loss: p50, p99, last in ms; missing; kB/s a node");
+    println!("nodes, decisions/s, loss: p50, p99, last in ms; missing; bytes per decision and receiver");
     for (count, per_ms, loss) in [
         (10, 1, 0.0),
         (10, 1, 0.05),
@@ -28,13 +28,12 @@ fn convergence_of_10_to_100_nodes() {
         ours(count, per_ms, loss);
         for kind in [Kind::Memberlist, Kind::Foca] {
             let outcome = queues::run(kind, 1, count, loss, per_ms, LOAD);
-            let seconds = LOAD.as_secs_f64();
             print(
                 &format!("{kind:?}"),
                 (count, per_ms, loss),
                 outcome.delays,
                 outcome.missing,
-                outcome.bytes as f64 / seconds / count as f64,
+                outcome.bytes,
             );
         }
     }
@@ -53,11 +52,10 @@ fn ours(count: usize, per_ms: usize, loss: f64) {
         delays.extend(came.map(|(trace, (_, at))| at.since(world.announced[trace].at)));
     }
     let missing = world.announced.len() * (count - 1) - delays.len();
-    let rate = bytes as f64 / LOAD.as_secs_f64() / count as f64;
-    print("ours", (count, per_ms, loss), delays, missing, rate);
+    print("ours", (count, per_ms, loss), delays, missing, bytes);
 }
 
-fn print(what: &str, of: (usize, usize, f64), mut delays: Vec<Duration>, missing: usize, rate: f64) {
+fn print(what: &str, of: (usize, usize, f64), mut delays: Vec<Duration>, missing: usize, bytes: u64) {
     let (count, per_ms, loss) = of;
     delays.sort_unstable();
     let at = |share: f64| delays[((delays.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
@@ -70,6 +68,6 @@ fn print(what: &str, of: (usize, usize, f64), mut delays: Vec<Duration>, missing
         at(0.99),
         at(1.0),
         missing as f64 / all as f64 * 100.0,
-        rate / 1e3,
+        bytes as f64 / all as f64,
     );
 }
