@@ -121,13 +121,13 @@ def repeated_and_late(case):
     fleet.load_for(case.count(15, 60))
     took = fleet.await_decisions(2)
     metrics = fleet.metrics()
+    passed = sum(relay.passed for relay in relays)
     counts = fleet.finish(must_agree=True)
     case.expect(counts["twice"] == 0, f"{counts['twice']} spans came out twice")
-    passed = sum(relay.passed for relay in relays)
     sent = total(metrics, 'gossip_datagrams_total{direction="out",outcome="sent"}')
     replayed = total(metrics, 'gossip_datagrams_total{direction="in",outcome="replayed"}')
     case.expect(replayed > 0, "no datagram came twice")
-    return f"{passed:,} datagrams late of {sent:,}, {replayed:,} came again and were refused, none missing after {took:.1f} s; {words(counts)}"
+    return f"{sent:,} datagrams sent and {passed:,} late, {replayed:,} of which were refused as repeated, none missing after {took:.1f} s; {words(counts)}"
 
 
 @fault("G10", "packets of at most 1,280 bytes, and no fragments", "nothing depends on longer ones", root=True)

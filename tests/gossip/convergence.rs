@@ -6,6 +6,7 @@
 use super::ms;
 use super::queues::{self, Kind};
 use super::world::{Net, Setup, World};
+use rand::RngExt;
 use std::time::Duration;
 
 const LOAD: Duration = Duration::from_secs(2);
@@ -14,23 +15,24 @@ const LOAD: Duration = Duration::from_secs(2);
 #[ignore = "prints figures; run in release"]
 fn convergence_of_10_to_100_nodes() {
     println!("nodes, decisions/s, loss: p50, p99, last in ms; missing; bytes per decision and receiver");
-    for (count, per_ms, loss) in [
-        (10, 1, 0.0),
-        (10, 1, 0.05),
-        (10, 10, 0.0),
-        (10, 10, 0.05),
-        (30, 1, 0.0),
-        (30, 1, 0.05),
-        (30, 10, 0.05),
-        (100, 1, 0.0),
-        (100, 1, 0.05),
+    for (count, rate, loss) in [
+        (10, 50, 0.0),
+        (10, 50, 0.05),
+        (10, 1_000, 0.05),
+        (10, 10_000, 0.05),
+        (30, 50, 0.05),
+        (30, 1_000, 0.05),
+        (30, 10_000, 0.05),
+        (100, 50, 0.05),
+        (100, 1_000, 0.0),
+        (100, 1_000, 0.05),
     ] {
-        ours(count, per_ms, loss);
+        ours(count, rate, loss);
         for kind in [Kind::Memberlist, Kind::Foca] {
-            let outcome = queues::run(kind, 1, count, loss, per_ms, LOAD);
+            let outcome = queues::run(kind, 1, count, loss, rate, LOAD);
             print(
                 &format!("{kind:?}"),
-                (count, per_ms, loss),
+                (count, rate, loss),
                 outcome.delays,
                 outcome.missing,
                 outcome.bytes,
@@ -39,10 +41,17 @@ fn convergence_of_10_to_100_nodes() {
     }
 }
 
-fn ours(count: usize, per_ms: usize, loss: f64) {
+fn ours(count: usize, rate: u64, loss: f64) {
     let mut world = World::cluster(1, count, Net::new(loss, 0.0, (50, 300)), Setup::default());
     let bytes = world.bytes;
-    super::load(&mut world, LOAD, per_ms);
+    let began = world.now;
+    world.run_with(LOAD, |world| {
+        let due = world.now.since(began).as_millis() as u64 * rate / 1000;
+        while (world.announced.len() as u64) < due {
+            let by = world.random.random_range(0..count);
+            world.announce(by);
+        }
+    });
     let bytes = world.bytes - bytes;
     world.run(ms(5_000));
     world.assert_all_came(1);
@@ -52,17 +61,17 @@ fn ours(count: usize, per_ms: usize, loss: f64) {
         delays.extend(came.map(|(trace, (_, at))| at.since(world.announced[trace].at)));
     }
     let missing = world.announced.len() * (count - 1) - delays.len();
-    print("ours", (count, per_ms, loss), delays, missing, bytes);
+    print("ours", (count, rate, loss), delays, missing, bytes);
 }
 
-fn print(what: &str, of: (usize, usize, f64), mut delays: Vec<Duration>, missing: usize, bytes: u64) {
-    let (count, per_ms, loss) = of;
+fn print(what: &str, of: (usize, u64, f64), mut delays: Vec<Duration>, missing: usize, bytes: u64) {
+    let (count, rate, loss) = of;
     delays.sort_unstable();
     let at = |share: f64| delays[((delays.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
     let all = delays.len() + missing;
     println!(
         "{count}, {}, {:.0} %, {what}: {:.1}, {:.1}, {:.1}; {missing} of {all} ({:.2} %); {:.1}",
-        per_ms * 1000,
+        rate,
         loss * 100.0,
         at(0.5),
         at(0.99),

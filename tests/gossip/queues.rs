@@ -52,11 +52,12 @@ struct Node {
     phase_ms: u64,
 }
 
-/// `per_ms` decisions a millisecond at random nodes for `load`, then as long again and ten seconds more.
-pub fn run(kind: Kind, seed: u64, count: usize, loss: f64, per_ms: usize, load: Duration) -> Outcome {
+/// `rate` decisions a second at random nodes for `load`, then as long again and ten seconds more.
+pub fn run(kind: Kind, seed: u64, count: usize, loss: f64, rate: u64, load: Duration) -> Outcome {
     let mut random = SmallRng::seed_from_u64(seed);
     let transmissions = kind.transmissions(count);
-    let total = load.as_millis() as usize * per_ms;
+    let load_ms = load.as_millis() as u64;
+    let total = (load_ms * rate / 1000) as usize;
     let mut nodes: Vec<Node> = (0..count)
         .map(|_| Node {
             knows: vec![false; total],
@@ -69,13 +70,12 @@ pub fn run(kind: Kind, seed: u64, count: usize, loss: f64, per_ms: usize, load: 
         missing: 0,
         bytes: 0,
     };
-    let load_ms = load.as_millis() as u64;
     let mut decided = 0;
     for ms in 0..2 * load_ms + 10_000 {
-        while ms < load_ms && decided < (ms as usize + 1) * per_ms {
+        while decided < (load_ms.min(ms + 1) * rate / 1000) as u32 {
             let node = &mut nodes[random.random_range(0..count)];
-            node.knows[decided] = true;
-            node.queue[0].push(decided as u32);
+            node.knows[decided as usize] = true;
+            node.queue[0].push(decided);
             decided += 1;
         }
         for from in 0..count {
@@ -94,7 +94,7 @@ pub fn run(kind: Kind, seed: u64, count: usize, loss: f64, per_ms: usize, load: 
                 for decision in packet {
                     if !std::mem::replace(&mut to.knows[decision as usize], true) {
                         to.queue[0].push(decision);
-                        let decided_ms = u64::from(decision) / per_ms as u64;
+                        let decided_ms = u64::from(decision) * 1000 / rate;
                         outcome.delays.push(Duration::from_millis(ms - decided_ms));
                     }
                 }
