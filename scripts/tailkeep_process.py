@@ -27,7 +27,8 @@ class NotReady(Exception):
 class Tailkeep:
     """One run of `tailkeep run`. Its stderr is appended to `log_path`."""
 
-    def __init__(self, binary, config, log_path, settings=(), environment=None, prefix=()):
+    def __init__(self, binary, config, log_path, settings=(), environment=None, prefix=(), token=None):
+        self.token = token
         command = [*prefix, binary, "run", "--config", config]
         for setting in settings:
             command += ["--set", setting]
@@ -74,7 +75,10 @@ class Tailkeep:
         return time.monotonic() - self.started_at
 
     def status(self):
-        return fetch_status(self.endpoints["admin"])
+        return fetch_status(self.endpoints["admin"], token=self.token)
+
+    def metrics(self):
+        return fetch(self.endpoints["admin"], "/metrics").decode()
 
     def rss_bytes(self):
         with open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as status:
@@ -94,6 +98,14 @@ class Tailkeep:
         """SIGTERM; the exit code, None if it had to be killed after `seconds`."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+        return self._ended(seconds)
+
+    def drain(self, seconds=60):
+        """POST /api/v1/drain; otherwise as `terminate`."""
+        fetch(self.endpoints["admin"], "/api/v1/drain", token=self.token, method="POST")
+        return self._ended(seconds)
+
+    def _ended(self, seconds):
         try:
             code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -109,9 +121,15 @@ class Tailkeep:
             self.log.close()
 
 
-def fetch_status(admin, seconds=5):
-    with urllib.request.urlopen(f"http://{admin}/api/v1/status", timeout=seconds) as reply:
-        return json.load(reply)
+def fetch(admin, path, seconds=5, token=None, method="GET"):
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(f"http://{admin}{path}", headers=headers, method=method)
+    with urllib.request.urlopen(request, timeout=seconds) as reply:
+        return reply.read()
+
+
+def fetch_status(admin, seconds=5, token=None):
+    return json.loads(fetch(admin, "/api/v1/status", seconds, token))
 
 
 def unsettled(status):
@@ -128,11 +146,11 @@ def unsettled(status):
     return what
 
 
-def await_idle(admin, seconds):
+def await_idle(admin, seconds, token=None):
     """The status once nothing is pending or queued; TimeoutError naming what still is."""
     deadline = time.monotonic() + seconds
     while True:
-        status = fetch_status(admin)
+        status = fetch_status(admin, token=token)
         what = unsettled(status)
         if not what:
             return status

@@ -72,8 +72,6 @@ pub struct NodeDigest {
     /// Rises with each version of this fragment's digest, over restarts too; compared as a serial number, which may
     /// wrap ([`is_newer`]).
     pub version: u32,
-    /// The fragment is closed: root and quiet, or its age, its size, its memory; no more is expected of it.
-    pub closed: bool,
 }
 
 /// A decision that a node has made for the cluster, durable in its log.

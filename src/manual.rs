@@ -15,6 +15,9 @@ pub mod gossip_format {}
 #[doc = include_str!("manual/faults.md")]
 pub mod faults {}
 
+#[doc = include_str!("manual/gossip_faults.md")]
+pub mod gossip_faults {}
+
 #[doc = include_str!("manual/decisions.md")]
 pub mod decisions {}
 

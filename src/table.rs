@@ -575,7 +575,18 @@ impl Table {
                 compact,
                 trace,
                 decision,
-            } => self.decided.insert_older(compact, Some((trace, decision))),
+                decided_at,
+            } => {
+                self.decided.insert_older(compact, Some((trace, decision)));
+                if let Some(decided_at) = decided_at {
+                    let keep = PeerDecision {
+                        trace,
+                        decision,
+                        by_home: false,
+                    };
+                    self.resume_keep(keep, decided_at);
+                }
+            }
         }
     }
 

@@ -5,10 +5,14 @@
 
 #[path = "gossip/attack.rs"]
 mod attack;
+#[path = "gossip/convergence.rs"]
+mod convergence;
 #[path = "gossip/directed.rs"]
 mod directed;
 #[path = "gossip/membership.rs"]
 mod membership;
+#[path = "gossip/queues.rs"]
+mod queues;
 #[path = "gossip/throughput.rs"]
 mod throughput;
 #[path = "gossip/world.rs"]
@@ -238,6 +242,18 @@ fn a_peer_that_takes_nothing_costs_its_bound_and_no_other_peer() {
             &wrong[..3.min(wrong.len())]
         );
     }
+}
+
+#[test]
+fn a_lost_batch_is_missed_soon_although_nothing_follows_it() {
+    let mut world = World::cluster(1, 3, Net::GOOD, Setup::default());
+    world.cut.insert((0, 1));
+    world.announce(0);
+    world.run(ms(5));
+    assert_eq!(world.check_decisions(1, |_| true).len(), 1);
+    world.cut.clear();
+    world.run(ms(20));
+    world.assert_all_came(1);
 }
 
 /// The checker finds what it is for: a batch that is never repaired is seen.

@@ -61,7 +61,6 @@ impl World {
             },
             unknown: PredicateSet::NONE,
             version,
-            closed: false,
         };
         let mut out = Vec::new();
         self.home

@@ -32,8 +32,6 @@ mod spans; // numbered spans in requests and exports
 #[path = "support/start.rs"]
 mod start; // from disks to a landing core
 
-use std::panic::catch_unwind;
-
 use life::{Canary, Plan, live, live_by};
 
 /// Runs of a canary within which it must be caught.
@@ -58,17 +56,7 @@ fn live_twice_by(plan: Plan, seed: u64) {
 
 #[test]
 fn a_node_keeps_its_promises() {
-    let known = if std::env::var_os("TAILKEEP_TEST_SEED").is_some() {
-        0
-    } else {
-        12
-    };
-    let seeds = (1..=known).chain(seeds::fresh_seeds());
-    let failed: Vec<u64> = seeds
-        .filter(|seed| catch_unwind(|| live_twice(*seed)).is_err())
-        .collect();
-    failed.iter().for_each(|seed| println!("FINDING {seed}"));
-    assert!(failed.is_empty(), "TAILKEEP_TEST_SEED repeats one of {failed:?}");
+    seeds::assert_sound(12, live_twice);
 }
 
 /// Traces are kept by hand at any moment, nodes give everything away and start again.

@@ -9,7 +9,7 @@ import time
 class Relay:
     """`mode`: pass, away (nobody listens), mute (takes bytes, passes none on), swallow (passes on, loses replies)."""
 
-    def __init__(self, case, upstream):
+    def __init__(self, case, upstream, address=("127.0.0.1", 0)):
         host, _, port = upstream.rpartition(":")
         self.upstream = (host, int(port))
         self.mode = "pass"
@@ -20,15 +20,16 @@ class Relay:
         self.lock = threading.Lock()
         self.pairs = set()
         self.is_closed = False
-        self.listen(0)
-        self.port = self.listener.getsockname()[1]
-        self.endpoint = f"127.0.0.1:{self.port}"
+        self.address = address
+        self.listen()
+        self.address = self.listener.getsockname()
+        self.endpoint = "%s:%d" % self.address
         case.undo.callback(self.close)
 
-    def listen(self, port):
+    def listen(self):
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
+        listener.bind(self.address)
         listener.listen()
         self.listener = listener
         threading.Thread(target=self.accept, args=(listener,), daemon=True).start()
@@ -42,7 +43,7 @@ class Relay:
             self.listener.close()
         self.drop()
         if before == "away" and mode != "away":
-            self.listen(self.port)
+            self.listen()
 
     def drop(self):
         with self.lock:

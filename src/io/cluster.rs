@@ -18,6 +18,7 @@ mod udp; // the socket
 pub use udp::{Sockets, address_towards, bind};
 
 use super::clock::Clock;
+use super::datadir::DataDir;
 use super::mesh::{Mesh, Post};
 use crate::base::ids::CoreId;
 use crate::base::time::Instant;
@@ -35,6 +36,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 use udp::Udp;
@@ -72,6 +74,7 @@ pub struct ClusterReport {
 pub struct Cluster {
     gossip: RefCell<Gossip>,
     clock: Rc<Clock>,
+    data_dir: Arc<DataDir>,
     mesh: Rc<Mesh>,
     hash_key: HashKey,
     core_count: u16,
@@ -88,6 +91,7 @@ pub struct Cluster {
 pub struct ClusterParts {
     pub gossip: Gossip,
     pub clock: Rc<Clock>,
+    pub data_dir: Arc<DataDir>,
     pub mesh: Rc<Mesh>,
     pub hash_key: HashKey,
     pub core_count: u16,
@@ -103,6 +107,7 @@ impl Cluster {
         let cluster = Rc::new(Cluster {
             gossip: RefCell::new(parts.gossip),
             clock: parts.clock,
+            data_dir: parts.data_dir,
             mesh: parts.mesh,
             hash_key: parts.hash_key,
             core_count: parts.core_count,
@@ -194,6 +199,9 @@ impl Cluster {
                     if let Inbound::Members(members) = &inbound {
                         tracing::info!(live = members.live.len(), "members of the cluster changed");
                     }
+                    if let Inbound::PolicyNames(names) = &inbound {
+                        self.remember(names);
+                    }
                     by_core.iter_mut().for_each(|list| list.push(inbound.clone()));
                 }
             }
@@ -202,6 +210,13 @@ impl Cluster {
             if !list.is_empty() {
                 self.mesh.post(core, Post::Inbound(list));
             }
+        }
+    }
+
+    /// Before any log has a decision by one of these policies: the next start must know what they are called.
+    fn remember(&self, names: &[String]) {
+        if let Err(error) = self.data_dir.add_policy_names(names) {
+            tracing::warn!(%error, "the next start will not know the names of other nodes' policies");
         }
     }
 

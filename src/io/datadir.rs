@@ -28,6 +28,8 @@ use thiserror::Error;
 
 /// Format of the directory as a whole. A newer one is refused and left alone.
 const FORMAT: u32 = 1;
+/// The file of policy names.
+const POLICIES: &str = "policies";
 
 /// Why a directory cannot be used. Nothing in it was changed.
 #[derive(Debug, Error)]
@@ -204,9 +206,8 @@ impl DataDir {
     pub fn policy_names(&self, configured: &[String]) -> Result<Vec<String>, DataDirError> {
         /// More than anybody has; older names are forgotten, and with them who decided.
         const COUNT_MAX: usize = 4096;
-        const FILE: &str = "policies";
         let mut names = configured.to_vec();
-        let known: Vec<String> = read_json(&self.path, FILE)?.unwrap_or_default();
+        let known: Vec<String> = read_json(&self.path, POLICIES)?.unwrap_or_default();
         for name in &known {
             if names.len() < COUNT_MAX && !names.contains(name) {
                 names.push(name.clone());
@@ -215,11 +216,18 @@ impl DataDir {
         if names == known {
             return Ok(names);
         }
-        write_json(&self.path, FILE, &names).map_err(|error| DataDirError::Io {
-            path: self.path.join(FILE),
+        write_json(&self.path, POLICIES, &names).map_err(|error| DataDirError::Io {
+            path: self.path.join(POLICIES),
             error,
         })?;
         Ok(names)
+    }
+
+    /// Names that the decisions of peers brought: later starts know them too.
+    pub fn add_policy_names(&self, learned: &[String]) -> Result<(), DataDirError> {
+        let mut names: Vec<String> = read_json(&self.path, POLICIES)?.unwrap_or_default();
+        names.extend_from_slice(learned);
+        self.policy_names(&names).map(drop)
     }
 
     /// Bytes of the files of a log.
@@ -554,6 +562,20 @@ mod tests {
         assert_eq!(data.logs(), [LogId(0), LogId(1), LogId(2)]);
         let known = data.policy_names(&names(&["slow", "new"])).expect("read");
         assert_eq!(known, names(&["slow", "new", "errors"]));
+    }
+
+    #[test]
+    fn names_of_peers_are_remembered_behind_our_own() {
+        let directory = directory();
+        let names = |all: &[&str]| all.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        let data = DataDir::open(directory.path(), true).expect("new");
+        data.policy_names(&names(&["errors"])).expect("written");
+        data.add_policy_names(&names(&["theirs", "theirs too"]))
+            .expect("written");
+        drop(data);
+        let data = DataDir::open(directory.path(), true).expect("again");
+        let known = data.policy_names(&names(&["new", "errors"])).expect("read");
+        assert_eq!(known, names(&["new", "errors", "theirs", "theirs too"]));
     }
 
     #[test]

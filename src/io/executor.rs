@@ -246,6 +246,7 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
         let gossip = gossip(&options, &data_dir, &names, &facts, &clock, &sockets);
         Cluster::start(ClusterParts {
             gossip,
+            data_dir: data_dir.clone(),
             clock: clock.clone(),
             mesh,
             hash_key,

@@ -248,6 +248,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             let record = DecidedRecord {
                 previous: self.decided.newest,
                 covers: dropped.len() == 0 && kept.len() == 0,
+                decided_at: Some(now.wall),
                 policies,
                 dropped: some_dropped.unwrap_or_default().to_vec(),
                 kept: kept_records,

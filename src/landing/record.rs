@@ -13,8 +13,8 @@
 //!  names    │ policies: u16 count, each { u16 length, name };  then as cursors;  position of the newest decided
 //!           │ entry u64, all ones for none;  position of the newest contents entry u64 likewise
 //!  cursors  │ destinations: u16 count, each { u16 length, id, position in the kept log u64 }
-//!  decided  │ position of the decided entry before u64, all ones for none; flags u8; policies as in names;
-//!           │ u32 count, each { 58 bits of a keyed hash of the trace id, verdict, reason: u64 };  then as verdicts
+//!  decided  │ position of the decided entry before u64, all ones for none; flags u8; if one says so when the newest
+//!           │ was decided u64; policies as in names; u32 count, each { 58 bits of a keyed hash of the trace id, verdict, reason: u64 };  then as verdicts
 //!  kept     │ trace id 16, span count u32, policy u16, reason u8, flags u8, then `resource_spans` fields
 //! ```
 //!
@@ -23,6 +23,7 @@
 
 use crate::base::codec::Reader;
 use crate::base::ids::{Place, Position, TraceId};
+use crate::base::time::WallTime;
 use crate::route::{Decision, PolicyNumber, Settlement};
 use crate::table::CompactDecision;
 use crate::verdict::{Reason, Threshold, Verdict};
@@ -52,6 +53,7 @@ const IS_UPGRADED: u8 = 8;
 const NO_POLICY: u16 = u16::MAX;
 const NO_POSITION: u64 = u64::MAX;
 const COVERS: u8 = 1;
+const HAS_TIME: u8 = 2;
 
 /// One decision as the log has it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -326,6 +328,8 @@ pub struct DecidedRecord {
     pub previous: Option<Position>,
     /// Every verdicts entry before it is in it or in an earlier one. A copy of an older entry covers nothing.
     pub covers: bool,
+    /// When the newest of them was decided at the latest; a copy says the same. Entries of before had none.
+    pub decided_at: Option<WallTime>,
     pub policies: Vec<String>,
     pub dropped: Vec<CompactDecision>,
     pub kept: Vec<VerdictRecord>,
@@ -334,7 +338,12 @@ pub struct DecidedRecord {
 impl DecidedRecord {
     pub fn put(&self, out: &mut Vec<u8>) {
         put_position(out, self.previous);
-        out.push(if self.covers { COVERS } else { 0 });
+        let covers = if self.covers { COVERS } else { 0 };
+        let has_time = if self.decided_at.is_some() { HAS_TIME } else { 0 };
+        out.push(covers | has_time);
+        if let Some(decided_at) = self.decided_at {
+            out.extend_from_slice(&decided_at.0.to_le_bytes());
+        }
         put_policies(out, self.policies.iter());
         out.extend_from_slice(&(self.dropped.len() as u32).to_le_bytes());
         for decision in &self.dropped {
@@ -346,7 +355,11 @@ impl DecidedRecord {
     pub fn read(payload: &[u8]) -> Option<DecidedRecord> {
         let mut reader = Reader::new(payload);
         let previous = read_position(&mut reader)?;
-        let covers = reader.u8()? & COVERS != 0;
+        let flags = reader.u8()?;
+        let decided_at = match flags & HAS_TIME {
+            0 => None,
+            _ => Some(WallTime(reader.u64()?)),
+        };
         let policies = read_policies(&mut reader)?;
         let count = reader.u32()?;
         let dropped = (0..count)
@@ -359,7 +372,8 @@ impl DecidedRecord {
         };
         kept.iter().all(is_named).then_some(DecidedRecord {
             previous,
-            covers,
+            covers: flags & COVERS != 0,
+            decided_at,
             policies,
             dropped,
             kept,
@@ -370,7 +384,7 @@ impl DecidedRecord {
     pub fn relink(payload: &mut [u8], previous: Option<Position>) {
         let position = previous.map_or(NO_POSITION, |position| position.0);
         payload[..8].copy_from_slice(&position.to_le_bytes());
-        payload[8] = 0;
+        payload[8] &= !COVERS;
     }
 }
 
@@ -470,6 +484,7 @@ mod tests {
         let record = DecidedRecord {
             previous: None,
             covers: true,
+            decided_at: Some(WallTime(7)),
             policies: vec!["errors".to_string()],
             dropped: vec![CompactDecision::new(crate::route::HashKey([1, 2]).trace(&trace()), &dropped); 3],
             kept: vec![VerdictRecord {
@@ -478,7 +493,14 @@ mod tests {
                 late: false,
             }],
         };
+        let old = DecidedRecord {
+            decided_at: None,
+            ..record.clone()
+        };
         let mut payload = Vec::new();
+        old.put(&mut payload);
+        assert_eq!(DecidedRecord::read(&payload), Some(old));
+        payload.clear();
         record.put(&mut payload);
         assert_eq!(DecidedRecord::read(&payload), Some(record.clone()));
         assert_eq!(DecidedRecord::read(&payload[..payload.len() - 1]), None);

@@ -481,6 +481,7 @@ fn remember(
         let name = decision.policy.map(|number| &record.policies[number.0 as usize]);
         decision.policy = name.and_then(|name| policy_number(names, name));
         found.push(FoundDecision::CarriedKeep {
+            decided_at: record.decided_at,
             compact: CompactDecision::new(hash_key.trace(&trace), &decision),
             trace,
             decision,

@@ -29,6 +29,8 @@ pub enum FoundDecision {
         compact: CompactDecision,
         trace: TraceId,
         decision: Decision,
+        /// At the latest, if that is known.
+        decided_at: Option<WallTime>,
     },
 }
 
@@ -41,6 +43,73 @@ impl FoundDecision {
             }
             FoundDecision::Announced { keep, .. } => hash_key.trace(&keep.trace),
             FoundDecision::CarriedDrop(compact) => compact.hash(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::time::{Instant, Now};
+    use crate::completion::CompletionOptions;
+    use crate::gossip::{NodeId, SpansArrive};
+    use crate::table::{ClusterOptions, Table, TableOptions};
+    use crate::verdict::{Reason, Verdict};
+    use std::time::Duration;
+
+    const KEY: HashKey = HashKey([1, 2]);
+
+    fn table(now: Now) -> Table {
+        let options = TableOptions {
+            completion: CompletionOptions {
+                decision_wait: Duration::from_secs(30),
+                after_root: None,
+                structural: true,
+                quiet: Duration::from_secs(1),
+                spans_max: 1000,
+                bytes_max: 0,
+                use_expected_count: true,
+            },
+            hash_key: KEY,
+            state_bytes_max: 1 << 20,
+            kept_count_max: 100,
+            decided_count_max: 100,
+        };
+        let cluster = ClusterOptions {
+            own: NodeId(1),
+            spans_arrive: SpansArrive::Anywhere,
+        };
+        Table::new(options, now).in_cluster(cluster, now)
+    }
+
+    /// A node that was away while the Keep was announced hears of it only so.
+    #[test]
+    fn a_keep_that_was_carried_along_is_announced_again_while_it_is_young() {
+        let second = 1_000_000_000;
+        let now = Now {
+            instant: Instant(1),
+            wall: WallTime(1_000 * second),
+        };
+        let trace = TraceId::new(&[7; 16]).expect("not zero");
+        let decision = Decision {
+            verdict: Verdict::Keep,
+            reason: Reason::Quiet,
+            policy: None,
+            threshold: None,
+            incomplete: false,
+            upgraded: false,
+        };
+        let young = Some(WallTime(970 * second));
+        let old = Some(WallTime(800 * second));
+        for (decided_at, count) in [(young, 1), (old, 0), (None, 0)] {
+            let mut table = table(now);
+            table.remember_replayed(FoundDecision::CarriedKeep {
+                compact: CompactDecision::new(KEY.trace(&trace), &decision),
+                trace,
+                decision,
+                decided_at,
+            });
+            assert_eq!(table.take_resumed_keeps().len(), count, "{decided_at:?}");
         }
     }
 }

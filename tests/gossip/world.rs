@@ -84,6 +84,8 @@ pub struct Node {
     /// Every set of members that its shards were told.
     pub members_told: Vec<Vec<NodeId>>,
     pub renewed: Vec<NodeId>,
+    /// When its timers are due; whoever touches the node drains it.
+    due: Option<Instant>,
 }
 
 enum Event {
@@ -214,6 +216,7 @@ impl World {
             live: Vec::new(),
             members_told: Vec::new(),
             renewed: Vec::new(),
+            due: None,
         };
         while self.nodes.len() <= index {
             self.nodes.push(None);
@@ -297,7 +300,6 @@ impl World {
             },
             unknown: PredicateSet::NONE,
             version,
-            closed: true,
         };
         self.outbound(from, Outbound::Digest(node_id(to), digest));
     }
@@ -333,7 +335,7 @@ impl World {
             let event = self.events.peek().map(|Reverse((at, _))| *at);
             let timer = self
                 .living()
-                .filter_map(|(index, node)| node.gossip.poll_timeout().map(|at| (at.max(self.now), index)));
+                .filter_map(|(index, node)| node.due.map(|at| (at.max(self.now), index)));
             let timer = timer.min();
             match (event, timer) {
                 (Some(at), timer) if at <= until && timer.is_none_or(|(due, _)| at <= due) => {
@@ -416,6 +418,7 @@ impl World {
             node.take(self.now, inbound);
         }
         node.gossip.take_delays();
+        node.due = node.gossip.poll_timeout();
         for transmit in transmits {
             self.datagrams += 1;
             self.bytes += transmit.bytes.len() as u64;

@@ -70,8 +70,11 @@ pub struct Counts {
     pub digests_out: u64,
     /// Batches that came after they had been asked for.
     pub gaps_repaired: u64,
-    /// Batches that nobody has any more.
+    /// Batches of decisions that nobody has any more.
     pub gaps_unrepairable: u64,
+    /// Batches of digests and answers that their sender had let go of, because this node was gone or stuck: what they
+    /// said is sent anew.
+    pub gaps_renewed: u64,
     /// Digests and answers that were not taken, because their receiver was stuck or gone.
     pub directed_dropped: u64,
     /// Batches sent again on request.

@@ -11,6 +11,9 @@ use std::time::Duration;
 pub const BEAT: Duration = Duration::from_millis(100);
 /// Between two beats of a pair that has been silent for long.
 pub const BEAT_LONGEST: Duration = Duration::from_secs(1);
+/// After a batch that no other followed, so that its loss is noticed: as long again for every [`TAIL_PEERS`] peers.
+const TAIL: Duration = Duration::from_millis(8);
+const TAIL_PEERS: u32 = 16;
 /// Batches sent again to one peer in [`BEAT`] at least; more if they are a quarter of what is sent anyway.
 const RESENT_MIN: u64 = 256;
 
@@ -44,6 +47,8 @@ pub struct Peer {
 
     pub beat_at: Instant,
     beat_pause: Duration,
+    /// A batch was sent, and nothing since.
+    tail_at: Option<Instant>,
     told: proto::Beat,
     resends_left: u64,
     resends_since: (Instant, u64),
@@ -68,6 +73,7 @@ impl Peer {
             predicates: None,
             beat_at: now,
             beat_pause: BEAT,
+            tail_at: None,
             told: proto::Beat::default(),
             resends_left: RESENT_MIN,
             resends_since: (now, 0),
@@ -93,6 +99,15 @@ impl Peer {
         self.beat_at = self.beat_at.min(now.plus(BEAT));
     }
 
+    /// A batch was sent. The next one tells of its loss, or else a beat; `count` is the number of peers.
+    pub fn tell_tail(&mut self, now: Instant, count: usize) {
+        self.tail_at = Some(now.plus(TAIL * (1 + count as u32 / TAIL_PEERS)));
+    }
+
+    pub fn has_beat_due(&self, now: Instant) -> bool {
+        self.is_live() && (self.beat_at <= now || self.tail_at.is_some_and(|at| at <= now))
+    }
+
     /// After `beat` was sent: when the next one goes.
     pub fn beaten(&mut self, now: Instant, beat: proto::Beat) {
         self.beat_pause = match beat == self.told && beat.suspected == 0 {
@@ -100,6 +115,7 @@ impl Peer {
             false => BEAT,
         };
         self.told = beat;
+        self.tail_at = None;
         self.beat_at = now.plus(self.beat_pause);
     }
 
@@ -127,7 +143,8 @@ impl Peer {
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let live = self.is_live().then_some(self.beat_at);
+        let tail_at = self.tail_at.unwrap_or(self.beat_at);
+        let live = self.is_live().then_some(self.beat_at.min(tail_at));
         [live, self.flush_at, self.incoming.poll_timeout()]
             .into_iter()
             .flatten()

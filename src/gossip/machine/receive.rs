@@ -182,7 +182,7 @@ impl Gossip {
         peer.beat_soon(now.instant);
         let missed = peer.incoming.skip_below(batch.oldest.min(batch.sequence));
         let received = peer.incoming.receive(now.instant, batch.sequence, batch.content);
-        self.counts.gaps_unrepairable += missed;
+        self.counts.gaps_renewed += missed;
         self.counts.gaps_repaired += u64::from(received == Received::Repaired);
         self.read_directed(sender);
         Outcome::Accepted
@@ -255,7 +255,7 @@ impl Gossip {
             peer.lossy = false;
             self.inbounds.push_back(Inbound::Renewed(sender.origin));
         }
-        self.counts.gaps_unrepairable += missed;
+        self.counts.gaps_renewed += missed;
         if let Some(refutations) = beat.suspected.checked_sub(1) {
             let refutations = u16::try_from(refutations).unwrap_or(u16::MAX);
             self.membership.refute(now.instant, refutations, identity);

@@ -204,7 +204,7 @@ impl Gossip {
         }
         if let About::Directed(_) = sync.about {
             // Nobody else has it.
-            self.counts.gaps_unrepairable += incoming.skip_below(response.oldest.min(NUMBER_MAX));
+            self.counts.gaps_renewed += incoming.skip_below(response.oldest.min(NUMBER_MAX));
             self.read_directed(sync.peer);
         } else if came && !incoming.is_whole() {
             // It goes well: on at once.

@@ -51,8 +51,10 @@ impl Gossip {
         // Sealed once for all: it is for whoever reads it.
         let sealed = self.seal(&packet(NodeId(0), 0, Body::Batch(batch)));
         let mut to = Vec::new();
+        let count = self.peers.len();
         for peer in self.peers.values_mut().filter(|peer| peer.is_live()) {
             peer.beat_soon(now.instant);
+            peer.tell_tail(now.instant, count);
             if !peer.lags(sequence) {
                 to.push(peer.identity.address);
             }
@@ -169,7 +171,7 @@ impl Gossip {
         for peer in self
             .peers
             .values_mut()
-            .filter(|peer| peer.is_live() && peer.beat_at <= now.instant)
+            .filter(|peer| peer.has_beat_due(now.instant))
         {
             let id = StreamId {
                 origin: peer.identity.node,

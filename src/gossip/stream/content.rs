@@ -350,14 +350,12 @@ impl PredicateMap {
             digest,
             unknown: self.unknown,
             version: message.version,
-            closed: message.flags & CLOSED != 0,
         })
     }
 }
 
-const CLOSED: u32 = 1;
-const HAS_ROOT: u32 = 2;
-const HAS_ERROR: u32 = 4;
+const HAS_ROOT: u32 = 1;
+const HAS_ERROR: u32 = 2;
 
 fn write_digest(node: &NodeDigest) -> proto::Digest {
     let digest = &node.digest;
@@ -368,9 +366,7 @@ fn write_digest(node: &NodeDigest) -> proto::Digest {
         trace_high: (trace >> 64) as u64,
         trace_low: trace as u64,
         version: node.version,
-        flags: flag(node.closed, CLOSED)
-            | flag(digest.has_root, HAS_ROOT)
-            | flag(digest.has_error, HAS_ERROR),
+        flags: flag(digest.has_root, HAS_ROOT) | flag(digest.has_error, HAS_ERROR),
         predicates_high: (bits >> 64) as u64,
         predicates_low: bits as u64,
         start_unix_nano: match digest.start_ns {
@@ -411,8 +407,8 @@ mod tests {
     }
 
     prop_compose! {
-        fn digest()(trace in trace(), bits in any::<u128>(), start_ns in 1..=u64::MAX, end_ns in any::<u64>(), randomness in prop::option::of(0..Threshold::LIMIT << 1), counts in any::<[u32; 3]>(), flags in any::<[bool; 3]>(), bytes in any::<u64>()) -> NodeDigest {
-            NodeDigest { trace, unknown: PredicateSet::NONE, version: counts[2], closed: flags[2], digest: Digest {
+        fn digest()(trace in trace(), bits in any::<u128>(), start_ns in 1..=u64::MAX, end_ns in any::<u64>(), randomness in prop::option::of(0..Threshold::LIMIT << 1), counts in any::<[u32; 3]>(), flags in any::<[bool; 2]>(), bytes in any::<u64>()) -> NodeDigest {
+            NodeDigest { trace, unknown: PredicateSet::NONE, version: counts[2], digest: Digest {
                 predicates: PredicateSet::from_bits(bits), start_ns, end_ns, bytes,
                 randomness: randomness.map_or(Digest::EMPTY.randomness, |ranked| RandomnessSeen::from_ranked(ranked).expect("in range")),
                 span_count: counts[0], expected_count: counts[1], has_root: flags[0], has_error: flags[1],

@@ -618,16 +618,18 @@ fn add_cluster(text: &mut Text, report: &ClusterReport) {
         "counter",
         "Batches that did not come at once, by what became of them.",
     );
-    text.sample(
-        "gossip_gaps_total",
-        &[("outcome", "repaired")],
-        counts.gaps_repaired,
-    );
-    text.sample(
-        "gossip_gaps_total",
-        &[("outcome", "unrepairable")],
-        counts.gaps_unrepairable,
-    );
+    for (outcome, count) in [
+        ("repaired", counts.gaps_repaired),
+        ("renewed", counts.gaps_renewed),
+        ("unrepairable", counts.gaps_unrepairable),
+    ] {
+        text.sample("gossip_gaps_total", &[("outcome", outcome)], count);
+    }
+    let help = "Decisions announced to peers (out) and heard of them, each once (in).";
+    text.head("gossip_decisions_total", "counter", help);
+    for (direction, count) in [("in", counts.decisions_in), ("out", counts.decisions_out)] {
+        text.sample("gossip_decisions_total", &[("direction", direction)], count);
+    }
     let help = "From a decision's announcement at another node to its arrival here, by the clocks of both.";
     text.head("gossip_decision_delay_seconds", "histogram", help);
     text.histogram("gossip_decision_delay_seconds", &[], &report.delay);

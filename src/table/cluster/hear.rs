@@ -37,7 +37,6 @@ impl Table {
                 digest: decided.digest.merge(decided.late),
                 unknown: PredicateSet::NONE,
                 version: 0,
-                closed: true,
             };
             cluster.reminders.push((members.home(&decided.trace), digest));
         }

@@ -131,7 +131,6 @@ impl Table {
             digest: *trace.digest(),
             unknown: PredicateSet::NONE,
             version: pending.version,
-            closed: pending.closed.is_some(),
         };
         if home == own {
             cluster

@@ -1,0 +1,1 @@
+"""What networks and hosts do to a cluster; see cluster_faults.py."""
