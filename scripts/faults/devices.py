@@ -13,7 +13,8 @@ from faults.case import Skip, run
 MIB = 1 << 20
 # EXT4_IOC_SHUTDOWN and its way without writing the journal: the file system as a power cut leaves it.
 SHUTDOWN, WITHOUT_LOG = 0x8004587D, 2
-MKFS = ("mkfs.ext4", "-q", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0")
+# Blocks of a page: see `one_request_each`.
+MKFS = ("mkfs.ext4", "-q", "-b", "4096", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0")
 
 
 def require(case):
@@ -32,6 +33,7 @@ class Filesystem:
         os.makedirs(self.path, exist_ok=True)
         self.device = run("losetup", "--find", "--show", backing).strip()
         self.is_mounted = False
+        one_request_each(self.device)
         try:
             if make:
                 run(*MKFS, *(("-N", str(inodes)) if inodes else ()), self.device)
@@ -48,8 +50,15 @@ class Filesystem:
         return cls(case, backing, inodes=inodes)
 
     def mount(self):
-        run("mount", "-t", "ext4", self.device, self.path)
-        self.is_mounted = True
+        """Writable. After a lazy unmount that nobody has let go of it would be the old one, read-only, again."""
+        for _ in range(60):
+            run("mount", "-t", "ext4", self.device, self.path)
+            self.is_mounted = True
+            if not os.statvfs(self.path).f_flag & os.ST_RDONLY:
+                return
+            self.unmount()
+            time.sleep(0.5)
+        raise OSError(f"{self.path} stays read-only")
 
     def unmount(self):
         """Nobody may have a file open in it any more; a process that was killed may take a moment."""
@@ -77,6 +86,13 @@ class Filesystem:
         if self.device:
             run("losetup", "--detach", self.device)
             self.device = None
+
+
+def one_request_each(device):
+    """Writes of at most what one FUSE request carries, so that a write fails as a whole: when FUSE has written a part
+    of it and then fails, the loop driver takes the short count for success, and the disk would lie."""
+    with open(f"/sys/block/{os.path.basename(device)}/queue/max_sectors_kb", "w") as file:
+        file.write("128")
 
 
 def new_image(case, size):

@@ -113,6 +113,10 @@ impl Client {
         self.acknowledged(number);
     }
 
+    pub fn spans_of(&self, number: usize) -> Vec<SpanKey> {
+        keys(&self.requests[number]).collect()
+    }
+
     pub fn answered(&mut self, number: usize, is_acknowledged: bool) {
         match (self.early.remove(&number), is_acknowledged) {
             (true, _) => {}

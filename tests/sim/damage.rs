@@ -55,7 +55,8 @@ impl Toll {
                         .corrupt
                         .iter()
                         .any(|range| range.start <= *position && *position < range.end);
-                    let is_beyond = *position >= recovered.synced;
+                    // A request in several entries, whose end is gone beyond the mark, goes from its first entry on.
+                    let is_beyond = *position >= recovered.synced.min(recovered.start.cut);
                     assert!(
                         is_told || is_beyond || !recovered.unreadable.is_empty(),
                         "{position} of {log:?} is gone and nobody says so: {recovered:?}"

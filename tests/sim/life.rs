@@ -107,6 +107,7 @@ pub fn live_by(plan: Plan, seed: u64, canary: Canary) -> Outcome {
         counted_lost: 0,
         forwarded: 0,
         disks_are_sound: true,
+        logs_were_whole: true,
         loses_settlements: canary == Canary::LostSettlements,
         has_damage: false,
         canary,
@@ -173,12 +174,13 @@ pub fn live_by(plan: Plan, seed: u64, canary: Canary) -> Outcome {
         .output
         .assert_durable(&outside.client, outside.counted_lost);
     outside.output.assert_nothing_invented(&outside.client);
-    if !plan.damage && node.logs_are_whole() && outside.counted_lost == 0 {
+    let logs_are_whole = outside.logs_were_whole && node.logs_are_whole();
+    if !plan.damage && logs_are_whole && outside.counted_lost == 0 {
         outside.output.assert_kept_is_out(&outside.client, node.serving());
     }
     if plan == Plan::FAULTLESS {
         outside.output.assert_exactly_once(&outside.client);
-        if node.logs_are_whole() && node.skipped_upgrades() == 0 {
+        if logs_are_whole && node.skipped_upgrades() == 0 {
             outside.output.assert_late_errors_keep(&outside.client);
         }
     }

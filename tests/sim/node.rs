@@ -78,6 +78,8 @@ pub struct Outside {
     pub loses_settlements: bool,
     /// What a node that stopped well has left for the next one.
     pub saved: Option<Saved>,
+    /// No log of the nodes before has let go of anything. What it let go of may be there again after a crash.
+    pub logs_were_whole: bool,
     /// How long segments stay that nothing needs.
     pub retain: Duration,
     /// Some disk did not keep what it was given.
@@ -248,6 +250,7 @@ impl Node {
         let before = shard.table().len();
         let (submission, waiter) = shard.handle_export(now, request);
         outside.history.note(&("send", core, number, &submission, before));
+        outside.history.note(&("spans", outside.client.spans_of(number)));
         if lacks_credit {
             assert!(
                 matches!(submission, Submission::InFlight),
@@ -397,6 +400,7 @@ impl Node {
         outside.history.note(&("ship", log, shipment.through, arrives));
         let result = match arrives {
             true => {
+                outside.history.note(&("out", spans::exported(&shipment.bytes)));
                 outside.output.exported(&shipment.bytes);
                 Ok(Arrival::default())
             }
@@ -553,6 +557,7 @@ impl Node {
     /// All processes of the node at once.
     pub fn crash(mut self, outside: &mut Outside, crash: Crash) {
         outside.history.note(&("crash", crash));
+        outside.logs_were_whole &= self.logs_are_whole();
         outside.counted_lost += self.lost_spans();
         outside.forwarded += self.forwarded_bytes();
         outside.take_note_of_damage();
