@@ -27,9 +27,10 @@ use crate::base::slab::Key;
 use crate::base::time::{Instant, Now, WallTime};
 use crate::base::wheel::Wheel;
 use crate::completion::Completion;
-use crate::gossip::home::{Home, HomeOptions, Word};
+use crate::gossip::home::{Bench, Home, HomeOptions, Word};
 use crate::gossip::{Inbound, Members, NodeDigest, NodeId, Outbound, PeerDecision, SpansArrive};
-use crate::policy::PolicySet;
+use crate::policy::quota::Company;
+use crate::policy::{PolicySet, QuotaAnswers};
 use crate::route::{Decision, Settlement};
 use crate::stats::Stats;
 use crate::verdict::{Reason, Verdict};
@@ -191,6 +192,20 @@ impl Table {
         self
     }
 
+    /// As which node this core judges, and among whom, at a start.
+    pub fn quota_company(&self) -> (u64, Company) {
+        match &self.cluster {
+            None => (0, Company::None),
+            Some(cluster) => {
+                let members = cluster.members.as_ref();
+                (
+                    cluster.options.own.0,
+                    members.map_or(Company::Unknown, company_of),
+                )
+            }
+        }
+    }
+
     // ---- what happens -----------------------------------------------------------------------------------
 
     /// Something came from the cluster.
@@ -213,20 +228,24 @@ impl Table {
         };
         match inbound {
             Inbound::Announced(keep) => {
-                cluster.home.handle_keep(now, &keep, policies, &mut cluster.words);
+                self.at_home(&mut context, |home, bench, words| {
+                    home.handle_keep(now, &keep, bench, words);
+                });
                 self.hear_keep(keep, &mut context);
             }
             // One that finds no room is sent again.
             Inbound::Digest(..) if cluster.is_full() => {}
             Inbound::Digest(from, digest) => {
-                cluster
-                    .home
-                    .absorb(now, from, &digest, policies, &mut cluster.words);
+                self.at_home(&mut context, |home, bench, words| {
+                    home.absorb(now, from, &digest, bench, words);
+                });
             }
             Inbound::Answer(version, answer) => self.hear_answer(version, answer, &mut context),
             Inbound::Members(members) => {
                 let is_first = cluster.members.is_none();
+                let company = company_of(&members);
                 let before = cluster.set_members(members);
+                self.quotas.set_company(now.instant, company);
                 // After a start this home knows nothing of what this node had dropped before.
                 self.remind_homes(now, |known, id| match &before {
                     Some(before) => before.home(id) != known.home(id),
@@ -237,6 +256,7 @@ impl Table {
                 cluster.send_again(node);
                 self.remind_homes(now, |known, id| known.home(id) == node);
             }
+            Inbound::Leasing(leasing) => self.quotas.handle(now.instant, leasing),
             Inbound::PolicyNames(_) => {}
         }
         self.hear_home(&mut context);
@@ -359,12 +379,12 @@ impl Table {
 
     pub(super) fn cluster_timeout(&mut self, context: &mut Context<'_>) {
         let now = context.now;
+        self.at_home(context, |home, bench, words| {
+            home.handle_timeout(now, bench, words)
+        });
         let Some(cluster) = &mut self.cluster else {
             return;
         };
-        cluster
-            .home
-            .handle_timeout(now, context.policies, &mut cluster.words);
         while let Some((id, decision)) = cluster.heard.expire(now.instant, HOME_PATIENCE) {
             let decision = Decision {
                 threshold: None,
@@ -397,6 +417,39 @@ impl Table {
         }
         self.remind(context);
         self.hear_home(context);
+    }
+
+    /// Has this core's home do something, with all that it judges by.
+    pub(super) fn at_home(
+        &mut self,
+        context: &mut Context<'_>,
+        work: impl FnOnce(&mut Home, &mut Bench<'_>, &mut Vec<Word>),
+    ) {
+        let Table { cluster, quotas, .. } = self;
+        let Some(cluster) = cluster else { return };
+        let Context {
+            now, policies, stats, ..
+        } = context;
+        let mut bench = Bench {
+            policies,
+            ask: &mut |quota, amount, ticket, urgency| {
+                let answer = quotas.ask(now.instant, quota, amount, ticket, urgency);
+                stats.count_quota(policies.quotas()[quota.number()].policy, answer, amount);
+                answer
+            },
+        };
+        work(&mut cluster.home, &mut bench, &mut cluster.words);
+    }
+
+    /// What quotas said of a trace, if its home is here.
+    pub(super) fn quotas_at_home(&self, id: &TraceId) -> QuotaAnswers {
+        let cluster = self.cluster.as_ref();
+        cluster.map_or(QuotaAnswers::NONE, |cluster| cluster.home.quotas_of(id))
+    }
+
+    /// Whether traces of this core's home wait for a quota.
+    pub(super) fn home_waits(&self) -> bool {
+        self.cluster.as_ref().is_some_and(|cluster| cluster.home.waits())
     }
 
     pub(super) fn cluster_poll_timeout(&self) -> Option<Instant> {
@@ -457,7 +510,14 @@ impl Table {
         keeps
     }
 
-    /// A digest or an answer.
+    /// Something else for another node. While there is no room it is lost, as on the way.
+    pub fn send(&mut self, outbound: Outbound) {
+        if let Some(cluster) = self.cluster.as_mut().filter(|cluster| !cluster.is_full()) {
+            cluster.outbound.push_back(outbound);
+        }
+    }
+
+    /// A digest, an answer, or a lease.
     pub fn poll_outbound(&mut self) -> Option<Outbound> {
         self.cluster.as_mut()?.outbound.pop_front()
     }
@@ -484,6 +544,14 @@ impl Table {
         let pending = cluster.pending.len() * (size_of::<(Key, Pending)>() + size_of::<(u64, Key)>());
         let reminders = cluster.reminders.capacity() * size_of::<(NodeId, NodeDigest)>();
         (pending + reminders) as u64 + cluster.home.state_bytes() + cluster.heard.state_bytes()
+    }
+}
+
+/// Among whom ledgers are dealt.
+fn company_of(members: &Members) -> Company {
+    Company::Nodes {
+        live: members.live.iter().map(|node| node.0).collect(),
+        key: members.home_key,
     }
 }
 
