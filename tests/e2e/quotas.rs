@@ -151,7 +151,11 @@ fn nodes_share_one_limit() {
         send(&first, round * 20..round * 20 + 10, 0);
         send(&second, round * 20 + 10..round * 20 + 20, 0);
     }
-    let statuses = [&first, &second].map(|tailkeep| tailkeep.wait_settled());
+    // A home has judged what the other node has settled.
+    for tailkeep in [&first, &second] {
+        tailkeep.wait_settled();
+    }
+    let statuses = [&first, &second].map(|tailkeep| tailkeep.status());
     let counted = |what: &str| -> u64 {
         let quotas = statuses.iter().map(|status| &status["policies"][0]["quota"]);
         quotas.filter_map(|quota| quota[what].as_u64()).sum()
