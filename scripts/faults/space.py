@@ -52,13 +52,24 @@ def no_space(case):
                 pass
 
     played = [play(case, node, fill, lambda: os.remove(filler)) for _ in range(case.count(1, 5))]
-    # A start on a full disk.
-    fill()
-    process = node.start(ready=False)
-    time.sleep(2)
-    process.kill()
-    os.remove(filler)
+    start_on_full(case, node, fill, lambda: os.remove(filler))
     return verdict(case, played, node)
+
+
+def start_on_full(case, node, fill, free):
+    """It runs, whether or not it takes requests, and takes them when there is room."""
+    fill()
+    for _ in range(2):
+        process = node.start(ready=False)
+        time.sleep(2)
+        ended = process.process.poll()
+        case.expect(ended is None, f"a start on a full disk ended with {ended}")
+        process.kill()
+    process = node.start(ready=False)
+    free()
+    process.wait_ready()
+    wait_for("it takes requests again", Sender(node, process).post, 2 * RECOVERY_SECONDS_MAX)
+    process.kill()
 
 
 def verdict(case, played, node):
@@ -89,4 +100,5 @@ def no_inodes(case):
             os.remove(made.pop())
 
     played = [play(case, node, fill, free) for _ in range(case.count(1, 5))]
+    start_on_full(case, node, fill, free)
     return verdict(case, played, node)

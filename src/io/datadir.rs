@@ -5,6 +5,7 @@
 //!    lock               held by the one process that may write here
 //!    node               identity of this directory, JSON, replaced by rename
 //!    policies           names of policies that verdicts in the logs may have, JSON, likewise
+//!    *.new              the version before of either, or the next one half written: space for a start on a full disk
 //!    log-00/            segments of log 0: {segment id:016x}.seg, 0600
 //!    kept-00/           segments of its kept log
 //! ```
@@ -14,13 +15,13 @@ use crate::gossip::NodeId;
 use crate::landing::fetch::WhichLog;
 use crate::route::HashKey;
 use crate::wal::SegmentId;
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags};
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 use std::fs::{self, File, OpenOptions};
 use std::hash::Hasher;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use thiserror::Error;
@@ -206,10 +207,13 @@ impl DataDir {
         const FILE: &str = "policies";
         let mut names = configured.to_vec();
         let known: Vec<String> = read_json(&self.path, FILE)?.unwrap_or_default();
-        for name in known {
-            if names.len() < COUNT_MAX && !names.contains(&name) {
-                names.push(name);
+        for name in &known {
+            if names.len() < COUNT_MAX && !names.contains(name) {
+                names.push(name.clone());
             }
+        }
+        if names == known {
+            return Ok(names);
         }
         write_json(&self.path, FILE, &names).map_err(|error| DataDirError::Io {
             path: self.path.join(FILE),
@@ -425,19 +429,45 @@ fn read_json<T: serde::de::DeserializeOwned>(
     serde_json::from_str(&text).map(Some).map_err(damaged)
 }
 
-/// Replaces a small file of the directory, durably.
+/// Replaces a small file of the directory, durably, and without new space where that is possible: the version
+/// before stays beside it, and the next one is written over it. A start works on a full disk too.
 fn write_json(directory: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
-    let temporary = directory.join(format!("{name}.new"));
-    let _ = fs::remove_file(&temporary);
-    let mut file = OpenOptions::new()
+    let text = serde_json::to_string(value)?;
+    let (path, spare) = (directory.join(name), directory.join(format!("{name}.new")));
+    let write = || -> io::Result<()> {
+        let mut file = open_spare(&spare)?;
+        file.write_all(text.as_bytes())?;
+        file.set_len(text.len() as u64)?;
+        file.sync_all()
+    };
+    write()?;
+    let exchanged = rustix::fs::renameat_with(CWD, &spare, CWD, &path, RenameFlags::EXCHANGE);
+    if exchanged.is_err() {
+        // There is none yet, or the file system cannot.
+        fs::rename(&spare, &path)?;
+        if let Err(error) = write() {
+            tracing::debug!(path = %spare.display(), %error, "no space is set aside for the next version");
+        }
+    }
+    sync_directory(directory)
+}
+
+/// The file that a version is written to: what is there if it is ours alone, or a new one.
+fn open_spare(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    let there = OpenOptions::new().write(true).custom_flags(flags).open(path);
+    if let Ok(file) = there {
+        let is_ours = file.metadata().map(|data| data.is_file() && data.nlink() == 1)?;
+        if is_ours {
+            return Ok(file);
+        }
+    }
+    let _ = fs::remove_file(path);
+    OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(serde_json::to_string(value)?.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, directory.join(name))?;
-    sync_directory(directory)
+        .open(path)
 }
 
 fn sync_directory(directory: &Path) -> io::Result<()> {
@@ -460,6 +490,34 @@ mod tests {
         let second = DataDir::open(&path, true).expect("again").identity().clone();
         assert_eq!(first.incarnation + 1, second.incarnation);
         assert_eq!((first.node_id, first.hash_key), (second.node_id, second.hash_key));
+    }
+
+    #[test]
+    fn the_version_before_stays_and_a_link_in_its_place_is_not_followed() {
+        let directory = directory();
+        let open = || {
+            DataDir::open(directory.path(), true)
+                .expect("it opens")
+                .incarnation()
+        };
+        let stands = |name: &str| {
+            let text = fs::read_to_string(directory.path().join(name)).expect("it is there");
+            serde_json::from_str::<Identity>(&text)
+                .expect("an identity")
+                .incarnation
+        };
+        assert_eq!((open(), open()), (1, 2));
+        assert_eq!((stands("node"), stands("node.new")), (2, 1));
+
+        let (spare, other) = (directory.path().join("node.new"), directory.path().join("other"));
+        fs::write(&other, "other").expect("written");
+        fs::remove_file(&spare).expect("removed");
+        std::os::unix::fs::symlink(&other, &spare).expect("linked");
+        assert_eq!((open(), stands("node")), (3, 3));
+        fs::remove_file(&spare).expect("removed");
+        fs::hard_link(&other, &spare).expect("linked");
+        assert_eq!((open(), stands("node")), (4, 4));
+        assert_eq!(fs::read_to_string(&other).expect("read"), "other");
     }
 
     #[test]

@@ -157,9 +157,12 @@ impl<P: BlockPool> Log<P> {
         held.map(|segment| (segment.base, segment.holds))
     }
 
-    /// The number of the next entry of a caller.
+    /// The number that a start on what is there would give the next entry of a caller: 0 when all that had one is gone.
     pub fn next_sequence(&self) -> u64 {
-        self.next_sequence
+        match self.begins_at() < self.durable {
+            true => self.next_sequence,
+            false => 0,
+        }
     }
 
     /// Whether something in it is younger than `retain`.

@@ -26,7 +26,7 @@ use tailkeep::shard::{Credit, Message, Resuming, Shard};
 use tailkeep::stats::Transport;
 use tailkeep::table::{SavedTrace, Trace};
 use tailkeep::verdict::{Reason, Verdict};
-use tailkeep::wal::recover::Fallback;
+use tailkeep::wal::recover::{Extent, Fallback};
 
 use crate::checkers::{Output, Ways};
 use crate::client::Client;
@@ -91,6 +91,23 @@ pub struct Saved {
     traces: Vec<SavedTrace>,
 }
 
+impl Saved {
+    /// Whether the logs end where they ended when this was written. A node takes it for all of them or for none.
+    fn fits(&self, outside: &Outside) -> bool {
+        let fits = self.logs.iter().all(|saved| {
+            let log = LogId(saved.log.try_into().expect("few logs"));
+            let files = &outside.logs[usize::from(log.0)].disks.main.files;
+            let files = files.iter().map(|(segment, file)| (*segment, file.bytes()));
+            let fallback = Some(fallback(log));
+            let found = start::recover_files(log, &files.collect(), fallback, Extent::Whole, |_| ());
+            found.start.next_sequence == saved.next_sequence
+        });
+        let lies = outside.canary == Canary::SyncsThatDoNothing;
+        assert!(fits || outside.has_damage || lies, "nothing was written since");
+        fits
+    }
+}
+
 pub struct Node {
     cores: Vec<Option<Core>>,
     queues: BTreeMap<(u16, u16), VecDeque<Message>>,
@@ -119,7 +136,7 @@ impl Node {
             credit,
             policies: start::errors_policy(),
         };
-        let saved = outside.saved.take();
+        let saved = outside.saved.take().filter(|saved| saved.fits(outside));
         let mut naive = Naive::new(HASH_KEY);
         let quiet = QUIET[usize::from(outside.random.below(4) == 0)];
         for core in 0..core_count {
@@ -181,12 +198,8 @@ impl Node {
             let mut told = Vec::new();
             let disks = &mut outside.logs[usize::from(number)].disks;
             let mut toll = Toll::default();
-            let fallback = Fallback {
-                log_seed: setting.log_seed,
-                size: SEGMENT_BYTES,
-            };
-            toll.collect(log, &mut disks.main, fallback);
-            toll.collect(log, &mut disks.kept, fallback);
+            toll.collect(log, &mut disks.main, fallback(log));
+            toll.collect(log, &mut disks.kept, fallback(log));
             outside.history.note(&("damage", log, &toll));
             outside.output.damaged(&toll, &outside.client);
             let replayed = start::replay(&setting, log, disks, naive, |found| {
@@ -700,6 +713,13 @@ impl Outside {
 /// As a directory has it: it follows from the log.
 fn log_seed(log: LogId) -> u64 {
     0x5eed_0000 + u64::from(log.0)
+}
+
+fn fallback(log: LogId) -> Fallback {
+    Fallback {
+        log_seed: log_seed(log),
+        size: SEGMENT_BYTES,
+    }
 }
 
 fn decisions(shard: &Serving) -> u64 {

@@ -3,6 +3,9 @@
 //! A body is one contiguous vector, filled by a single copy from the transport's buffers, grown with what
 //! arrives and never by what the peer announces (an announced length only stops the doubling). Vectors
 //! are reused without being zeroed. A body that arrived in one piece is not copied at all.
+//!
+//! The account counts an announced body from its first byte on. If it counted what arrived, many bodies at once would
+//! fill it half received, and be refused one after the other when most of their bytes had been read for nothing.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Deref;
@@ -12,6 +15,9 @@ use bytes::Bytes;
 
 /// The largest vector worth keeping.
 const SPARE_BYTES_EACH_MAX: usize = 1 << 20;
+
+/// What a body counts as at most before it has arrived: a peer that announces much and sends nothing takes no more.
+const RESERVED_BYTES_MAX: usize = 1 << 20;
 
 /// What a body may grow by without having received as much.
 const AHEAD_BYTES: usize = 64 << 10;
@@ -44,6 +50,8 @@ pub struct Body {
     charged: usize,
     /// Of `charged`, what is held beside the bytes to make them.
     beside: usize,
+    /// Of `charged`, what is announced and has not arrived.
+    reserved: usize,
     /// It is of the one request beyond the account.
     is_beyond: bool,
     home: Rc<Bodies>,
@@ -75,12 +83,13 @@ impl Bodies {
             piece: None,
             charged: 0,
             beside: 0,
+            reserved: 0,
             is_beyond: false,
             home: self.clone(),
         }
     }
 
-    /// In flight now.
+    /// In flight now, announced ones with what is still to come.
     pub fn bytes(&self) -> usize {
         self.bytes.get()
     }
@@ -126,7 +135,15 @@ impl Body {
         if chunk.is_empty() {
             return Ok(());
         }
-        self.charge(chunk.len())?;
+        if self.is_empty() {
+            let announced = announced.map_or(0, |announced| announced.min(RESERVED_BYTES_MAX));
+            self.charge(announced.max(chunk.len()))?;
+            self.reserved = announced.saturating_sub(chunk.len());
+        } else {
+            let arrived = chunk.len().min(self.reserved);
+            self.charge(chunk.len() - arrived)?;
+            self.reserved -= arrived;
+        }
         if self.is_empty() && announced == Some(chunk.len()) && chunk.len() >= ADOPT_BYTES_MIN {
             self.piece = Some(chunk.clone());
             return Ok(());
@@ -174,7 +191,7 @@ impl Body {
     }
 
     fn settle(&mut self) -> Result<(), Full> {
-        let more = self.bytes.len() - (self.charged - self.beside);
+        let more = self.bytes.len() - (self.charged - self.beside - self.reserved);
         self.charge(more)
     }
 
@@ -249,6 +266,28 @@ mod tests {
         assert_eq!(two.push(&chunk(60), None), Ok(()));
         drop(two);
         assert_eq!(bodies.bytes(), 0);
+    }
+
+    #[test]
+    fn an_announced_body_has_its_room_from_the_first_byte_on() {
+        let bodies = account(100);
+        let (mut one, mut two) = (bodies.body(), bodies.body());
+        assert_eq!(one.push(&chunk(1), Some(60)), Ok(()));
+        assert_eq!(two.push(&chunk(1), Some(60)), Err(Full));
+        assert_eq!((bodies.bytes(), two.len()), (60, 0));
+        assert_eq!(two.push(&chunk(1), Some(40)), Ok(()));
+        for _ in 1..60 {
+            assert_eq!(one.push(&chunk(1), Some(60)), Ok(()));
+        }
+        assert_eq!((bodies.bytes(), one.push(&chunk(1), Some(60))), (100, Err(Full)));
+        drop((one, two));
+        assert_eq!(bodies.bytes(), 0);
+        // Who announces much and sends little holds a bounded room.
+        let bodies = account(2 * RESERVED_BYTES_MAX);
+        let (mut one, mut two) = (bodies.body(), bodies.body());
+        assert_eq!(one.push(&chunk(1), Some(usize::MAX)), Ok(()));
+        assert_eq!(two.push(&chunk(1), Some(usize::MAX)), Ok(()));
+        assert_eq!(bodies.bytes(), 2 * RESERVED_BYTES_MAX);
     }
 
     #[test]
