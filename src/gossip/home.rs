@@ -337,11 +337,11 @@ impl Home {
         while self.state_bytes() > options.bytes_max
             && let Some((_, id)) = self.by_age.front().copied()
         {
-            if let Some(trace) = self.traces.get_mut(&id).filter(|trace| trace.is_open) {
-                if let Some(ruling) = trace.judge_asking(id, Urgency::Now, bench) {
-                    let decision = trace.decision_of(&ruling, Reason::MemoryPressure);
-                    trace.decide(now, &options, id, decision, out);
-                }
+            if let Some(trace) = self.traces.get_mut(&id).filter(|trace| trace.is_open)
+                && let Some(ruling) = trace.judge_asking(id, Urgency::Now, bench)
+            {
+                let decision = trace.decision_of(&ruling, Reason::MemoryPressure);
+                trace.decide(now, &options, id, decision, out);
             }
             self.forget(&id);
         }

@@ -464,8 +464,11 @@ fn rate(spans_per_second: u64) -> PolicyKind {
     }
 }
 
+/// Verdict and policy.
+type Judged = (Verdict, Option<u16>);
+
 /// Asks with quotas that have so many tokens each, and returns what they were asked for.
-fn ask(set: &PolicySet, spans: &[SpanView<'_>], tokens: &[u64]) -> ((Verdict, Option<u16>), Vec<(u8, u64)>) {
+fn ask(set: &PolicySet, spans: &[SpanView<'_>], tokens: &[u64]) -> (Judged, Vec<(u8, u64)>) {
     let digest = spans
         .iter()
         .map(|span| fold(set, span))

@@ -81,7 +81,7 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
     network.ledgers_forget = canary == Canary::ForgetfulLedger;
     let by_trace_id = canary == Canary::None && random.below(8) == 0;
     let limited = match canary {
-        Canary::None => seed % 2 == 0,
+        Canary::None => seed.is_multiple_of(2),
         canary => canary == Canary::ForgetfulLedger,
     };
     let node_count = 2 + random.below(NODES_MAX - 1) as usize;

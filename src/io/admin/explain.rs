@@ -42,7 +42,7 @@ struct Busy;
 
 /// What the owner of a trace answers.
 enum Owned {
-    Known(Known),
+    Known(Box<Known>),
     /// An old decision, of which only the verdict is left.
     Remembered(Decision),
     Unknown,
@@ -109,10 +109,10 @@ impl Admin {
         };
         let shard = core.shard();
         if let Some(open) = shard.table().open_trace(&trace) {
-            return Owned::Known(pending(&core, open));
+            return Owned::Known(Box::new(pending(&core, open)));
         }
         if let Some(found) = shard.table().recent().get(&trace) {
-            return Owned::Known(decided(found));
+            return Owned::Known(Box::new(decided(found)));
         }
         match shard.table().decided(&trace) {
             Some(decision) => Owned::Remembered(decision),
