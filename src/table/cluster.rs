@@ -17,6 +17,7 @@
 //! Keeps that this node gives are handed out as [`PeerDecision`]s to be logged first; digests and answers as
 //! [`Outbound`]s. Losing one of the latter costs time only: what is not answered is sent again.
 
+mod bench; // quotas, at the home and among nodes
 mod hear; // what homes and peers say of a trace, and what they are reminded of
 mod trace; // one trace, from its close to its settlement
 
@@ -27,10 +28,9 @@ use crate::base::slab::Key;
 use crate::base::time::{Instant, Now, WallTime};
 use crate::base::wheel::Wheel;
 use crate::completion::Completion;
-use crate::gossip::home::{Bench, Home, HomeOptions, Word};
+use crate::gossip::home::{Home, HomeOptions, Word};
 use crate::gossip::{Inbound, Members, NodeDigest, NodeId, Outbound, PeerDecision, SpansArrive};
-use crate::policy::quota::Company;
-use crate::policy::{PolicySet, QuotaAnswers};
+use crate::policy::PolicySet;
 use crate::route::{Decision, Settlement};
 use crate::stats::Stats;
 use crate::verdict::{Reason, Verdict};
@@ -192,20 +192,6 @@ impl Table {
         self
     }
 
-    /// As which node this core judges, and among whom, at a start.
-    pub fn quota_company(&self) -> (u64, Company) {
-        match &self.cluster {
-            None => (0, Company::None),
-            Some(cluster) => {
-                let members = cluster.members.as_ref();
-                (
-                    cluster.options.own.0,
-                    members.map_or(Company::Unknown, company_of),
-                )
-            }
-        }
-    }
-
     // ---- what happens -----------------------------------------------------------------------------------
 
     /// Something came from the cluster.
@@ -243,7 +229,7 @@ impl Table {
             Inbound::Answer(version, answer) => self.hear_answer(version, answer, &mut context),
             Inbound::Members(members) => {
                 let is_first = cluster.members.is_none();
-                let company = company_of(&members);
+                let company = bench::company_of(&members);
                 let before = cluster.set_members(members);
                 self.quotas.set_company(now.instant, company);
                 // After a start this home knows nothing of what this node had dropped before.
@@ -419,39 +405,6 @@ impl Table {
         self.hear_home(context);
     }
 
-    /// Has this core's home do something, with all that it judges by.
-    pub(super) fn at_home(
-        &mut self,
-        context: &mut Context<'_>,
-        work: impl FnOnce(&mut Home, &mut Bench<'_>, &mut Vec<Word>),
-    ) {
-        let Table { cluster, quotas, .. } = self;
-        let Some(cluster) = cluster else { return };
-        let Context {
-            now, policies, stats, ..
-        } = context;
-        let mut bench = Bench {
-            policies,
-            ask: &mut |quota, amount, ticket, urgency| {
-                let answer = quotas.ask(now.instant, quota, amount, ticket, urgency);
-                stats.count_quota(policies.quotas()[quota.number()].policy, answer, amount);
-                answer
-            },
-        };
-        work(&mut cluster.home, &mut bench, &mut cluster.words);
-    }
-
-    /// What quotas said of a trace, if its home is here.
-    pub(super) fn quotas_at_home(&self, id: &TraceId) -> QuotaAnswers {
-        let cluster = self.cluster.as_ref();
-        cluster.map_or(QuotaAnswers::NONE, |cluster| cluster.home.quotas_of(id))
-    }
-
-    /// Whether traces of this core's home wait for a quota.
-    pub(super) fn home_waits(&self) -> bool {
-        self.cluster.as_ref().is_some_and(|cluster| cluster.home.waits())
-    }
-
     pub(super) fn cluster_poll_timeout(&self) -> Option<Instant> {
         let cluster = self.cluster.as_ref()?;
         let waits = !cluster.moved.is_empty() || !cluster.reminders.is_empty();
@@ -544,14 +497,6 @@ impl Table {
         let pending = cluster.pending.len() * (size_of::<(Key, Pending)>() + size_of::<(u64, Key)>());
         let reminders = cluster.reminders.capacity() * size_of::<(NodeId, NodeDigest)>();
         (pending + reminders) as u64 + cluster.home.state_bytes() + cluster.heard.state_bytes()
-    }
-}
-
-/// Among whom ledgers are dealt.
-fn company_of(members: &Members) -> Company {
-    Company::Nodes {
-        live: members.live.iter().map(|node| node.0).collect(),
-        key: members.home_key,
     }
 }
 

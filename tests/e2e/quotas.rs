@@ -78,7 +78,7 @@ fn limit_lets_its_burst_through_says_why_not_more_and_restarts_without_it() {
         let (_, explained) = tailkeep.ask(&format!("/api/v1/traces/{}", hex(&trace_id(number))));
         let limit = policy_of(&explained, "limit");
         let detail = limit["detail"].as_str().expect("text");
-        match kept_traces.contains(&trace_id(number).to_vec()) {
+        match kept_traces.contains(trace_id(number).as_slice()) {
             true => {
                 assert_eq!(limit["result"], "match");
                 assert_eq!(detail, "8 spans: within 1 a second, 40 at once");

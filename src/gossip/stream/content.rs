@@ -5,17 +5,22 @@
 //! batch of decisions can be read by itself, in any order and given on by anybody, and nodes with different policies
 //! understand each other as far as they ask the same.
 
+mod leasing; // between judges and ledgers of quotas
+
+pub use leasing::read_leasing;
+
 use super::BATCH_BYTES_MAX;
-use crate::base::ids::{CoreId, TraceId};
+use crate::base::ids::TraceId;
 use crate::base::monoid::Monoid;
 use crate::base::time::WallTime;
 use crate::digest::{Digest, PredicateIndex, PredicateSet, RandomnessSeen};
-use crate::gossip::{NodeDigest, NodeId, PeerDecision};
-use crate::policy::quota::{Ask, Grant, Judge, Leasing, QuotaKey, Terms, Unit};
+use crate::gossip::{NodeDigest, PeerDecision};
+use crate::policy::quota::Leasing;
 use crate::proto;
 use crate::route::{Decision, PolicyNumber};
 use crate::verdict::{Reason, Threshold, Verdict};
 use bytes::{Bytes, BytesMut};
+use leasing::{LEASING_BYTES, write_leasing};
 use prost::Message;
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -46,8 +51,6 @@ const DECISION_BYTES: usize = 16 + 1 + 2 + 9;
 /// One digest at most, every field at its longest.
 const DIGEST_BYTES: usize = 104;
 const VERSION_BYTES: usize = 5;
-/// One request of a judge, or one answer of a ledger, at most.
-const LEASING_BYTES: usize = 120;
 /// The time, and tags and lengths of columns.
 const COLUMNS_BYTES: usize = 34;
 
@@ -302,91 +305,6 @@ pub fn read_answers(
         })?;
     }
     Ok(answers)
-}
-
-fn write_leasing(leasing: &Leasing) -> proto::Leasing {
-    let (quota, judge, number) = match leasing {
-        Leasing::Ask(ask) => (ask.quota, ask.judge, ask.number),
-        Leasing::Grant(grant) => (grant.quota, grant.judge, grant.number),
-    };
-    let common = proto::Leasing {
-        policy: quota.policy,
-        part: quota.part.into(),
-        unit: match quota.terms.unit {
-            Unit::Spans => 0,
-            Unit::Bytes => 1,
-        },
-        rate: quota.terms.rate,
-        burst: quota.terms.burst,
-        core: judge.core.0.into(),
-        number,
-        ..proto::Leasing::default()
-    };
-    match leasing {
-        Leasing::Ask(ask) => proto::Leasing {
-            want: ask.want,
-            least: ask.least,
-            ahead: ask.ahead,
-            returned: ask.returned,
-            ..common
-        },
-        Leasing::Grant(grant) => proto::Leasing {
-            granted: true,
-            tokens: grant.tokens,
-            left: grant.left,
-            ..common
-        },
-    }
-}
-
-/// `sender` asks for its own judges, and answers those of `own`. `None`: of a unit that a later version knows.
-pub fn read_leasing(
-    message: &proto::Leasing,
-    sender: NodeId,
-    own: NodeId,
-) -> Result<Option<Leasing>, ContentError> {
-    let unit = match message.unit {
-        0 => Unit::Spans,
-        1 => Unit::Bytes,
-        _ => return Ok(None),
-    };
-    let (Ok(part), Ok(core)) = (u16::try_from(message.part), u16::try_from(message.core)) else {
-        return Err(ContentError::Value);
-    };
-    if message.rate == 0 || message.burst == 0 || message.tokens > message.burst {
-        return Err(ContentError::Value);
-    }
-    let quota = QuotaKey {
-        policy: message.policy,
-        part,
-        terms: Terms {
-            unit,
-            rate: message.rate,
-            burst: message.burst,
-        },
-    };
-    let judge = |node: NodeId| Judge {
-        node: node.0,
-        core: CoreId(core),
-    };
-    Ok(Some(match message.granted {
-        false => Leasing::Ask(Ask {
-            quota,
-            judge: judge(sender),
-            number: message.number,
-            want: message.want,
-            least: message.least,
-            ahead: message.ahead,
-            returned: message.returned,
-        }),
-        true => Leasing::Grant(Grant {
-            quota,
-            judge: judge(own),
-            number: message.number,
-            tokens: message.tokens,
-            left: message.left,
-        }),
-    }))
 }
 
 /// From the bits of one sender to ours.
