@@ -23,6 +23,7 @@ pub use machine::{Gossip, Options};
 
 use crate::base::ids::TraceId;
 use crate::digest::{Digest, PredicateSet};
+use crate::policy::quota::Leasing;
 use crate::route::{self, Decision, HashKey};
 
 /// One life of one node: address-independent, drawn at its first start and kept in its data directory.
@@ -99,6 +100,8 @@ pub enum Outbound {
     Digest(NodeId, NodeDigest),
     /// From the home to a node that sent a digest, of this version.
     Answer(NodeId, u32, PeerDecision),
+    /// Between a judge of quotas and a ledger.
+    Leasing(NodeId, Leasing),
 }
 
 /// From the cluster to a shard: the owner of the trace, or, of members and names, every shard.
@@ -109,6 +112,8 @@ pub enum Inbound {
     Digest(NodeId, NodeDigest),
     /// Of this node's own digest of this version.
     Answer(u32, PeerDecision),
+    /// For the core that keeps the ledger, or the judge that asked.
+    Leasing(Leasing),
     Members(Members),
     /// What was sent to this node and not answered is lost to it: it lives anew, was cut off, or fell too far behind.
     /// Digests for which it is home are to be sent again.

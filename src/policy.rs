@@ -4,7 +4,8 @@
 //!  options ──compile──→ PolicySet
 //!                          │ fold          one span, its resource's match → one-span digest
 //!                          │ judge_open    digest of a trace that may still grow → Ruling, perhaps Pending
-//!                          └ judge_closed  digest of a closed trace → Ruling, never Pending
+//!                          ├ judge_asking  digest of a closed trace, quotas asked → Ruling, never Pending
+//!                          └ judge_closed  likewise, without asking any
 //! ```
 //!
 //! A policy is a [`rule`] over the digest; what a rule asks of single spans is a numbered [`predicate`],
@@ -23,7 +24,7 @@
 //! | asks only what the spans hold | 0: `th` stays as it came |
 //! | `probabilistic` | its own |
 //! | `and` | the highest of its parts |
-//! | `probabilistic` with `hash_salt`, `not` around a probability, `and` with one of them | none: `th` is erased, since R says nothing about how often such a trace is kept |
+//! | `rate_limiting`, `bytes_limiting`, `probabilistic` with `hash_salt`, `not` around a probability, `and` with one of them | none: `th` is erased, since R says nothing about how often such a trace is kept |
 //!
 //! A policy without T gives way to any with one.
 
@@ -38,6 +39,7 @@ pub mod options;
 mod pattern;
 mod predicate;
 mod probability;
+pub mod quota;
 mod rule;
 
 pub use compile::CompileError;
@@ -45,6 +47,7 @@ pub use explain::{Outcome, PolicyResult};
 pub use options::{PolicyEntry, PolicyKind, PolicyOptions, StatusCode};
 pub use predicate::ResourceMatch;
 pub use probability::threshold_of_percentage;
+pub use quota::{Answer, Quota, QuotaAnswers, QuotaIndex, Quotas, Ticket};
 
 use predicate::PredicateTable;
 use rule::{Evidence, Rule, Truth};
@@ -58,6 +61,7 @@ pub struct PolicySet {
     infos: Vec<PolicyInfo>,
     policies: Vec<Policy>,
     drops: PolicyMask,
+    quotas: Vec<Quota>,
     first_match: bool,
     predicates: PredicateTable,
 }
@@ -74,10 +78,11 @@ struct Policy {
     rule: Rule,
     /// T of a trace that this policy keeps; `None` erases `th`.
     threshold: Option<Threshold>,
+    asks_quota: bool,
 }
 
 /// A policy's place in the configuration's list, and in [`PolicySet::policies`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyIndex(pub u16);
 
 /// A set of policies.
@@ -153,25 +158,20 @@ impl PolicySet {
         self.predicates.fold_matched(span, matched)
     }
 
+    /// What the policies limit; [`QuotaIndex`] counts them.
+    pub fn quotas(&self) -> &[Quota] {
+        &self.quotas
+    }
+
     /// Judges a trace that may still grow: Pending unless nothing that may come can change verdict or
     /// threshold (V2).
     pub fn judge_open(&self, trace: TraceId, digest: &Digest) -> Ruling {
-        self.judge(&Evidence {
-            trace,
-            digest,
-            closed: false,
-            unknown: PredicateSet::NONE,
-        })
+        self.judge_merged(trace, digest, PredicateSet::NONE, false)
     }
 
-    /// Judges a trace as it is: never Pending.
+    /// Judges a trace as it is, and asks no quota: a policy that hangs on one does not match. Never Pending.
     pub fn judge_closed(&self, trace: TraceId, digest: &Digest) -> Ruling {
-        self.judge(&Evidence {
-            trace,
-            digest,
-            closed: true,
-            unknown: PredicateSet::NONE,
-        })
+        self.judge_merged(trace, digest, PredicateSet::NONE, true)
     }
 
     /// Judges what several nodes have seen of a trace, of which some do not know the predicates `unknown`. Open:
@@ -189,7 +189,113 @@ impl PolicySet {
             digest,
             closed,
             unknown,
+            quotas: QuotaAnswers::NONE,
         })
+    }
+
+    /// Judges a closed trace and charges its quotas: in order, drop policies first, as far as the ruling goes; in a
+    /// conjunction last. What is in `answers` is not asked again. `None`: a quota will answer later, ask again then.
+    pub fn judge_asking(
+        &self,
+        trace: TraceId,
+        digest: &Digest,
+        unknown: PredicateSet,
+        answers: &mut QuotaAnswers,
+        ask: &mut dyn FnMut(QuotaIndex, u64, Option<Ticket>) -> Answer,
+    ) -> Option<Ruling> {
+        let evidence = |quotas| Evidence {
+            trace,
+            digest,
+            closed: true,
+            unknown,
+            quotas,
+        };
+        if !self.quotas.is_empty() {
+            self.ask_quotas(&evidence(QuotaAnswers::NONE), answers, ask)?;
+        }
+        Some(self.judge(&evidence(*answers)))
+    }
+
+    /// Charges a trace that is kept before it is closed: every quota whose policy matches by what is known now.
+    /// Nobody waits for an answer, and none changes the ruling.
+    pub fn charge_open(
+        &self,
+        trace: TraceId,
+        digest: &Digest,
+        unknown: PredicateSet,
+        answers: &mut QuotaAnswers,
+        ask: &mut dyn FnMut(QuotaIndex, u64, Option<Ticket>) -> Answer,
+    ) {
+        let evidence = Evidence {
+            trace,
+            digest,
+            closed: false,
+            unknown,
+            quotas: QuotaAnswers::NONE,
+        };
+        if !self.quotas.is_empty() {
+            let _ = self.ask_quotas(&evidence, answers, ask);
+        }
+    }
+
+    fn ask_quotas(
+        &self,
+        evidence: &Evidence<'_>,
+        answers: &mut QuotaAnswers,
+        ask: &mut dyn FnMut(QuotaIndex, u64, Option<Ticket>) -> Answer,
+    ) -> Option<()> {
+        let policies = || self.policies.iter().enumerate();
+        let is_drop = |index: usize| self.drops.contains(PolicyIndex(index as u16));
+        let drops = policies().filter(|(index, _)| is_drop(*index));
+        for (index, policy) in drops.chain(policies().filter(|(index, _)| !is_drop(*index))) {
+            let ends_it = is_drop(index) || self.first_match;
+            if !policy.asks_quota && !ends_it {
+                continue;
+            }
+            let mut waits = false;
+            let truth = policy.rule.ask(evidence, &mut |quota| {
+                if waits {
+                    return Truth::Unknown;
+                }
+                if answers.of(quota).is_none() {
+                    let amount = self.quotas[quota.number()].key.terms.unit.amount(evidence.digest);
+                    answers.note(quota, ask(quota, amount, answers.ticket(quota)));
+                }
+                waits = answers.of(quota).is_none();
+                answers.of(quota).map_or(Truth::Unknown, Truth::settled)
+            });
+            if waits {
+                return None;
+            }
+            if truth == Truth::True && ends_it {
+                break;
+            }
+        }
+        Some(())
+    }
+
+    /// Judges a decided trace anew, with late spans. No quota is asked again, and what one of them had a part in
+    /// denying stays denied.
+    pub fn judge_again(&self, trace: TraceId, digest: &Digest, before: Verdict) -> Ruling {
+        let evidence = Evidence {
+            trace,
+            digest,
+            closed: true,
+            unknown: PredicateSet::NONE,
+            quotas: QuotaAnswers::NONE,
+        };
+        let denies = |policy: &Policy| policy.asks_quota && policy.rule.truth(&evidence) == Truth::Unknown;
+        let mut drops = self.drops.iter();
+        let denied_by = drops.find(|index| denies(&self.policies[usize::from(index.0)]));
+        match denied_by.filter(|_| before == Verdict::Deny) {
+            Some(policy) => Ruling {
+                verdict: Verdict::Deny,
+                policy: Some(policy),
+                threshold: None,
+                matched: PolicyMask::NONE,
+            },
+            None => self.judge(&evidence),
+        }
     }
 
     /// Whether spans with this digest, added to a trace that was dropped, may make a policy keep it: `Some(true)` if
@@ -204,6 +310,17 @@ impl PolicySet {
 
     /// Says of each policy, in the order of the configuration, what it makes of the trace and why.
     pub fn explain(&self, trace: TraceId, digest: &Digest, closed: bool) -> Vec<PolicyResult<'_>> {
+        self.explain_asked(trace, digest, closed, QuotaAnswers::NONE)
+    }
+
+    /// As [`PolicySet::explain`], with what quotas said.
+    pub fn explain_asked(
+        &self,
+        trace: TraceId,
+        digest: &Digest,
+        closed: bool,
+        quotas: QuotaAnswers,
+    ) -> Vec<PolicyResult<'_>> {
         explain::explain(
             self,
             &Evidence {
@@ -211,6 +328,7 @@ impl PolicySet {
                 digest,
                 closed,
                 unknown: PredicateSet::NONE,
+                quotas,
             },
         )
     }

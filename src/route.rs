@@ -58,6 +58,12 @@ pub fn home(key: HashKey, live: impl Iterator<Item = u64>, trace: &TraceId) -> O
     live.max_by_key(|node| (mix(hash ^ mix(*node)), *node))
 }
 
+/// As [`home`], of what has a name: the same node for all who see the same nodes.
+pub fn home_of_name(key: HashKey, live: impl Iterator<Item = u64>, name_hash: u64) -> Option<u64> {
+    let hash = mix(name_hash ^ key.0[0]) ^ key.0[1];
+    live.max_by_key(|node| (mix(hash ^ mix(*node)), *node))
+}
+
 /// Spreads every bit over all (the finaliser of splitmix64).
 fn mix(value: u64) -> u64 {
     let value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

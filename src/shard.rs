@@ -23,6 +23,7 @@
 pub mod overload; // when more comes than can be taken
 mod asking; // copying forward, between landing core and owner
 mod message; // what one core tells another
+mod quotas; // leases, from core to core and node to node
 mod resuming; // from the logs of all cores to a table
 mod upgrades; // dropped traces that are kept after all
 
@@ -41,6 +42,7 @@ use crate::landing::fetch::{ReadOp, WhichLog};
 use crate::landing::forward::{Answer, Question};
 use crate::landing::{self, Landing, Request, SearchId, Submission};
 use crate::policy::PolicySet;
+use crate::policy::quota::Leasing;
 use crate::route::{self, ItemBatch, Settlement};
 use crate::stats::{Refusal, Stats};
 use crate::table::Table;
@@ -117,6 +119,8 @@ struct Peer {
     settlements: Vec<Settlement>,
     items_absorbed: usize,
     settlements_taken: usize,
+    /// One request and one answer of each quota at most, of each core of the node.
+    leasings: Vec<Leasing>,
     /// Bounded by what a landing core asks for at a time.
     questions: Vec<(LogId, Question)>,
     answers: Vec<(LogId, Answer)>,
@@ -133,7 +137,7 @@ impl Peer {
     }
 
     fn is_owed_words(&self) -> bool {
-        !self.questions.is_empty() || !self.answers.is_empty()
+        !self.questions.is_empty() || !self.answers.is_empty() || !self.leasings.is_empty()
     }
 
     fn take_settled(&mut self, lags: bool) -> Message {
@@ -192,6 +196,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             early,
             credit,
             on_overload,
+            quotas_start_full,
             ..
         } = resuming;
         for landing in &landings {
@@ -216,6 +221,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             stopping: false,
             messages_taken: 0,
         };
+        shard.limit(quotas_start_full, now);
         let resumed = shard.table.take_resumed_keeps().into_iter();
         shard
             .announcements
@@ -306,6 +312,11 @@ impl<P: BlockPool, W> Shard<P, W> {
                 self.serve_search(SearchId { asker: from, number }, trace, wanted);
             }
             Message::Searched(searched) => self.handle_searched(searched),
+            Message::Leasing(leasings) => {
+                for leasing in leasings {
+                    self.table.quotas_mut().handle(now.instant, leasing);
+                }
+            }
             Message::Decided(_) | Message::Adopt(_) | Message::Upgrades(_) | Message::Replayed => {
                 unreachable!("{from:?} told that it has replayed before")
             }
@@ -367,6 +378,7 @@ impl<P: BlockPool, W> Shard<P, W> {
                 .handle_timeout(now, &self.policies, &mut self.stats, &mut self.settlements);
             self.dispatch(now);
         }
+        self.exchange_leases(now);
         for landing in &mut self.landings {
             landing.handle_timeout(now);
         }
@@ -383,6 +395,7 @@ impl<P: BlockPool, W> Shard<P, W> {
         more |= self.ask_owners();
         more |= self.advance_upgrades(now);
         more |= self.decide_all(now);
+        self.exchange_leases(now);
         more
     }
 
@@ -417,6 +430,9 @@ impl<P: BlockPool, W> Shard<P, W> {
             }
             if peer.is_owed_settled(lags) {
                 return Some((core, peer.take_settled(lags)));
+            }
+            if !peer.leasings.is_empty() {
+                return Some((core, Message::Leasing(std::mem::take(&mut peer.leasings))));
             }
             // Behind what was settled before.
             if let Some((log, questions)) = asking::take_of_one_log(&mut peer.questions) {
@@ -472,8 +488,12 @@ impl<P: BlockPool, W> Shard<P, W> {
             true => None,
             false => self.table.poll_timeout(),
         };
+        let leases = match self.stopping {
+            true => None,
+            false => self.table.quotas().poll_timeout(),
+        };
         let landings = self.landings.iter().map(Landing::poll_timeout);
-        landings.chain([table]).flatten().min()
+        landings.chain([table, leases]).flatten().min()
     }
 
     /// While draining: decides what is open; `true`: there is more.
@@ -545,7 +565,7 @@ impl<P: BlockPool, W> Shard<P, W> {
     fn log_told(&mut self, now: Now, told: Vec<Outbound>) {
         let announced = told.iter().filter_map(|told| match told {
             Outbound::Announce(keep) => Some(*keep),
-            Outbound::Answer(..) | Outbound::Digest(..) => None,
+            Outbound::Answer(..) | Outbound::Digest(..) | Outbound::Leasing(..) => None,
         });
         let announced: Vec<PeerDecision> = announced.collect();
         let end = self.landings[0].log_announced(now, &announced);

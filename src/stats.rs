@@ -9,7 +9,7 @@ mod histogram;
 pub use histogram::Histogram;
 
 use crate::digest::Digest;
-use crate::policy::{PolicyIndex, Ruling};
+use crate::policy::{Answer, PolicyIndex, Ruling};
 use crate::verdict::Verdict;
 
 /// How a request came in: the label `transport`.
@@ -137,6 +137,19 @@ pub struct PolicyCounts {
     pub sole: u64,
     pub kept_spans: u64,
     pub kept_bytes: u64,
+    pub quota: QuotaCounts,
+}
+
+/// What the quotas of one policy said.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct QuotaCounts {
+    /// Traces.
+    pub granted: u64,
+    pub refused: u64,
+    /// Refused because no ledger answered in time.
+    pub unanswered: u64,
+    /// Spans or bytes of those that were granted.
+    pub tokens: u64,
 }
 
 impl PolicyCounts {
@@ -147,6 +160,10 @@ impl PolicyCounts {
         self.sole += other.sole;
         self.kept_spans += other.kept_spans;
         self.kept_bytes += other.kept_bytes;
+        self.quota.granted += other.quota.granted;
+        self.quota.refused += other.quota.refused;
+        self.quota.unanswered += other.quota.unanswered;
+        self.quota.tokens += other.quota.tokens;
     }
 }
 
@@ -296,6 +313,22 @@ impl Stats {
         wal_sync.merge(&other.wal_sync);
         *spans_not_copied += other.spans_not_copied;
         *thresholds_unwritten += other.thresholds_unwritten;
+    }
+
+    /// Counts what a quota of a policy said of a trace that costs so much.
+    pub fn count_quota(&mut self, policy: PolicyIndex, answer: Answer, amount: u64) {
+        let Some(counts) = self.policies.get_mut(usize::from(policy.0)) else {
+            return;
+        };
+        match answer {
+            Answer::Granted => {
+                counts.quota.granted += 1;
+                counts.quota.tokens += amount;
+            }
+            Answer::Refused { .. } => counts.quota.refused += 1,
+            Answer::Unanswered => counts.quota.unanswered += 1,
+            Answer::Later(_) => {}
+        }
     }
 
     /// Counts one evaluation of all policies.

@@ -21,6 +21,7 @@ mod generation;
 mod heard;
 mod index;
 mod late;
+mod quota;
 mod recent;
 mod saved;
 mod trace;
@@ -41,7 +42,7 @@ use crate::base::wheel::{Armed, Wheel};
 use crate::completion::{self, Completion, CompletionOptions};
 use crate::digest::Digest;
 use crate::gossip::PeerDecision;
-use crate::policy::{PolicySet, Ruling};
+use crate::policy::{PolicySet, QuotaAnswers, Quotas, Ruling};
 use crate::route::{self, Decision, HashKey, Item, ItemBatch, Places, PolicyNumber, Settlement};
 use crate::stats::Stats;
 use crate::verdict::{Reason, Verdict};
@@ -93,6 +94,9 @@ pub struct Table {
     promised: HashMap<TraceId, Decision>,
     kept_promises: Vec<TraceId>,
     relieved_at: Option<Instant>,
+    /// What limits traces, and closed ones that wait for its answer.
+    quotas: Quotas,
+    waiting: quota::Waiting,
     /// There are, or may be, other nodes.
     cluster: Option<Box<cluster::Cluster>>,
     /// Traces that are still to be forced of the share that was last due, and by which tier.
@@ -120,6 +124,8 @@ impl Table {
             promised: HashMap::new(),
             kept_promises: Vec::new(),
             relieved_at: None,
+            quotas: Quotas::none(),
+            waiting: quota::Waiting::default(),
             cluster: None,
             forcing: (0, 0),
             options,
@@ -234,6 +240,10 @@ impl Table {
         stats: &mut Stats,
         out: &mut Vec<Settlement>,
     ) -> Option<Instant> {
+        if let Some(reason) = self.waiting.reason(key) {
+            self.close_if_answered(now, key, reason, policies, stats, out);
+            return None;
+        }
         let trace = self.traces.get(key)?;
         let completion = completion::check(
             &self.options.completion,
@@ -268,8 +278,10 @@ impl Table {
         stats: &mut Stats,
         out: &mut Vec<Settlement>,
     ) {
+        let Some((ruling, quotas)) = self.judge_asking(now, key, reason, policies, stats) else {
+            return;
+        };
         let Some(trace) = self.remove(key) else { return };
-        let ruling = policies.judge_closed(trace.id(), trace.digest());
         let incomplete = !trace.is_whole();
         let decision = Decision {
             verdict: ruling.verdict,
@@ -282,7 +294,7 @@ impl Table {
         let decision = self.redeem(trace.id(), decision);
         let decision = self.decide_alone(key, trace.id(), decision, stats);
         self.count_decision(now, &trace, &ruling, decision, stats);
-        self.remember(now, &trace, decision);
+        self.remember(now, &trace, decision, quotas);
         out.extend(trace.into_settlements(decision, false));
     }
 
@@ -305,10 +317,13 @@ impl Table {
         stats.count_policies(ruling, digest);
     }
 
-    fn remember(&mut self, now: Now, trace: &Trace, decision: Decision) {
+    fn remember(&mut self, now: Now, trace: &Trace, decision: Decision, quotas: QuotaAnswers) {
         self.decided
             .insert(self.options.hash_key.trace(&trace.id()), trace.id(), decision);
-        self.recent.push(trace.decided(now, decision));
+        self.recent.push(DecidedTrace {
+            quotas,
+            ..trace.decided(now, decision)
+        });
     }
 
     fn remove(&mut self, key: Key) -> Option<Trace> {
@@ -325,6 +340,7 @@ impl Table {
             None => self.newest = trace.older,
         }
         self.wheel.disarm(trace.armed, key);
+        self.waiting.remove(key);
         self.heap_bytes -= trace.heap_bytes();
         Some(trace)
     }
@@ -357,6 +373,7 @@ impl Table {
         due.clear();
         self.due = due;
         self.hashes = hashes;
+        self.ask_again(now, policies, stats, out);
         self.cluster_timeout(&mut Context {
             now,
             policies,
@@ -405,6 +422,9 @@ impl Table {
             && let Some(key) = next
         {
             next = self.traces.get(key).and_then(|trace| trace.newer);
+            if self.waiting.reason(key).is_some() {
+                continue;
+            }
             match self.whom_to_ask(key) {
                 Asked::Nobody => self.close(now, key, reason, policies, stats, out),
                 Asked::Home => {
@@ -426,7 +446,7 @@ impl Table {
     /// When `handle_timeout` is due next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let own = match self.forcing {
-            (_, 0) => self.wheel.next(),
+            (_, 0) if !self.has_answers() => self.wheel.next(),
             _ => Some(Instant(0)),
         };
         own.into_iter().chain(self.cluster_poll_timeout()).min()
@@ -458,6 +478,7 @@ impl Table {
         let slots = self.traces.len() * Slab::<Trace>::SLOT_BYTES;
         (slots + self.index.memory_bytes() + self.wheel.memory_bytes()) as u64
             + self.heap_bytes
+            + self.waiting.memory_bytes()
             + self.cluster_bytes()
     }
 

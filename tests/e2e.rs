@@ -42,6 +42,8 @@ mod late; // spans after the verdict
 mod lifecycle; // SIGTERM, locks, ports, formats, tmpfs
 #[path = "e2e/outputs.rs"]
 mod outputs; // torn lines, SIGHUP, unwritable places
+#[path = "e2e/quotas.rs"]
+mod quotas; // so many spans a second
 #[path = "e2e/reload.rs"]
 mod reload; // new policies, checkpoints
 #[path = "e2e/sdk.rs"]

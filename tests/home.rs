@@ -6,9 +6,10 @@ use tailkeep::base::ids::TraceId;
 use tailkeep::base::monoid::Monoid;
 use tailkeep::base::time::{Instant, Now, WallTime};
 use tailkeep::digest::{Digest, PredicateSet};
-use tailkeep::gossip::home::{Home, HomeOptions, Word};
+use tailkeep::gossip::home::{Bench, Home, HomeOptions, Word};
 use tailkeep::gossip::{NodeDigest, NodeId};
-use tailkeep::policy::{PolicyEntry, PolicyKind, PolicyOptions, PolicySet};
+use tailkeep::policy::quota::Urgency;
+use tailkeep::policy::{Answer, PolicyEntry, PolicyKind, PolicyOptions, PolicySet, Ticket};
 use tailkeep::verdict::{Reason, Verdict};
 
 const A: NodeId = NodeId(1);
@@ -36,6 +37,9 @@ struct World {
     home: Home,
     policies: PolicySet,
     now: Now,
+    /// What the quota says, and what it was asked.
+    answer: Answer,
+    asked: Vec<(u64, Option<Ticket>, Urgency)>,
 }
 
 impl World {
@@ -48,7 +52,51 @@ impl World {
             home: Home::new(options, now),
             policies: policies(),
             now,
+            answer: Answer::Granted,
+            asked: Vec::new(),
         }
+    }
+
+    fn limited(answer: Answer) -> World {
+        let limit = PolicyKind::RateLimiting {
+            spans_per_second: 5,
+            burst: 0,
+        };
+        let options = PolicyOptions {
+            policies: [
+                ("many", PolicyKind::SpanCount { min: 10, max: 0 }),
+                ("limit", limit),
+            ]
+            .map(|(name, kind)| PolicyEntry {
+                name: name.to_owned(),
+                kind,
+            })
+            .into(),
+            ..PolicyOptions::default()
+        };
+        World {
+            policies: PolicySet::compile(&options).expect("right policies"),
+            answer,
+            ..World::new(OPTIONS)
+        }
+    }
+
+    fn at_home(&mut self, work: impl FnOnce(&mut Home, &mut Bench<'_>)) {
+        let World {
+            home,
+            policies,
+            answer,
+            asked,
+            ..
+        } = self;
+        let mut bench = Bench {
+            policies,
+            ask: &mut |_, amount, ticket, urgency| {
+                asked.push((amount, ticket, urgency));
+                *answer
+            },
+        };
+        work(home, &mut bench);
     }
 
     fn digest(&mut self, from: NodeId, trace: u8, version: u32, span_count: u32) -> Vec<Word> {
@@ -63,8 +111,8 @@ impl World {
             version,
         };
         let mut out = Vec::new();
-        self.home
-            .absorb(self.now, from, &digest, &self.policies, &mut out);
+        let now = self.now;
+        self.at_home(|home, bench| home.absorb(now, from, &digest, bench, &mut out));
         out
     }
 
@@ -77,7 +125,8 @@ impl World {
                 .poll_timeout()
                 .is_some_and(|due| due <= self.now.instant)
             {
-                self.home.handle_timeout(self.now, &self.policies, &mut out);
+                let now = self.now;
+                self.at_home(|home, bench| home.handle_timeout(now, bench, &mut out));
             }
         }
         out
@@ -178,4 +227,80 @@ fn above_its_bound_the_oldest_are_judged_and_forgotten() {
     world.after(200);
     assert!(world.home.is_empty());
     assert_eq!(world.home.state_bytes(), 0);
+}
+
+#[test]
+fn home_charges_the_whole_trace_once() {
+    let mut world = World::limited(Answer::Granted);
+    world.digest(A, 1, 1, 3);
+    world.digest(B, 1, 1, 4);
+    let words = world.after(11);
+    assert!(
+        matches!(&words[..], [Word::Keep(keep)] if keep.decision.policy.is_some_and(|policy| policy.0 == 1)),
+        "{words:?}"
+    );
+    assert_eq!(world.asked, [(7, None, Urgency::MayWait)]);
+    // More of it changes nothing.
+    world.digest(B, 1, 2, 6);
+    world.after(11);
+    assert_eq!(world.asked.len(), 1);
+}
+
+#[test]
+fn home_asks_no_quota_again_that_has_refused() {
+    let mut world = World::limited(Answer::Refused { left: 2 });
+    world.digest(A, 1, 1, 3);
+    let words = world.after(11);
+    assert!(
+        matches!(&words[..], [Word::Answer(A, 1, answer)] if answer.decision.verdict == Verdict::Rollup),
+        "{words:?}"
+    );
+    world.answer = Answer::Granted;
+    world.digest(B, 1, 1, 4);
+    let words = world.after(11);
+    assert!(
+        !words.iter().any(|word| matches!(word, Word::Keep(_))),
+        "{words:?}"
+    );
+    assert_eq!(world.asked, [(3, None, Urgency::MayWait)]);
+    // What another policy keeps is kept.
+    let words = world.digest(B, 1, 2, 9);
+    assert!(matches!(&words[..], [Word::Keep(_)]), "{words:?}");
+}
+
+#[test]
+fn home_waits_for_an_answer_and_no_longer_than_its_patience() {
+    let later = Answer::Later(Ticket::new(5));
+    let mut world = World::limited(later);
+    world.digest(A, 1, 1, 3);
+    assert_eq!(world.after(11), []);
+    assert!(world.home.waits());
+    let mut out = Vec::new();
+    let now = world.now;
+    world.answer = Answer::Granted;
+    world.at_home(|home, bench| home.ask_again(now, bench, &mut out));
+    assert!(matches!(&out[..], [Word::Keep(_)]), "{out:?}");
+    assert_eq!(
+        world.asked.last(),
+        Some(&(3, Some(Ticket::new(5)), Urgency::MayWait))
+    );
+
+    let mut world = World::limited(later);
+    world.digest(A, 1, 1, 3);
+    world.after(11);
+    world.answer = Answer::Unanswered;
+    let words = world.after(1);
+    assert!(matches!(&words[..], [Word::Answer(A, 1, _)]), "{words:?}");
+    assert_eq!(world.asked.last(), Some(&(3, Some(Ticket::new(5)), Urgency::Now)));
+}
+
+#[test]
+fn trace_that_is_kept_early_is_charged_all_the_same() {
+    let mut world = World::limited(Answer::Later(Ticket::new(5)));
+    let words = world.digest(A, 1, 1, 12);
+    assert!(
+        matches!(&words[..], [Word::Keep(keep)] if keep.decision.policy.is_some_and(|policy| policy.0 == 0)),
+        "{words:?}"
+    );
+    assert_eq!(world.asked, [(12, None, Urgency::Anyway)]);
 }

@@ -9,7 +9,10 @@ mod sampler;
 
 use proptest::prelude::*;
 use tailkeep::base::ids::TraceId;
-use tailkeep::policy::{Outcome, PolicySet, Ruling, threshold_of_percentage};
+use tailkeep::digest::PredicateSet;
+use tailkeep::policy::{
+    Answer, Outcome, PolicyIndex, PolicyKind, PolicySet, QuotaAnswers, Ruling, threshold_of_percentage,
+};
 use tailkeep::verdict::{Threshold, Verdict};
 
 use sampler::{Decision, Th};
@@ -52,6 +55,48 @@ proptest! {
             prop_assert_eq!(explained.result, expected, "{}: {}", entry.name, explained.detail);
             let counted = ruling.matched.iter().any(|policy| usize::from(policy.0) == index);
             prop_assert_eq!(counted, expected == Outcome::Match);
+        }
+    }
+
+    /// Quotas are asked what the oracle asks, in the same order, and what they say decides as it does there.
+    #[test]
+    fn quotas_are_charged_as_the_oracle_charges_them(options in generate::limiting_policies(), spans in generate::trace()) {
+        let set = PolicySet::compile(&options).expect("generated policies are right");
+        let trace = TraceId::new(&spans[0].span.trace_id).expect("generated ids are right");
+        let digest = feed::fold_all(&set, &spans);
+        let says = |rate: u64, burst: u64, cost: u64| !(rate + burst + cost).is_multiple_of(3);
+
+        let (mut charged, mut answers) = (Vec::new(), QuotaAnswers::NONE);
+        let ruling = set.judge_asking(trace, &digest, PredicateSet::NONE, &mut answers, &mut |quota, cost, _| {
+            let terms = set.quotas()[quota.number()].key.terms;
+            charged.push((terms.rate, terms.burst, cost));
+            match says(terms.rate, terms.burst, cost) {
+                true => Answer::Granted,
+                false => Answer::Refused { left: 0 },
+            }
+        });
+        let ruling = ruling.expect("nobody answers later");
+        let mut expected = Vec::new();
+        let decided = sampler::decide_limited(&options, &spans, &mut |kind, cost| {
+            let (rate, burst) = match kind {
+                PolicyKind::RateLimiting { spans_per_second, burst } => (*spans_per_second, *burst),
+                PolicyKind::BytesLimiting { bytes_per_second, burst } => (*bytes_per_second, *burst),
+                other => panic!("{other:?} limits nothing"),
+            };
+            expected.push((rate, burst, cost));
+            says(rate, burst, cost)
+        });
+        prop_assert_eq!(decision(&set, ruling), decided);
+        prop_assert_eq!(charged, expected);
+
+        // V2: whatever quotas say, what was decided early stays.
+        let early = set.judge_open(trace, &digest);
+        if early.verdict != Verdict::Pending {
+            prop_assert_eq!((early.verdict, early.threshold), (ruling.verdict, ruling.threshold));
+        }
+        for (explained, policy) in set.explain_asked(trace, &digest, true, answers).iter().zip(0..) {
+            let counted = ruling.matched.contains(PolicyIndex(policy));
+            prop_assert_eq!(counted, explained.result == Outcome::Match, "{}", explained.detail);
         }
     }
 

@@ -68,3 +68,8 @@ fn digests_that_add_up_instead_of_replacing_are_noticed() {
 fn announcements_that_go_astray_are_noticed() {
     assert_caught(Canary::LostAnnouncements);
 }
+
+#[test]
+fn ledger_that_forgets_what_it_leased_is_noticed() {
+    assert_caught(Canary::ForgetfulLedger);
+}

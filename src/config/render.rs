@@ -339,6 +339,20 @@ fn policy_entry(policy: &PolicyEntry) -> String {
             )
         }
         PolicyKind::SpanCount { min, max } => ("span_count", format!("min_spans: {min}, max_spans: {max}")),
+        PolicyKind::RateLimiting {
+            spans_per_second,
+            burst,
+        } => (
+            "rate_limiting",
+            format!("spans_per_second: {spans_per_second}, burst_capacity: {burst}"),
+        ),
+        PolicyKind::BytesLimiting {
+            bytes_per_second,
+            burst,
+        } => (
+            "bytes_limiting",
+            format!("bytes_per_second: {bytes_per_second}, burst_capacity: {burst}"),
+        ),
         PolicyKind::And(subs) => ("and", format!("and_sub_policy: {}", policy_list(subs))),
         PolicyKind::Not(sub) => ("not", format!("not_sub_policy: {}", policy_entry(sub))),
         PolicyKind::Drop(subs) => ("drop", format!("drop_sub_policy: {}", policy_list(subs))),

@@ -9,6 +9,9 @@
 //! Sums are not idempotent, so a newer digest of a node takes the place of its older one. No structure is checked
 //! here: a home never sees ids of spans. A trace that was judged is remembered for a while; a later digest opens it
 //! again, and only a rise of the verdict is news to those that were answered before.
+//!
+//! Quotas are charged here, for the whole trace: when it is closed, once, what they said goes with it; or when it is kept
+//! before that, by what is known then. A trace whose quota answers later stays open so long.
 
 use super::{NodeDigest, NodeId, PeerDecision, is_newer};
 use crate::base::ids::TraceId;
@@ -16,12 +19,13 @@ use crate::base::monoid::Monoid;
 use crate::base::time::{Instant, Now};
 use crate::base::wheel::Wheel;
 use crate::digest::{Digest, PredicateSet};
-use crate::policy::{PolicySet, Ruling};
+use crate::policy::quota::{PATIENCE, Urgency};
+use crate::policy::{Answer, PolicySet, QuotaAnswers, QuotaIndex, Ruling, Ticket};
 use crate::route::{Decision, PolicyNumber};
 use crate::verdict::{Reason, Verdict};
 use hashbrown::HashMap;
 use smallvec::SmallVec;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// Nodes that hold fragments of one trace at most; a digest of one more is not taken.
@@ -38,6 +42,13 @@ pub struct HomeOptions {
     /// How long after its judgement a trace is remembered for later digests.
     pub remembered: Duration,
     pub bytes_max: u64,
+}
+
+/// By what a home judges.
+pub struct Bench<'a> {
+    pub policies: &'a PolicySet,
+    /// [`crate::policy::Quotas::ask`]
+    pub ask: &'a mut dyn FnMut(QuotaIndex, u64, Option<Ticket>, Urgency) -> Answer,
 }
 
 /// What the home says.
@@ -60,6 +71,8 @@ pub struct Home {
     due: Vec<TraceId>,
     /// By opening; some are gone already.
     by_age: VecDeque<(Instant, TraceId)>,
+    /// Closed, and a quota will answer later: those with `closing`, by since when, and some that were kept meanwhile.
+    waiting: BTreeSet<(Instant, TraceId)>,
     /// Parts that did not fit into their trace.
     heap_bytes: u64,
 }
@@ -75,6 +88,9 @@ struct HomeTrace {
     is_open: bool,
     decided: Option<Decision>,
     forgotten_at: Instant,
+    quotas: QuotaAnswers,
+    /// Since when a quota's answer is all that is missing, and why the trace was closed.
+    closing: Option<(Instant, Reason)>,
     /// When the wheel brings it up.
     armed: Instant,
 }
@@ -97,6 +113,7 @@ impl Home {
             wheel: Wheel::new(now.instant),
             due: Vec::new(),
             by_age: VecDeque::new(),
+            waiting: BTreeSet::new(),
             heap_bytes: 0,
         }
     }
@@ -107,7 +124,7 @@ impl Home {
         now: Now,
         from: NodeId,
         digest: &NodeDigest,
-        policies: &PolicySet,
+        bench: &mut Bench<'_>,
         out: &mut Vec<Word>,
     ) {
         let (id, options) = (digest.trace, self.options);
@@ -128,7 +145,10 @@ impl Home {
                     trace.is_open = true;
                     trace.opened_at = now.instant;
                 }
-                let early = trace.judge(id, policies, false);
+                let early = trace.judge(id, bench.policies, false);
+                if early.verdict == Verdict::Keep && !trace.is_kept() {
+                    trace.charge(id, bench);
+                }
                 if early.verdict == Verdict::Keep || trace.is_kept() {
                     let decision = trace.decision_of(&early, trace.reason_so_far());
                     trace.decide(now, &options, id, decision, out);
@@ -136,12 +156,12 @@ impl Home {
             }
         }
         self.arm(id);
-        self.relieve_pressure(now, policies, out);
+        self.relieve_pressure(now, bench, out);
     }
 
     /// Somebody keeps the trace. Of one that is known here and not kept this is the home's decision too, with what the
     /// home has to say of it. Another home's decision stands as it is.
-    pub fn handle_keep(&mut self, now: Now, kept: &PeerDecision, policies: &PolicySet, out: &mut Vec<Word>) {
+    pub fn handle_keep(&mut self, now: Now, kept: &PeerDecision, bench: &mut Bench<'_>, out: &mut Vec<Word>) {
         let options = self.options;
         let Some(trace) = self.traces.get_mut(&kept.trace) else {
             return;
@@ -154,7 +174,8 @@ impl Home {
             trace.end_round(now, &options);
             trace.answer(kept.trace, out);
         } else {
-            let ruling = trace.judge(kept.trace, policies, true);
+            trace.charge(kept.trace, bench);
+            let ruling = trace.judge(kept.trace, bench.policies, true);
             let decision = match ruling.verdict {
                 Verdict::Keep => trace.decision_of(&ruling, kept.decision.reason),
                 _ => kept.decision,
@@ -165,8 +186,7 @@ impl Home {
     }
 
     /// Judges what is due, forgets what is old.
-    pub fn handle_timeout(&mut self, now: Now, policies: &PolicySet, out: &mut Vec<Word>) {
-        let options = self.options;
+    pub fn handle_timeout(&mut self, now: Now, bench: &mut Bench<'_>, out: &mut Vec<Word>) {
         let mut due = std::mem::take(&mut self.due);
         self.wheel.expire(now.instant, DUE_COUNT_MAX, &mut due);
         for id in due.drain(..) {
@@ -178,11 +198,7 @@ impl Home {
             }
             trace.armed = Instant(u64::MAX);
             if trace.is_open {
-                if let Some(reason) = trace.closed(now.instant, &options) {
-                    let ruling = trace.judge(id, policies, true);
-                    let decision = trace.decision_of(&ruling, reason);
-                    trace.decide(now, &options, id, decision, out);
-                }
+                self.close_if_due(now, id, bench, out);
             } else if now.instant >= trace.forgotten_at {
                 self.forget(&id);
                 continue;
@@ -190,6 +206,64 @@ impl Home {
             self.arm(id);
         }
         self.due = due;
+        // Their patience is over, or they were kept meanwhile.
+        while let Some((since, _)) = self.waiting.first()
+            && now.instant.since(*since) > 2 * PATIENCE
+        {
+            self.waiting.pop_first();
+        }
+    }
+
+    /// Whether traces wait for the answer of a quota.
+    pub fn waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Some ledger has answered.
+    pub fn ask_again(&mut self, now: Now, bench: &mut Bench<'_>, out: &mut Vec<Word>) {
+        let waiting: Vec<_> = self.waiting.iter().copied().collect();
+        for (since, id) in waiting {
+            let trace = self.traces.get(&id);
+            match trace.and_then(|trace| trace.closing) {
+                Some((waits_since, _)) if waits_since == since => self.close_if_due(now, id, bench, out),
+                // It was kept meanwhile.
+                Some(_) | None => _ = self.waiting.remove(&(since, id)),
+            }
+            self.arm(id);
+        }
+    }
+
+    /// What quotas said of a trace.
+    pub fn quotas_of(&self, id: &TraceId) -> QuotaAnswers {
+        self.traces
+            .get(id)
+            .map_or(QuotaAnswers::NONE, |trace| trace.quotas)
+    }
+
+    fn close_if_due(&mut self, now: Now, id: TraceId, bench: &mut Bench<'_>, out: &mut Vec<Word>) {
+        let options = self.options;
+        let Some(trace) = self.traces.get_mut(&id).filter(|trace| trace.is_open) else {
+            return;
+        };
+        let Some(reason) = trace.closed(now.instant, &options) else {
+            return;
+        };
+        let (since, reason) = trace.closing.unwrap_or((now.instant, reason));
+        let urgency = match now.instant.since(since) >= PATIENCE {
+            true => Urgency::Now,
+            false => Urgency::MayWait,
+        };
+        match trace.judge_asking(id, urgency, bench) {
+            Some(ruling) => {
+                let decision = trace.decision_of(&ruling, reason);
+                trace.decide(now, &options, id, decision, out);
+                self.waiting.remove(&(since, id));
+            }
+            None => {
+                trace.closing = Some((since, reason));
+                self.waiting.insert((since, id));
+            }
+        }
     }
 
     /// When `handle_timeout` is due next.
@@ -214,7 +288,8 @@ impl Home {
     pub fn state_bytes(&self) -> u64 {
         const PER_TRACE: usize =
             size_of::<(TraceId, HomeTrace)>() + size_of::<(u64, TraceId)>() + size_of::<(Instant, TraceId)>();
-        (self.traces.len() * PER_TRACE) as u64 + self.heap_bytes
+        const PER_WAITING: usize = size_of::<(Instant, TraceId)>() * 2;
+        (self.traces.len() * PER_TRACE + self.waiting.len() * PER_WAITING) as u64 + self.heap_bytes
     }
 
     pub fn len(&self) -> usize {
@@ -241,6 +316,9 @@ impl Home {
 
     fn forget(&mut self, id: &TraceId) {
         if let Some(trace) = self.traces.remove(id) {
+            if let Some((since, _)) = trace.closing {
+                self.waiting.remove(&(since, *id));
+            }
             self.heap_bytes -= trace.heap_bytes();
         }
         while let Some((since, id)) = self.by_age.front()
@@ -254,13 +332,14 @@ impl Home {
     }
 
     /// Above its share the home judges the oldest as they are, and forgets them.
-    fn relieve_pressure(&mut self, now: Now, policies: &PolicySet, out: &mut Vec<Word>) {
+    fn relieve_pressure(&mut self, now: Now, bench: &mut Bench<'_>, out: &mut Vec<Word>) {
         let options = self.options;
         while self.state_bytes() > options.bytes_max
             && let Some((_, id)) = self.by_age.front().copied()
         {
-            if let Some(trace) = self.traces.get_mut(&id).filter(|trace| trace.is_open) {
-                let ruling = trace.judge(id, policies, true);
+            if let Some(trace) = self.traces.get_mut(&id).filter(|trace| trace.is_open)
+                && let Some(ruling) = trace.judge_asking(id, Urgency::Now, bench)
+            {
                 let decision = trace.decision_of(&ruling, Reason::MemoryPressure);
                 trace.decide(now, &options, id, decision, out);
             }
@@ -288,6 +367,8 @@ impl HomeTrace {
             is_open: true,
             decided: None,
             forgotten_at: now,
+            quotas: QuotaAnswers::NONE,
+            closing: None,
             armed: Instant(u64::MAX),
         }
     }
@@ -331,6 +412,22 @@ impl HomeTrace {
         policies.judge_merged(id, &digest, unknown, closed)
     }
 
+    /// As it is, with its quotas asked. `None`: an answer comes later.
+    fn judge_asking(&mut self, id: TraceId, urgency: Urgency, bench: &mut Bench<'_>) -> Option<Ruling> {
+        let (digest, unknown) = self.merged();
+        let Bench { policies, ask } = bench;
+        let ask = &mut |quota, amount, ticket| ask(quota, amount, ticket, urgency);
+        policies.judge_asking(id, &digest, unknown, &mut self.quotas, ask)
+    }
+
+    /// It is kept whatever quotas say: those that match by what is known are charged.
+    fn charge(&mut self, id: TraceId, bench: &mut Bench<'_>) {
+        let (digest, unknown) = self.merged();
+        let Bench { policies, ask } = bench;
+        let ask = &mut |quota, amount, ticket| ask(quota, amount, ticket, Urgency::Anyway);
+        policies.charge_open(id, &digest, unknown, &mut self.quotas, ask);
+    }
+
     fn decision_of(&self, ruling: &Ruling, reason: Reason) -> Decision {
         Decision {
             verdict: ruling.verdict,
@@ -359,6 +456,9 @@ impl HomeTrace {
 
     /// When it will be closed unless a digest comes, and why.
     fn due(&self, options: &HomeOptions) -> (Instant, Reason) {
+        if let Some((since, reason)) = self.closing {
+            return (since.plus(PATIENCE), reason);
+        }
         let wait = match self.has_root() {
             true => options.quiet,
             false => options.quiet.saturating_mul(2),
@@ -369,6 +469,9 @@ impl HomeTrace {
     }
 
     fn closed(&self, now: Instant, options: &HomeOptions) -> Option<Reason> {
+        if let Some((_, reason)) = self.closing {
+            return Some(reason);
+        }
         let (due, reason) = self.due(options);
         (now >= due).then_some(reason)
     }
@@ -397,6 +500,7 @@ impl HomeTrace {
 
     fn end_round(&mut self, now: Now, options: &HomeOptions) {
         self.is_open = false;
+        self.closing = None;
         self.forgotten_at = now.instant.plus(options.remembered);
     }
 

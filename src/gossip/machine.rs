@@ -239,6 +239,12 @@ impl Gossip {
             Outbound::Answer(to, version, answer) if to == self.own.origin => {
                 self.inbounds.push_back(Inbound::Answer(version, answer));
             }
+            Outbound::Leasing(to, leasing) if to == self.own.origin => {
+                self.inbounds.push_back(Inbound::Leasing(leasing));
+            }
+            Outbound::Leasing(to, leasing) => {
+                self.direct(now, to, |pending, _| pending.push_leasing(&leasing));
+            }
             Outbound::Digest(to, digest) => {
                 self.counts.digests_out += 1;
                 self.direct(now, to, |pending, _| pending.push_digest(&digest));

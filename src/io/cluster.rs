@@ -185,15 +185,21 @@ impl Cluster {
     fn hand_over(&self) {
         let mut by_core: Vec<Vec<Inbound>> = vec![Vec::new(); usize::from(self.core_count)];
         while let Some(inbound) = self.poll(Gossip::poll_inbound) {
-            let trace = match &inbound {
-                Inbound::Announced(decision) | Inbound::Answer(_, decision) => Some(decision.trace),
-                Inbound::Digest(_, digest) => Some(digest.trace),
+            let owner_of = |trace| route::owner(self.hash_key.trace(trace), self.core_count);
+            let owner = match &inbound {
+                Inbound::Announced(decision) | Inbound::Answer(_, decision) => {
+                    Some(owner_of(&decision.trace))
+                }
+                Inbound::Digest(_, digest) => Some(owner_of(&digest.trace)),
+                Inbound::Leasing(leasing) => Some(leasing.core(self.core_count)),
                 Inbound::Members(_) | Inbound::Renewed(_) | Inbound::PolicyNames(_) => None,
             };
-            match trace {
-                Some(trace) => {
-                    let owner = route::owner(self.hash_key.trace(&trace), self.core_count);
-                    by_core[usize::from(owner.0)].push(inbound);
+            match owner {
+                Some(owner) => {
+                    // What a peer says may name a core that is not there.
+                    if let Some(list) = by_core.get_mut(usize::from(owner.0)) {
+                        list.push(inbound);
+                    }
                 }
                 None => {
                     if let Inbound::Members(members) = &inbound {

@@ -185,7 +185,8 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     }
     let resuming = Resuming::new(id, core_count, hash_key, table)
         .with_credit(budget.credit)
-        .with_overload(options.on_overload);
+        .with_overload(options.on_overload)
+        .with_full_quotas(data_dir.identity().incarnation == 1 && !says_again);
     let resuming = Rc::new(RefCell::new(resuming));
     let mut early = Vec::new();
     let pool = DmaPool::new(budget.spares);

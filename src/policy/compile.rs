@@ -11,6 +11,7 @@ use super::options::{PolicyEntry, PolicyKind, PolicyOptions, StatusCode};
 use super::pattern;
 use super::predicate::{Patterns, Predicate, PredicateTable, Wants};
 use super::probability::{Salted, threshold_of_percentage};
+use super::quota::{self, QUOTA_COUNT_MAX, Quota, QuotaIndex, QuotaKey, Terms, Unit};
 use super::rule::{Leaf, Rule};
 use super::{POLICY_COUNT_MAX, Policy, PolicyIndex, PolicyInfo, PolicyMask, PolicySet};
 
@@ -47,6 +48,7 @@ pub(super) fn compile(options: &PolicyOptions) -> Result<PolicySet, Vec<CompileE
             );
             continue;
         }
+        compiler.policy = (PolicyIndex(index as u16), quota::name_hash(&entry.name), 0);
         let rule = match &entry.kind {
             PolicyKind::Drop(parts) => {
                 drops.insert(PolicyIndex(index as u16));
@@ -56,6 +58,7 @@ pub(super) fn compile(options: &PolicyOptions) -> Result<PolicySet, Vec<CompileE
         };
         policies.push(Policy {
             threshold: rule.threshold(),
+            asks_quota: rule.asks_quota(),
             rule,
         });
     }
@@ -71,6 +74,7 @@ pub(super) fn compile(options: &PolicyOptions) -> Result<PolicySet, Vec<CompileE
         policies,
         drops,
         first_match: options.sample_on_first_match,
+        quotas: compiler.quotas,
         predicates: PredicateTable::new(compiler.predicates, &options.expected_count_attribute),
     })
 }
@@ -78,6 +82,9 @@ pub(super) fn compile(options: &PolicyOptions) -> Result<PolicySet, Vec<CompileE
 #[derive(Default)]
 struct Compiler {
     predicates: Vec<Predicate>,
+    quotas: Vec<Quota>,
+    /// The policy at the top that is being compiled, the hash of its name, and how many quotas it has so far.
+    policy: (PolicyIndex, u64, u16),
     errors: Vec<CompileError>,
 }
 
@@ -164,6 +171,22 @@ impl Compiler {
                 hash_salt,
             } => self.probabilistic(*percentage, hash_salt.as_deref(), &options),
             PolicyKind::SpanCount { min, max } => self.span_count(*min, *max, &options),
+            PolicyKind::RateLimiting {
+                spans_per_second,
+                burst,
+            } => self.quota(
+                Unit::Spans,
+                (*spans_per_second, *burst),
+                (&options, "spans_per_second"),
+            ),
+            PolicyKind::BytesLimiting {
+                bytes_per_second,
+                burst,
+            } => self.quota(
+                Unit::Bytes,
+                (*bytes_per_second, *burst),
+                (&options, "bytes_per_second"),
+            ),
             PolicyKind::And(parts) => self.all(parts, &format!("{options}.and_sub_policy"), depth),
             PolicyKind::Not(part) => self
                 .rule(part, &format!("{options}.not_sub_policy"), depth + 1)
@@ -181,11 +204,45 @@ impl Compiler {
 
     fn all(&mut self, parts: &[PolicyEntry], path: &str, depth: usize) -> Rule {
         let parts = parts.iter().enumerate();
-        Rule::All(
-            parts
-                .map(|(index, part)| self.rule(part, &format!("{path}[{index}]"), depth + 1))
-                .collect(),
-        )
+        let mut rules: Vec<Rule> = parts
+            .map(|(index, part)| self.rule(part, &format!("{path}[{index}]"), depth + 1))
+            .collect();
+        // A quota is asked last, so that only what matches otherwise is charged.
+        rules.sort_by_key(Rule::asks_quota);
+        Rule::All(rules.into())
+    }
+
+    fn quota(&mut self, unit: Unit, (rate, burst): (u64, u64), (path, key): (&str, &str)) -> Rule {
+        if rate == 0 {
+            self.refuse(
+                &format!("{path}.{key}"),
+                format!("0 {} a second: matches no trace", unit.name()),
+                "raise it, or leave the policy out",
+            );
+        }
+        if self.quotas.len() >= QUOTA_COUNT_MAX {
+            self.refuse(
+                path,
+                format!("one more limit than the {QUOTA_COUNT_MAX} there can be"),
+                "join policies that are limited alike",
+            );
+            return Rule::Leaf(Leaf::Always);
+        }
+        let (policy, name, part) = self.policy;
+        self.policy.2 += 1;
+        let burst = match burst {
+            0 => rate.saturating_mul(2),
+            burst => burst,
+        };
+        self.quotas.push(Quota {
+            key: QuotaKey {
+                policy: name,
+                part,
+                terms: Terms { unit, rate, burst },
+            },
+            policy,
+        });
+        Rule::Leaf(Leaf::Quota(QuotaIndex(self.quotas.len() as u8 - 1)))
     }
 
     fn status_code(&mut self, codes: &[StatusCode], path: &str) -> Rule {

@@ -86,6 +86,18 @@ fn describe_leaf(set: &PolicySet, leaf: &Leaf, evidence: &Evidence<'_>) -> Strin
                 threshold.value()
             )
         }
+        Leaf::Quota(index) => {
+            let terms = set.quotas[index.number()].key.terms;
+            let cost = format!("{} {}", terms.unit.amount(digest), terms.unit.name());
+            let limit = format!("{} a second, {} at once", terms.rate, terms.burst);
+            match (evidence.quotas.of(*index), evidence.quotas.left(*index)) {
+                (Some(true), _) => format!("{cost}: within {limit}"),
+                (Some(false), Some(Some(left))) => format!("{cost}, {left} tokens left: beyond {limit}"),
+                (Some(false), Some(None)) => format!("{cost}: nobody answered for {limit}"),
+                (Some(false), None) => format!("{cost}: beyond {limit}"),
+                (None, _) => format!("{cost} against {limit}: not asked"),
+            }
+        }
         Leaf::Hashed(salted) => {
             let place = if salted.keeps(evidence.trace) {
                 "within"

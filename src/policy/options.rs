@@ -81,6 +81,19 @@ pub enum PolicyKind {
         min: i32,
         max: i32,
     },
+    /// The token bucket of the policy has as many tokens as the trace has spans: `rate` more each second, `burst` at
+    /// most. All or nothing.
+    RateLimiting {
+        spans_per_second: u64,
+        /// 0: twice the rate.
+        burst: u64,
+    },
+    /// Likewise with the bytes of the trace's spans.
+    BytesLimiting {
+        bytes_per_second: u64,
+        /// 0: twice the rate.
+        burst: u64,
+    },
     /// All match; none at all counts as a match, as in the Collector.
     And(Vec<PolicyEntry>),
     /// The sub-policy does not match.
@@ -101,6 +114,8 @@ impl PolicyKind {
             PolicyKind::BooleanAttribute { .. } => "boolean_attribute",
             PolicyKind::Probabilistic { .. } => "probabilistic",
             PolicyKind::SpanCount { .. } => "span_count",
+            PolicyKind::RateLimiting { .. } => "rate_limiting",
+            PolicyKind::BytesLimiting { .. } => "bytes_limiting",
             PolicyKind::And(_) => "and",
             PolicyKind::Not(_) => "not",
             PolicyKind::Drop(_) => "drop",
@@ -131,11 +146,4 @@ impl StatusCode {
 
 /// Types of the Collector that are not built yet: a configuration that names one gets «not yet», not
 /// «unknown».
-pub const TYPES_NOT_YET: [&str; 6] = [
-    "rate_limiting",
-    "bytes_limiting",
-    "trace_state",
-    "trace_flags",
-    "ottl_condition",
-    "composite",
-];
+pub const TYPES_NOT_YET: [&str; 4] = ["trace_state", "trace_flags", "ottl_condition", "composite"];

@@ -9,15 +9,18 @@
 //! | `Chance`, once a root brought its `rv` | Falling | Unknown | False |
 //! | `Always`, `Hashed`, `Chance` of all or none | Fixed | True | False |
 //! | `Chance` before that | Free | Unknown | Unknown |
+//! | `Quota` | not in the spans | Unknown | Unknown |
 //!
 //! An upper bound is a `Not` around a Rising leaf, hence Falling; so is `invert_match`. A range is an `All`
-//! of both: Unknown inside it, False above it, and True only for a closed trace.
+//! of both: Unknown inside it, False above it, and True only for a closed trace. A quota stays Unknown after the close
+//! until it is asked ([`Rule::ask`]): last in its `All`, and only if the rest holds.
 
 use crate::base::ids::TraceId;
 use crate::digest::{Digest, PredicateIndex, PredicateSet, RandomnessSeen};
 use crate::verdict::Threshold;
 
 use super::probability::Salted;
+use super::quota::{QuotaAnswers, QuotaIndex};
 
 /// What a rule is asked about.
 pub(super) struct Evidence<'a> {
@@ -27,6 +30,8 @@ pub(super) struct Evidence<'a> {
     pub closed: bool,
     /// Of these nobody looked at all spans: what was not seen may be there all the same.
     pub unknown: PredicateSet,
+    /// What quotas have said; counts when it is closed.
+    pub quotas: QuotaAnswers,
 }
 
 /// Kleene's three values, in the order that makes conjunction the minimum.
@@ -61,6 +66,8 @@ pub(super) enum Leaf {
     Chance(Option<Threshold>),
     /// The Collector's hash of salt and trace id.
     Hashed(Salted),
+    /// Whether the quota has what the trace costs.
+    Quota(QuotaIndex),
 }
 
 /// How a leaf's plain value moves as spans are added.
@@ -85,7 +92,7 @@ impl Truth {
         }
     }
 
-    fn settled(value: bool) -> Truth {
+    pub fn settled(value: bool) -> Truth {
         if value { Truth::True } else { Truth::False }
     }
 }
@@ -136,11 +143,42 @@ impl Rule {
         }
     }
 
+    /// As [`Rule::truth`] of a closed trace, with quotas asked where their answer decides.
+    pub fn ask(&self, evidence: &Evidence<'_>, ask: &mut dyn FnMut(QuotaIndex) -> Truth) -> Truth {
+        match self {
+            Rule::Leaf(Leaf::Quota(quota)) => ask(*quota),
+            Rule::Leaf(leaf) => leaf.truth(evidence),
+            Rule::All(parts) => {
+                let mut truth = Truth::True;
+                for part in parts {
+                    // Those that ask a quota stand last.
+                    if truth == Truth::False || (truth == Truth::Unknown && part.asks_quota()) {
+                        break;
+                    }
+                    truth = truth.min(part.ask(evidence, ask));
+                }
+                truth
+            }
+            Rule::Not(inner) => inner.ask(evidence, ask).not(),
+        }
+    }
+
+    /// Whether its answer may lie with a quota.
+    pub fn asks_quota(&self) -> bool {
+        match self {
+            Rule::Leaf(leaf) => matches!(leaf, Leaf::Quota(_)),
+            Rule::All(parts) => parts.iter().any(Rule::asks_quota),
+            Rule::Not(inner) => inner.asks_quota(),
+        }
+    }
+
     /// Whether it asks how long or how large a trace is.
     pub fn asks_extent(&self) -> bool {
         match self {
             Rule::Leaf(Leaf::LongerThan(_) | Leaf::MoreSpansThan(_)) => true,
-            Rule::Leaf(Leaf::Always | Leaf::Seen(_) | Leaf::Chance(_) | Leaf::Hashed(_)) => false,
+            Rule::Leaf(Leaf::Always | Leaf::Seen(_) | Leaf::Chance(_) | Leaf::Hashed(_) | Leaf::Quota(_)) => {
+                false
+            }
             Rule::All(parts) => parts.iter().any(Rule::asks_extent),
             Rule::Not(inner) => inner.asks_extent(),
         }
@@ -150,7 +188,7 @@ impl Rule {
     pub fn threshold(&self) -> Option<Threshold> {
         match self {
             Rule::Leaf(Leaf::Chance(threshold)) => Some(threshold.unwrap_or(Threshold::KEEP_ALL)),
-            Rule::Leaf(Leaf::Hashed(_)) => None,
+            Rule::Leaf(Leaf::Hashed(_) | Leaf::Quota(_)) => None,
             Rule::Leaf(Leaf::Always | Leaf::Seen(_) | Leaf::LongerThan(_) | Leaf::MoreSpansThan(_)) => {
                 Some(Threshold::KEEP_ALL)
             }
@@ -166,6 +204,10 @@ impl Rule {
 
 impl Leaf {
     pub fn truth(&self, evidence: &Evidence<'_>) -> Truth {
+        if let Leaf::Quota(quota) = self {
+            let answer = evidence.quotas.of(*quota).filter(|_| evidence.closed);
+            return answer.map_or(Truth::Unknown, Truth::settled);
+        }
         let holds = self.holds(evidence);
         if let Leaf::Seen(predicate) = self
             && !holds
@@ -195,6 +237,7 @@ impl Leaf {
                 threshold.is_some_and(|threshold| threshold.keeps(evidence.randomness()))
             }
             Leaf::Hashed(salted) => salted.keeps(evidence.trace),
+            Leaf::Quota(_) => false,
         }
     }
 
@@ -205,7 +248,7 @@ impl Leaf {
                 Direction::Fixed
             }
             Leaf::Chance(Some(_)) if evidence.randomness_only_falls() => Direction::Falling,
-            Leaf::Chance(Some(_)) => Direction::Free,
+            Leaf::Chance(Some(_)) | Leaf::Quota(_) => Direction::Free,
         }
     }
 }

@@ -456,3 +456,202 @@ fn nesting_is_bounded() {
     let errors = PolicySet::compile(&options).expect_err("too deep");
     assert_eq!(errors[0].message, "nested more than 16 deep");
 }
+
+fn rate(spans_per_second: u64) -> PolicyKind {
+    PolicyKind::RateLimiting {
+        spans_per_second,
+        burst: 0,
+    }
+}
+
+/// Verdict and policy.
+type Judged = (Verdict, Option<u16>);
+
+/// Asks with quotas that have so many tokens each, and returns what they were asked for.
+fn ask(set: &PolicySet, spans: &[SpanView<'_>], tokens: &[u64]) -> (Judged, Vec<(u8, u64)>) {
+    let digest = spans
+        .iter()
+        .map(|span| fold(set, span))
+        .fold(Digest::EMPTY, Monoid::merge);
+    let (mut answers, mut asked) = (QuotaAnswers::NONE, Vec::new());
+    let mut answer = |quota: QuotaIndex, amount, _| {
+        asked.push((quota.0, amount));
+        let left = tokens[quota.number()];
+        match amount <= left {
+            true => Answer::Granted,
+            false => Answer::Refused { left },
+        }
+    };
+    let ruling = set.judge_asking(trace(), &digest, PredicateSet::NONE, &mut answers, &mut answer);
+    let ruling = ruling.expect("nobody answers later");
+    // What was answered is not asked again.
+    let again = set.judge_asking(
+        trace(),
+        &digest,
+        PredicateSet::NONE,
+        &mut answers,
+        &mut |_, _, _| panic!("asked twice"),
+    );
+    assert_eq!(again, Some(ruling));
+    ((ruling.verdict, ruling.policy.map(|policy| policy.0)), asked)
+}
+
+#[test]
+fn quota_keeps_what_it_has_tokens_for() {
+    let set = set_of(vec![rate(5)], false);
+    assert_eq!(ask(&set, &[span(), span()], &[2]), (keep(0), vec![(0, 2)]));
+    assert_eq!(ask(&set, &[span(), span()], &[1]), (ROLLUP, vec![(0, 2)]));
+    check(&set, &[span()], PENDING, ROLLUP);
+    let terms = set.quotas()[0].key.terms;
+    assert_eq!((terms.rate, terms.burst), (5, 10));
+}
+
+#[test]
+fn every_quota_is_charged_but_of_a_denied_trace() {
+    let kinds = vec![errors(), rate(5), rate(7)];
+    let set = set_of(kinds.clone(), false);
+    assert_eq!(ask(&set, &[status(2)], &[9, 0]), (keep(0), vec![(0, 1), (1, 1)]));
+    let denying = set_of([kinds, vec![drop(vec![slow(10, 0)])]].concat(), false);
+    assert_eq!(ask(&denying, &[lasting(11)], &[9, 9]), (deny(3), vec![]));
+    assert_eq!(
+        ask(&denying, &[lasting(1)], &[9, 9]),
+        (keep(1), vec![(0, 1), (1, 1)])
+    );
+}
+
+#[test]
+fn first_match_charges_no_later_quota() {
+    let kinds = vec![rate(5), errors(), rate(7)];
+    let set = set_of(kinds, true);
+    assert_eq!(ask(&set, &[status(2)], &[1, 1]), (keep(0), vec![(0, 1)]));
+    assert_eq!(ask(&set, &[status(2)], &[0, 1]), (keep(1), vec![(0, 1)]));
+    assert_eq!(ask(&set, &[status(1)], &[0, 1]), (keep(2), vec![(0, 1), (1, 1)]));
+}
+
+#[test]
+fn conjunction_asks_its_quota_last_and_only_if_the_rest_holds() {
+    let set = set_of(vec![and(vec![rate(5), errors()])], false);
+    assert_eq!(ask(&set, &[status(1)], &[9]), (ROLLUP, vec![]));
+    assert_eq!(ask(&set, &[status(2)], &[9]), (keep(0), vec![(0, 1)]));
+    assert_eq!(ask(&set, &[status(2)], &[0]), (ROLLUP, vec![(0, 1)]));
+}
+
+#[test]
+fn drop_of_what_is_beyond_a_quota_is_a_cap_for_all() {
+    let set = set_of(vec![errors(), drop(vec![not(rate(5))])], false);
+    check(&set, &[status(2)], PENDING, keep(0));
+    assert_eq!(ask(&set, &[status(2)], &[1]), (keep(0), vec![(0, 1)]));
+    assert_eq!(ask(&set, &[status(2)], &[0]), (deny(1), vec![(0, 1)]));
+    let digest = fold(&set, &status(2));
+    // A late span does not lift it; of a trace that passed, it may.
+    let again = |before| set.judge_again(trace(), &digest, before).verdict;
+    assert_eq!(again(Verdict::Deny), Verdict::Deny);
+    assert_eq!(again(Verdict::Rollup), Verdict::Keep);
+}
+
+#[test]
+fn bytes_are_those_of_the_spans() {
+    let limit = PolicyKind::BytesLimiting {
+        bytes_per_second: 1_000,
+        burst: 4_000,
+    };
+    let set = set_of(vec![limit], false);
+    let digest = Digest {
+        bytes: 3_999,
+        ..fold(&set, &span())
+    };
+    let mut asked = None;
+    set.judge_asking(
+        trace(),
+        &digest,
+        PredicateSet::NONE,
+        &mut QuotaAnswers::default(),
+        &mut |_, amount, _| {
+            asked = Some(amount);
+            Answer::Granted
+        },
+    );
+    assert_eq!(asked, Some(3_999));
+    assert_eq!(set.quotas()[0].key.terms.burst, 4_000);
+}
+
+#[test]
+fn quota_erases_th_and_gives_way_to_any_other() {
+    let threshold = |kinds: Vec<PolicyKind>| {
+        let set = set_of(kinds, false);
+        let digest = fold(&set, &status(2));
+        let grant = &mut |_, _, _| Answer::Granted;
+        let ruling = set.judge_asking(
+            trace(),
+            &digest,
+            PredicateSet::NONE,
+            &mut QuotaAnswers::default(),
+            grant,
+        );
+        let ruling = ruling.expect("nobody answers later");
+        assert_eq!(ruling.verdict, Verdict::Keep);
+        ruling.threshold.map(Threshold::value)
+    };
+    assert_eq!(threshold(vec![rate(1)]), None);
+    assert_eq!(threshold(vec![and(vec![rate(1), share(50.0)])]), None);
+    assert_eq!(threshold(vec![rate(1), share(50.0)]), Some(1 << 55));
+    assert_eq!(threshold(vec![rate(1), errors()]), Some(0));
+}
+
+#[test]
+fn answer_that_comes_later_holds_back_all_that_comes_after_it() {
+    let set = set_of(vec![rate(5), rate(7)], true);
+    let digest = fold(&set, &span());
+    let mut answers = QuotaAnswers::NONE;
+    let later = set.judge_asking(
+        trace(),
+        &digest,
+        PredicateSet::NONE,
+        &mut answers,
+        &mut |quota, _, ticket| {
+            assert_eq!((quota.0, ticket), (0, None));
+            Answer::Later(Ticket::new(7))
+        },
+    );
+    assert_eq!(later, None);
+    let ruling = set.judge_asking(
+        trace(),
+        &digest,
+        PredicateSet::NONE,
+        &mut answers,
+        &mut |quota, _, ticket| match quota.0 {
+            0 => {
+                assert_eq!(ticket, Some(Ticket::new(7)));
+                Answer::Refused { left: 0 }
+            }
+            _ => Answer::Granted,
+        },
+    );
+    assert_eq!(
+        ruling.map(|ruling| (ruling.verdict, ruling.policy.map(|policy| policy.0))),
+        Some(keep(1))
+    );
+}
+
+#[test]
+fn explanation_says_what_a_quota_had_left() {
+    let set = set_of(vec![and(vec![rate(5), errors()])], false);
+    let digest = fold(&set, &status(2)).merge(fold(&set, &span()));
+    let mut answers = QuotaAnswers::NONE;
+    let say = |answers| set.explain_asked(trace(), &digest, true, answers)[0].clone();
+    assert_eq!(
+        (say(answers).result, &say(answers).detail[..]),
+        (
+            Outcome::Unknown,
+            "status ERROR: seen and 2 spans against 5 a second, 10 at once: not asked"
+        )
+    );
+    answers.note(QuotaIndex(0), Answer::Refused { left: 1 });
+    assert_eq!(
+        (say(answers).result, &say(answers).detail[..]),
+        (
+            Outcome::NoMatch,
+            "status ERROR: seen and 2 spans, 1 tokens left: beyond 5 a second, 10 at once"
+        )
+    );
+}

@@ -5,6 +5,7 @@
 //!  then:     Items →    ← Settled            landing core to owner, owner to landing core
 //!            Asked →    ← Answered           copying forward, a piece of one log at a time
 //!            ← Search   Searched →           owner to the keepers of all logs, and back
+//!            Leasing                         judges of quotas and their ledgers, both ways
 //! ```
 //!
 //! Both kinds are credit: so many items and settlements are on their way between two cores at most, until the
@@ -15,6 +16,7 @@
 use crate::base::ids::{LogId, TraceId};
 use crate::landing::forward::{Answer, Question};
 use crate::landing::{Searched, Wanted};
+use crate::policy::quota::Leasing;
 use crate::route::{Decision, ItemBatch, Settlement};
 use crate::table::{FoundDecision, Trace};
 
@@ -52,4 +54,6 @@ pub enum Message {
         wanted: Wanted,
     },
     Searched(Searched),
+    /// One request and one answer of each quota at a time.
+    Leasing(Vec<Leasing>),
 }

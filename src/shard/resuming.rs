@@ -27,6 +27,7 @@ pub struct Resuming {
     pub(super) early: Vec<(CoreId, Message)>,
     pub(super) credit: Credit,
     pub(super) on_overload: OnOverload,
+    pub(super) quotas_start_full: bool,
 }
 
 impl Resuming {
@@ -42,6 +43,7 @@ impl Resuming {
             early: Vec::new(),
             credit: Credit::default(),
             on_overload: OnOverload::default(),
+            quotas_start_full: false,
         }
     }
 
@@ -51,6 +53,14 @@ impl Resuming {
 
     pub fn with_overload(self, on_overload: OnOverload) -> Resuming {
         Resuming { on_overload, ..self }
+    }
+
+    /// This directory has never judged before: quotas begin with their burst, if there are no other nodes.
+    pub fn with_full_quotas(self, quotas_start_full: bool) -> Resuming {
+        Resuming {
+            quotas_start_full,
+            ..self
+        }
     }
 
     pub fn handle_message(&mut self, from: CoreId, message: Message) {
@@ -66,7 +76,8 @@ impl Resuming {
             | Message::Asked { .. }
             | Message::Answered { .. }
             | Message::Search { .. }
-            | Message::Searched(_) => self.early.push((from, message)),
+            | Message::Searched(_)
+            | Message::Leasing(_) => self.early.push((from, message)),
         }
     }
 

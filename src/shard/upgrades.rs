@@ -416,7 +416,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             Purpose::Upgrade { at } => self.end_upgrade(trace, at),
             Purpose::Find => self.upgrades.finds.push(found),
             Purpose::Late { dropped, .. } => {
-                let ruling = self.policies.judge_closed(trace, &found.digest);
+                let ruling = self.policies.judge_again(trace, &found.digest, dropped.verdict);
                 if ruling.verdict == Verdict::Keep
                     && self.upgrade(trace, table::upgrade_by(&ruling, dropped)) == Upgrade::Refused
                 {

@@ -17,6 +17,7 @@
 //! Keeps that this node gives are handed out as [`PeerDecision`]s to be logged first; digests and answers as
 //! [`Outbound`]s. Losing one of the latter costs time only: what is not answered is sent again.
 
+mod bench; // quotas, at the home and among nodes
 mod hear; // what homes and peers say of a trace, and what they are reminded of
 mod trace; // one trace, from its close to its settlement
 
@@ -213,20 +214,24 @@ impl Table {
         };
         match inbound {
             Inbound::Announced(keep) => {
-                cluster.home.handle_keep(now, &keep, policies, &mut cluster.words);
+                self.at_home(&mut context, |home, bench, words| {
+                    home.handle_keep(now, &keep, bench, words);
+                });
                 self.hear_keep(keep, &mut context);
             }
             // One that finds no room is sent again.
             Inbound::Digest(..) if cluster.is_full() => {}
             Inbound::Digest(from, digest) => {
-                cluster
-                    .home
-                    .absorb(now, from, &digest, policies, &mut cluster.words);
+                self.at_home(&mut context, |home, bench, words| {
+                    home.absorb(now, from, &digest, bench, words);
+                });
             }
             Inbound::Answer(version, answer) => self.hear_answer(version, answer, &mut context),
             Inbound::Members(members) => {
                 let is_first = cluster.members.is_none();
+                let company = bench::company_of(&members);
                 let before = cluster.set_members(members);
+                self.quotas.set_company(now.instant, company);
                 // After a start this home knows nothing of what this node had dropped before.
                 self.remind_homes(now, |known, id| match &before {
                     Some(before) => before.home(id) != known.home(id),
@@ -237,6 +242,7 @@ impl Table {
                 cluster.send_again(node);
                 self.remind_homes(now, |known, id| known.home(id) == node);
             }
+            Inbound::Leasing(leasing) => self.quotas.handle(now.instant, leasing),
             Inbound::PolicyNames(_) => {}
         }
         self.hear_home(&mut context);
@@ -359,12 +365,12 @@ impl Table {
 
     pub(super) fn cluster_timeout(&mut self, context: &mut Context<'_>) {
         let now = context.now;
+        self.at_home(context, |home, bench, words| {
+            home.handle_timeout(now, bench, words)
+        });
         let Some(cluster) = &mut self.cluster else {
             return;
         };
-        cluster
-            .home
-            .handle_timeout(now, context.policies, &mut cluster.words);
         while let Some((id, decision)) = cluster.heard.expire(now.instant, HOME_PATIENCE) {
             let decision = Decision {
                 threshold: None,
@@ -457,7 +463,14 @@ impl Table {
         keeps
     }
 
-    /// A digest or an answer.
+    /// Something else for another node. While there is no room it is lost, as on the way.
+    pub fn send(&mut self, outbound: Outbound) {
+        if let Some(cluster) = self.cluster.as_mut().filter(|cluster| !cluster.is_full()) {
+            cluster.outbound.push_back(outbound);
+        }
+    }
+
+    /// A digest, an answer, or a lease.
     pub fn poll_outbound(&mut self) -> Option<Outbound> {
         self.cluster.as_mut()?.outbound.pop_front()
     }

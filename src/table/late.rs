@@ -69,7 +69,7 @@ impl Table {
         }
         let evidence = match known.flatten() {
             Some(digest) => {
-                let ruling = policies.judge_closed(item.trace, &digest);
+                let ruling = policies.judge_again(item.trace, &digest, dropped.verdict);
                 (ruling.verdict == Verdict::Keep).then(|| LateEvidence::Certain(upgrade_by(&ruling, dropped)))
             }
             None => policies

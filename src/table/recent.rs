@@ -5,6 +5,7 @@ use crate::base::monoid::Monoid;
 use crate::base::prefetch::prefetch;
 use crate::base::time::WallTime;
 use crate::digest::Digest;
+use crate::policy::QuotaAnswers;
 use crate::route::{Decision, Places};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
@@ -26,6 +27,8 @@ pub struct DecidedTrace {
     pub late_spans: u32,
     /// Of those.
     pub late: Digest,
+    /// What quotas said of it here.
+    pub quotas: QuotaAnswers,
     /// A start found it: other logs may know more of it.
     pub is_replayed: bool,
     /// Where its spans are, or were: the log keeps them no longer for this.
@@ -175,6 +178,7 @@ mod tests {
             decided_at: WallTime(number),
             late_spans: 0,
             late: Digest::EMPTY,
+            quotas: QuotaAnswers::NONE,
             is_replayed: false,
             places: Places::new(),
         }

@@ -9,6 +9,7 @@ use crate::base::wheel::Armed;
 use crate::completion::Progress;
 use crate::completion::structure::Structure;
 use crate::digest::Digest;
+use crate::policy::QuotaAnswers;
 use crate::route::{Decision, Places, Settlement};
 
 const NO_ROOT: Instant = Instant(u64::MAX);
@@ -168,6 +169,7 @@ impl Trace {
             decided_at: now.wall,
             late_spans: 0,
             late: Digest::EMPTY,
+            quotas: QuotaAnswers::NONE,
             is_replayed: false,
             places: self.places().take(PLACES_REMEMBERED).collect(),
         }

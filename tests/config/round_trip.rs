@@ -195,6 +195,14 @@ fn leaf() -> impl Strategy<Value = PolicyKind> {
             percentage,
             hash_salt
         }),
+        (1..u64::MAX / 2, 0..u64::MAX / 2).prop_map(|(spans_per_second, burst)| PolicyKind::RateLimiting {
+            spans_per_second,
+            burst
+        }),
+        (1..u64::MAX / 2, 0..u64::MAX / 2).prop_map(|(bytes_per_second, burst)| PolicyKind::BytesLimiting {
+            bytes_per_second,
+            burst
+        }),
         (0..1_000_i32, 0..1_000_i32).prop_map(|(min, more)| PolicyKind::SpanCount {
             min,
             max: if more == 0 { 0 } else { min + more }

@@ -18,7 +18,7 @@ fn write_key(place: &Place, key: &str, mode: u32) -> String {
 }
 
 /// A node that asks `others`; they may be started after it.
-fn member(name: &str, key: &str, others: &[SocketAddr]) -> Place {
+pub fn member(name: &str, key: &str, others: &[SocketAddr]) -> Place {
     let place = Place::new(name).errors_only();
     let key_file = write_key(&place, key, 0o600);
     let join: Vec<String> = others.iter().map(|address| format!("\"{address}\"")).collect();
@@ -30,7 +30,7 @@ fn member(name: &str, key: &str, others: &[SocketAddr]) -> Place {
         .with("cluster.join", &format!("[{}]", join.join(", ")))
 }
 
-fn address(tailkeep: &Tailkeep) -> SocketAddr {
+pub fn address(tailkeep: &Tailkeep) -> SocketAddr {
     let address = tailkeep.status()["endpoints"]["cluster"].clone();
     address.as_str().expect("resolved").parse().expect("an address")
 }
@@ -47,7 +47,7 @@ fn members(tailkeep: &Tailkeep) -> Vec<(String, String)> {
     members
 }
 
-fn wait_members(tailkeep: &Tailkeep, expected: &[(&str, &str)]) {
+pub fn wait_members(tailkeep: &Tailkeep, expected: &[(&str, &str)]) {
     let expected: Vec<_> = expected
         .iter()
         .map(|(name, state)| (name.to_string(), state.to_string()))

@@ -163,6 +163,14 @@ fn value(entry: &PolicyEntry) -> Value {
             None => json!({ "sampling_percentage": percentage }),
         },
         PolicyKind::SpanCount { min, max } => json!({ "min_spans": min, "max_spans": max }),
+        PolicyKind::RateLimiting {
+            spans_per_second,
+            burst,
+        } => json!({ "spans_per_second": spans_per_second, "burst_capacity": burst }),
+        PolicyKind::BytesLimiting {
+            bytes_per_second,
+            burst,
+        } => json!({ "bytes_per_second": bytes_per_second, "burst_capacity": burst }),
         PolicyKind::And(parts) => json!({ "and_sub_policy": list(parts) }),
         PolicyKind::Not(part) => json!({ "not_sub_policy": value(part) }),
         PolicyKind::Drop(parts) => json!({ "drop_sub_policy": list(parts) }),

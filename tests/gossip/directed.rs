@@ -3,8 +3,9 @@
 use super::world::{Net, Setup, World, node_id};
 use super::{ms, seeds};
 use std::collections::BTreeSet;
-use tailkeep::base::ids::TraceId;
+use tailkeep::base::ids::{CoreId, TraceId};
 use tailkeep::gossip::{Outbound, PeerDecision};
+use tailkeep::policy::quota::{Ask, Grant, Judge, Leasing, QuotaKey, Terms, Unit};
 use tailkeep::route::Decision;
 use tailkeep::verdict::{Reason, Verdict};
 
@@ -49,6 +50,48 @@ fn digests_and_answers_come_once_and_in_order() {
         assert_eq!(world.node(0).answers.len(), 3 * all.len(), "seed {seed}");
         assert_eq!(world.node(1).gossip.counts().unreadable, 0);
     });
+}
+
+#[test]
+fn requests_and_grants_of_leases_come_as_they_were_said() {
+    let mut world = World::cluster(3, 3, Net::GOOD, Setup::default());
+    let quota = QuotaKey {
+        policy: u64::MAX,
+        part: u16::MAX,
+        terms: Terms {
+            unit: Unit::Bytes,
+            rate: u64::MAX,
+            burst: u64::MAX,
+        },
+    };
+    let judge = Judge {
+        node: node_id(0).0,
+        core: CoreId(u16::MAX),
+    };
+    let ask = Leasing::Ask(Ask {
+        quota,
+        judge,
+        number: u32::MAX,
+        want: u64::MAX,
+        least: u64::MAX - 1,
+        ahead: u64::MAX - 2,
+        returned: u64::MAX - 3,
+    });
+    let grant = Leasing::Grant(Grant {
+        quota,
+        judge,
+        number: u32::MAX,
+        tokens: u64::MAX - 4,
+        left: u64::MAX - 5,
+    });
+    // More than one datagram of the largest there can be.
+    for _ in 0..40 {
+        world.outbound(0, Outbound::Leasing(node_id(1), ask));
+        world.outbound(1, Outbound::Leasing(node_id(0), grant));
+    }
+    world.run(ms(1_000));
+    assert_eq!(world.node(1).leasings, vec![ask; 40]);
+    assert_eq!(world.node(0).leasings, vec![grant; 40]);
 }
 
 #[test]

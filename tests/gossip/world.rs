@@ -21,6 +21,7 @@ use tailkeep::base::time::{Instant, Now, WallTime};
 use tailkeep::digest::{Digest, PredicateSet};
 use tailkeep::gossip::datagram::{ClusterKey, HEADER_BYTES};
 use tailkeep::gossip::{Gossip, Inbound, NodeDigest, NodeId, Options, Outbound, PeerDecision};
+use tailkeep::policy::quota::Leasing;
 use tailkeep::proto;
 use tailkeep::route::{Decision, PolicyNumber};
 use tailkeep::verdict::{Reason, Threshold, Verdict};
@@ -80,6 +81,7 @@ pub struct Node {
     /// Versions of digests that came, by sender.
     pub digests: BTreeMap<NodeId, Vec<u32>>,
     pub answers: Vec<(u32, TraceId)>,
+    pub leasings: Vec<Leasing>,
     pub live: Vec<NodeId>,
     /// Every set of members that its shards were told.
     pub members_told: Vec<Vec<NodeId>>,
@@ -211,6 +213,7 @@ impl World {
             incarnation: self.starts,
             names,
             came: BTreeMap::new(),
+            leasings: Vec::new(),
             digests: BTreeMap::new(),
             answers: Vec::new(),
             live: Vec::new(),
@@ -544,6 +547,7 @@ impl Node {
                 assert_eq!(policy, Some(policy_name(trace)), "names survive the way");
                 self.came.entry(trace).or_insert((0, now)).0 += 1;
             }
+            Inbound::Leasing(leasing) => self.leasings.push(leasing),
             Inbound::Digest(from, digest) => {
                 assert_eq!(digest.digest.span_count, digest.version);
                 self.digests.entry(from).or_default().push(digest.version);

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use tailkeep::base::ids::TraceId;
 use tailkeep::base::monoid::Monoid;
-use tailkeep::digest::Digest;
-use tailkeep::policy::{Outcome, PolicyOptions, PolicySet};
+use tailkeep::digest::{Digest, PredicateSet};
+use tailkeep::policy::{Answer, Outcome, PolicyOptions, PolicySet, QuotaAnswers, QuotaIndex};
 use tailkeep::verdict::Verdict;
 
 use crate::digest::{fold_parts, split_trace};
@@ -28,12 +28,20 @@ fn stages(set: &PolicySet, split: &[(usize, crate::sampler::SpanOfResource)]) ->
 fn check(
     options: &PolicyOptions,
     split: &[(usize, crate::sampler::SpanOfResource)],
+    grants: u64,
 ) -> Result<(), TestCaseError> {
     let set = PolicySet::compile(options).expect("generated policies are right");
     let trace = TraceId::new(&split[0].1.span.trace_id).expect("generated ids are right");
     let whole = feed::fold_all(&set, split.iter().map(|(_, span)| span));
-    let last = set.judge_closed(trace, &whole);
-    let last_results = set.explain(trace, &whole, true);
+    // Whatever quotas say at the end.
+    let mut answers = QuotaAnswers::NONE;
+    let mut says = |quota: QuotaIndex, _, _| match grants >> quota.number() & 1 {
+        1 => Answer::Granted,
+        _ => Answer::Refused { left: 0 },
+    };
+    let last = set.judge_asking(trace, &whole, PredicateSet::NONE, &mut answers, &mut says);
+    let last = last.expect("nobody answers later");
+    let last_results = set.explain_asked(trace, &whole, true, answers);
 
     for digest in stages(&set, split) {
         let early = set.judge_open(trace, &digest);
@@ -71,7 +79,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(8192))]
 
     #[test]
-    fn early_ruling_is_the_final_ruling(options in generate::policies(), split in split_trace()) {
-        check(&options, &split)?;
+    fn early_ruling_is_the_final_ruling(
+        options in prop_oneof![2 => generate::policies(), 1 => generate::limiting_policies()],
+        split in split_trace(),
+        grants in any::<u64>(),
+    ) {
+        check(&options, &split, grants)?;
     }
 }

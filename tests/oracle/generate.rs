@@ -168,6 +168,43 @@ fn leaf() -> impl Strategy<Value = PolicyKind> {
     ]
 }
 
+/// As [`policies`], some of which limit.
+pub fn limiting_policies() -> impl Strategy<Value = PolicyOptions> {
+    let limit = prop_oneof![
+        (1..9u64, 1..9u64).prop_map(|(spans_per_second, burst)| PolicyKind::RateLimiting {
+            spans_per_second,
+            burst
+        }),
+        (1..900u64, 1..900u64).prop_map(|(bytes_per_second, burst)| PolicyKind::BytesLimiting {
+            bytes_per_second,
+            burst
+        }),
+    ];
+    let limit = (limit, any::<bool>()).prop_map(|(limit, negated)| match negated {
+        true => PolicyKind::Not(Box::new(PolicyEntry {
+            name: String::new(),
+            kind: limit,
+        })),
+        false => limit,
+    });
+    let limiting = (limit, vec(rule(), 0..3), any::<prop::sample::Index>(), 0..4u8).prop_map(
+        |(limit, mut others, place, shape)| {
+            others.insert(place.index(others.len() + 1), limit);
+            match shape {
+                0 => PolicyKind::Drop(named(others)),
+                1 => others.swap_remove(0),
+                _ => PolicyKind::And(named(others)),
+            }
+        },
+    );
+    let policy = prop_oneof![1 => policy(), 2 => limiting];
+    (vec(policy, 0..6), any::<bool>()).prop_map(|(kinds, sample_on_first_match)| PolicyOptions {
+        policies: named(kinds),
+        sample_on_first_match,
+        ..PolicyOptions::default()
+    })
+}
+
 fn named(kinds: Vec<PolicyKind>) -> Vec<PolicyEntry> {
     let entries = kinds.into_iter().enumerate();
     entries

@@ -6,6 +6,7 @@
 
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
 use regex::Regex;
 use tailkeep::policy::{PolicyEntry, PolicyKind, PolicyOptions};
 
@@ -35,17 +36,36 @@ pub enum Th {
 
 /// Decides a trace that is whole. All spans have the same trace id.
 pub fn decide(options: &PolicyOptions, spans: &[SpanOfResource]) -> Decision {
+    decide_limited(options, spans, &mut |_, _| panic!("no policy limits anything"))
+}
+
+/// As [`decide`]; a limiting policy asks `limit` for what the trace costs, once, when all else that it asks is so.
+pub fn decide_limited(
+    options: &PolicyOptions,
+    spans: &[SpanOfResource],
+    limit: &mut dyn FnMut(&PolicyKind, u64) -> bool,
+) -> Decision {
     let is_drop = |entry: &&PolicyEntry| matches!(entry.kind, PolicyKind::Drop(_));
     let drops = options.policies.iter().filter(is_drop);
     let others = options.policies.iter().filter(|entry| !is_drop(entry));
     for drop in drops {
-        if matches(&drop.kind, spans) {
+        if matches_limited(&drop.kind, spans, limit) {
             return Decision::Deny {
                 policy: drop.name.clone(),
             };
         }
     }
-    let matching: Vec<_> = others.filter(|entry| matches(&entry.kind, spans)).collect();
+    let mut matching = Vec::new();
+    for entry in others {
+        let is_over = options.sample_on_first_match && !matching.is_empty();
+        // Nobody is charged any more; what matches without asking counts for `th`.
+        if is_over && asks_limit(&entry.kind) {
+            continue;
+        }
+        if matches_limited(&entry.kind, spans, limit) {
+            matching.push(entry);
+        }
+    }
     let Some(first) = matching.first() else {
         return Decision::Rollup;
     };
@@ -61,7 +81,40 @@ pub fn decide(options: &PolicyOptions, spans: &[SpanOfResource]) -> Decision {
     }
 }
 
-/// Whether the policy matches the trace.
+/// Whether a policy limits what it keeps.
+pub fn asks_limit(kind: &PolicyKind) -> bool {
+    match kind {
+        PolicyKind::RateLimiting { .. } | PolicyKind::BytesLimiting { .. } => true,
+        PolicyKind::And(parts) | PolicyKind::Drop(parts) => parts.iter().any(|part| asks_limit(&part.kind)),
+        PolicyKind::Not(part) => asks_limit(&part.kind),
+        _ => false,
+    }
+}
+
+fn matches_limited(
+    kind: &PolicyKind,
+    spans: &[SpanOfResource],
+    limit: &mut dyn FnMut(&PolicyKind, u64) -> bool,
+) -> bool {
+    match kind {
+        PolicyKind::RateLimiting { .. } => limit(kind, spans.len() as u64),
+        PolicyKind::BytesLimiting { .. } => {
+            let bytes = spans.iter().map(|span| span.span.encoded_len() as u64);
+            limit(kind, bytes.sum())
+        }
+        PolicyKind::And(parts) | PolicyKind::Drop(parts) => {
+            let (limits, others): (Vec<_>, Vec<_>) = parts.iter().partition(|part| asks_limit(&part.kind));
+            others.iter().all(|part| matches(&part.kind, spans))
+                && limits
+                    .iter()
+                    .all(|part| matches_limited(&part.kind, spans, limit))
+        }
+        PolicyKind::Not(part) => !matches_limited(&part.kind, spans, limit),
+        _ => matches(kind, spans),
+    }
+}
+
+/// Whether the policy matches the trace, of one that limits nothing.
 pub fn matches(kind: &PolicyKind, spans: &[SpanOfResource]) -> bool {
     match kind {
         PolicyKind::AlwaysSample => true,
@@ -139,6 +192,9 @@ pub fn matches(kind: &PolicyKind, spans: &[SpanOfResource]) -> bool {
             parts.iter().all(|part| matches(&part.kind, spans))
         }
         PolicyKind::Not(part) => !matches(&part.kind, spans),
+        PolicyKind::RateLimiting { .. } | PolicyKind::BytesLimiting { .. } => {
+            panic!("what is limited is not in the spans alone")
+        }
     }
 }
 
@@ -150,6 +206,7 @@ pub fn threshold(kind: &PolicyKind) -> Option<u64> {
             ..
         } if !salt.is_empty() => None,
         PolicyKind::Probabilistic { percentage, .. } => Some(threshold_of(*percentage).unwrap_or(0)),
+        PolicyKind::RateLimiting { .. } | PolicyKind::BytesLimiting { .. } => None,
         PolicyKind::And(parts) | PolicyKind::Drop(parts) => {
             let thresholds: Option<Vec<u64>> = parts.iter().map(|part| threshold(&part.kind)).collect();
             Some(thresholds?.into_iter().max().unwrap_or(0))

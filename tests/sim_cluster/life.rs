@@ -25,6 +25,7 @@ pub enum Canary {
     ForgottenHomeChange,
     AddedDigests,
     LostAnnouncements,
+    ForgetfulLedger,
 }
 
 /// What one run came to.
@@ -38,6 +39,9 @@ pub struct Outcome {
     raised: u64,
     judged_alone: u64,
     digests: u64,
+    /// Spans by the limit, of so many earned.
+    limited: Option<(u64, u64)>,
+    unanswered: u64,
 }
 
 struct World {
@@ -48,6 +52,17 @@ struct World {
     /// When a node that is down starts.
     starts: Vec<Option<Instant>>,
     judged_alone: u64,
+    /// In a limited run: what ledgers may have given out, in billionths of tokens, and what has been spent.
+    earned: u128,
+    spent: Spent,
+}
+
+/// By lives that are over.
+#[derive(Clone, Copy, Default)]
+struct Spent {
+    tokens: u64,
+    traces: u64,
+    unanswered: u64,
 }
 
 /// One run from the first start to the last span.
@@ -63,7 +78,12 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
     };
     network.loses_announcements = canary == Canary::LostAnnouncements;
     network.digests_add_up = canary == Canary::AddedDigests;
+    network.ledgers_forget = canary == Canary::ForgetfulLedger;
     let by_trace_id = canary == Canary::None && random.below(8) == 0;
+    let limited = match canary {
+        Canary::None => seed.is_multiple_of(2),
+        canary => canary == Canary::ForgetfulLedger,
+    };
     let node_count = 2 + random.below(NODES_MAX - 1) as usize;
     let mut world = World {
         nodes: (0..node_count).map(Node::new).collect(),
@@ -75,7 +95,7 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
                 instant: Instant(1_000_000_000),
                 wall: WallTime(1_700_000_000_000_000_000 + seed % 1000),
             },
-            policies: model::policies(),
+            policies: model::policies(limited),
             spans_arrive: match by_trace_id {
                 true => SpansArrive::ByTraceId,
                 false => SpansArrive::Anywhere,
@@ -85,6 +105,8 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
         views: vec![None; node_count],
         starts: vec![None; node_count],
         judged_alone: 0,
+        earned: 0,
+        spent: Spent::default(),
     };
     for node in &mut world.nodes {
         node.hears_of_members_once = canary == Canary::ForgottenHomeChange;
@@ -107,6 +129,11 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
     world.rest();
     for node in &world.nodes {
         node.assert_ledger(&world.outside.policies);
+    }
+    world.count_spent_of_all();
+    let earned = (world.earned / 1_000_000_000) as u64;
+    if limited {
+        world.assert_limit(earned);
     }
     let Outside {
         client,
@@ -135,6 +162,8 @@ pub fn live(seed: u64, canary: Canary) -> Outcome {
         raised: raised.sum(),
         judged_alone: world.judged_alone + judged_alone.sum::<u64>(),
         digests: network.digests,
+        limited: limited.then_some((world.spent.tokens, earned)),
+        unanswered: world.spent.unanswered,
     }
 }
 
@@ -151,10 +180,37 @@ impl World {
             false => Crash::PowerCut,
         };
         self.judged_alone += self.nodes[node].stats(&self.outside.policies).traces.judged_alone;
+        self.count_spent(node);
         self.nodes[node].crash(&mut self.outside, crash);
         let away = Duration::from_millis(100 + self.outside.random.below(6_000));
         self.starts[node] = Some(self.outside.now.instant.plus(away));
         self.topology_changed();
+    }
+
+    /// What a limit has let through in this life of a node.
+    fn count_spent(&mut self, node: usize) {
+        for counts in &self.nodes[node].stats(&self.outside.policies).policies {
+            self.spent.tokens += counts.quota.tokens;
+            self.spent.traces += counts.quota.granted;
+            self.spent.unanswered += counts.quota.unanswered;
+        }
+    }
+
+    fn count_spent_of_all(&mut self) {
+        (0..self.nodes.len()).for_each(|node| self.count_spent(node));
+    }
+
+    /// Q1 over the cluster: every ledger began empty, so all that was spent has come in by its rate, as long as some
+    /// node took itself for the one that keeps it.
+    fn assert_limit(&self, earned: u64) {
+        let spent = self.spent;
+        assert!(spent.tokens <= earned, "Q1: {} spent of {earned}", spent.tokens);
+        let through = self.outside.output.limited_count();
+        assert!(
+            through <= spent.traces,
+            "Q1: {through} traces by the limit, {} charged",
+            spent.traces
+        );
     }
 
     /// Each node finds out in its own time.
@@ -182,6 +238,9 @@ impl World {
 
     /// Everything that is due.
     fn step(&mut self, milliseconds: u64) {
+        let ledgers = self.nodes.iter().filter(|node| node.has_ledger(self.outside.now));
+        let came = u128::from(model::LIMIT_RATE) * u128::from(milliseconds) * 1_000_000;
+        self.earned += ledgers.count() as u128 * came;
         self.pass(milliseconds);
         let now = self.outside.now.instant;
         for node in 0..self.nodes.len() {

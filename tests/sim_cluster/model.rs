@@ -13,13 +13,22 @@ use crate::spans::SpanKey;
 pub const SLOW_MS: u64 = 1000;
 pub const MANY_SPANS: u64 = 12;
 
-/// Keeps traces with an error, slow ones, and those of many spans.
-pub fn policies() -> PolicySet {
+/// Spans a second of traces that nothing else keeps, in runs with a limit.
+pub const LIMIT_RATE: u64 = 4;
+const LIMIT_BURST: u64 = 40;
+const LIMIT: &str = "limit";
+
+/// Keeps traces with an error, slow ones, and those of many spans; in a limited run so many others.
+pub fn policies(limited: bool) -> PolicySet {
     let entry = |name: &str, kind| PolicyEntry {
         name: name.to_owned(),
         kind,
     };
-    let options = PolicyOptions {
+    let limit = PolicyKind::RateLimiting {
+        spans_per_second: LIMIT_RATE,
+        burst: LIMIT_BURST,
+    };
+    let mut options = PolicyOptions {
         policies: vec![
             entry(
                 "errors",
@@ -44,6 +53,9 @@ pub fn policies() -> PolicySet {
         ],
         ..PolicyOptions::default()
     };
+    if limited {
+        options.policies.push(entry(LIMIT, limit));
+    }
     PolicySet::compile(&options).expect("right policies")
 }
 
@@ -100,6 +112,17 @@ impl Output {
         self.spans.range((trace, 0)..(trace + 1, 0)).next().is_some()
     }
 
+    /// Nothing but the limit let it through, as far as its spans say.
+    fn is_by_limit(&self, trace: u64) -> bool {
+        let said = self.said.get(&trace);
+        said.is_some_and(|said| said.iter().any(|text| text.contains(LIMIT)))
+    }
+
+    /// Traces that the limit let through.
+    pub fn limited_count(&self) -> u64 {
+        self.said.keys().filter(|trace| self.is_by_limit(**trace)).count() as u64
+    }
+
     /// G1, and the model; returns how many traces were kept and how many of them were surely to be.
     pub fn check(&self, client: &Client) -> (usize, usize) {
         let (mut kept, mut exact) = (0, 0);
@@ -117,7 +140,7 @@ impl Output {
                     "G1: trace {trace} is kept, and these of its spans did not come out: {missing:?}"
                 );
                 assert!(
-                    keeps(client, trace, written),
+                    keeps(client, trace, written) || self.is_by_limit(trace),
                     "trace {trace} is kept without a reason: {:?}",
                     info.spans
                 );
@@ -126,7 +149,7 @@ impl Output {
                 exact += 1;
                 assert_eq!(
                     is_out,
-                    keeps(client, trace, acknowledged),
+                    keeps(client, trace, acknowledged) || (is_out && self.is_by_limit(trace)),
                     "trace {trace} of calm times, {:?}",
                     info.spans
                 );

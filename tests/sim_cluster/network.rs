@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tailkeep::base::time::Instant;
 use tailkeep::gossip::{Inbound, NodeDigest, NodeId, Outbound, PeerDecision};
+use tailkeep::policy::quota::{Grant, Leasing};
 
 use crate::random::Random;
 
@@ -42,6 +43,8 @@ pub struct Network {
     pub loses_announcements: bool,
     /// The canary: each version of a digest looks like that of another node.
     pub digests_add_up: bool,
+    /// The canary: a ledger leases what it has leased already.
+    pub ledgers_forget: bool,
     pub digests: u64,
 }
 
@@ -103,6 +106,7 @@ impl Network {
                 (index(to), Inbound::Answer(version, decision))
             }
             Outbound::Answer(..) => return,
+            Outbound::Leasing(to, leasing) => (index(to), Inbound::Leasing(self.forget(leasing))),
         };
         if random.per_mille(self.loss) || self.is_cut(from, to, now) {
             return;
@@ -111,6 +115,17 @@ impl Network {
             self.push(now, random, from, to, inbound.clone());
         }
         self.push(now, random, from, to, inbound);
+    }
+
+    fn forget(&self, leasing: Leasing) -> Leasing {
+        match leasing {
+            Leasing::Grant(grant) if self.ledgers_forget => Leasing::Grant(Grant {
+                tokens: grant.quota.terms.burst,
+                left: grant.quota.terms.burst,
+                ..grant
+            }),
+            Leasing::Grant(_) | Leasing::Ask(_) => leasing,
+        }
     }
 
     fn origin(&self, from: usize, digest: &NodeDigest) -> NodeId {

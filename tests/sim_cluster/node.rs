@@ -224,6 +224,7 @@ impl Node {
         let core = match &inbound {
             Inbound::Announced(keep) | Inbound::Answer(_, keep) => owner(&keep.trace),
             Inbound::Digest(_, digest) => owner(&digest.trace),
+            Inbound::Leasing(leasing) => usize::from(leasing.core(count).0),
             Inbound::Members(_) | Inbound::Renewed(_) | Inbound::PolicyNames(_) => {
                 for core in &mut self.cores {
                     core.handle_inbound(outside.now, inbound.clone());
@@ -232,7 +233,10 @@ impl Node {
                 return;
             }
         };
-        self.cores[core].handle_inbound(outside.now, inbound);
+        // It had more cores when it asked.
+        if let Some(core) = self.cores.get_mut(core) {
+            core.handle_inbound(outside.now, inbound);
+        }
         self.turn(outside);
     }
 
@@ -324,6 +328,15 @@ impl Node {
                 && files.reads.is_empty()
                 && files.disks.main.under_way() + files.disks.kept.under_way() == 0
         })
+    }
+
+    /// Whether this node keeps a ledger, as it sees the cluster.
+    pub fn has_ledger(&self, now: Now) -> bool {
+        let mut levels = self
+            .cores
+            .iter()
+            .flat_map(|shard| shard.table().quotas().levels(now.instant));
+        levels.any(|level| level.is_some())
     }
 
     pub fn pending(&self) -> usize {

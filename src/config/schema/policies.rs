@@ -13,7 +13,7 @@ use crate::config::diagnostic::Severity;
 use crate::config::reader::{Section, Value};
 use crate::policy::options::{PolicyEntry, PolicyKind, StatusCode, TYPES_NOT_YET};
 
-const BUILT: [&str; 11] = [
+const BUILT: [&str; 13] = [
     "always_sample",
     "status_code",
     "latency",
@@ -22,6 +22,8 @@ const BUILT: [&str; 11] = [
     "boolean_attribute",
     "probabilistic",
     "span_count",
+    "rate_limiting",
+    "bytes_limiting",
     "and",
     "not",
     "drop",
@@ -113,6 +115,8 @@ fn kind_of(kind: &str, options: &mut Section<'_>, entry: &Value<'_>) -> Option<P
         "boolean_attribute" => boolean_attribute(options),
         "probabilistic" => Some(probabilistic(options, entry)),
         "span_count" => Some(span_count(options)),
+        "rate_limiting" => rate_limiting(options),
+        "bytes_limiting" => bytes_limiting(options),
         "and" => Some(PolicyKind::And(sub_policies(options, "and_sub_policy", entry))),
         "drop" => Some(PolicyKind::Drop(sub_policies(options, "drop_sub_policy", entry))),
         "not" => {
@@ -226,6 +230,28 @@ fn span_count(options: &mut Section<'_>) -> PolicyKind {
         min: options.read("min_spans", count, 0),
         max: options.read("max_spans", count, 0),
     }
+}
+
+fn rate_limiting(options: &mut Section<'_>) -> Option<PolicyKind> {
+    let spans_per_second = options.require("spans_per_second", |value| value.whole(1, i64::MAX));
+    let burst = options.read("burst_capacity", Value::count, 0);
+    Some(PolicyKind::RateLimiting {
+        spans_per_second: spans_per_second?.unsigned_abs(),
+        burst,
+    })
+}
+
+fn bytes_limiting(options: &mut Section<'_>) -> Option<PolicyKind> {
+    let rate = |value: &Value<'_>| match value.size()? {
+        0 => value.error("must be 1 or more, is 0", ""),
+        bytes => Some(bytes),
+    };
+    let bytes_per_second = options.require("bytes_per_second", rate);
+    let burst = options.read("burst_capacity", Value::size, 0);
+    Some(PolicyKind::BytesLimiting {
+        bytes_per_second: bytes_per_second?,
+        burst,
+    })
 }
 
 fn sub_policies(options: &mut Section<'_>, key: &'static str, entry: &Value<'_>) -> Vec<PolicyEntry> {

@@ -8,7 +8,9 @@ use super::{DELAY_COUNT_MAX, Gossip, NUMBER_MAX, Outcome, STREAM_COUNT_MAX, Stre
 use crate::base::time::Now;
 use crate::gossip::datagram::Opened;
 use crate::gossip::member::Identity;
-use crate::gossip::stream::content::{ContentError, PredicateMap, read_answers, read_decisions};
+use crate::gossip::stream::content::{
+    ContentError, PredicateMap, read_answers, read_decisions, read_leasing,
+};
 use crate::gossip::stream::{Incoming, Received, StreamId};
 use crate::gossip::{Inbound, NodeId};
 use crate::proto;
@@ -218,6 +220,10 @@ impl Gossip {
             }
         }
         let answers = read_answers(&message, &mut self.names)?;
+        let mut leasings = Vec::with_capacity(message.leasings.len().min(16));
+        for leasing in &message.leasings {
+            leasings.extend(read_leasing(leasing, sender.origin, self.own.origin)?.map(Inbound::Leasing));
+        }
         self.tell_names();
         let answer = |(version, answer)| Inbound::Answer(version, answer);
         self.counts.digests_in += digests.len() as u64;
@@ -225,7 +231,7 @@ impl Gossip {
             .into_iter()
             .map(|digest| Inbound::Digest(sender.origin, digest));
         self.inbounds
-            .extend(digests.chain(answers.into_iter().map(answer)));
+            .extend(digests.chain(answers.into_iter().map(answer)).chain(leasings));
         Ok(())
     }
 

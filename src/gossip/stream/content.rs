@@ -5,16 +5,22 @@
 //! batch of decisions can be read by itself, in any order and given on by anybody, and nodes with different policies
 //! understand each other as far as they ask the same.
 
+mod leasing; // between judges and ledgers of quotas
+
+pub use leasing::read_leasing;
+
 use super::BATCH_BYTES_MAX;
 use crate::base::ids::TraceId;
 use crate::base::monoid::Monoid;
 use crate::base::time::WallTime;
 use crate::digest::{Digest, PredicateIndex, PredicateSet, RandomnessSeen};
 use crate::gossip::{NodeDigest, PeerDecision};
+use crate::policy::quota::Leasing;
 use crate::proto;
 use crate::route::{Decision, PolicyNumber};
 use crate::verdict::{Reason, Threshold, Verdict};
 use bytes::{Bytes, BytesMut};
+use leasing::{LEASING_BYTES, write_leasing};
 use prost::Message;
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -223,16 +229,25 @@ pub struct Directed {
     digests: Vec<proto::Digest>,
     answers: Decisions,
     versions: Vec<u32>,
+    leasings: Vec<proto::Leasing>,
     bytes: usize,
 }
 
 impl Directed {
     pub fn is_empty(&self) -> bool {
-        self.predicates.is_none() && self.digests.is_empty() && self.answers.is_empty()
+        self.predicates.is_none()
+            && self.digests.is_empty()
+            && self.answers.is_empty()
+            && self.leasings.is_empty()
     }
 
     pub fn is_full(&self) -> bool {
-        self.answers.is_full(self.bytes + DIGEST_BYTES + VERSION_BYTES)
+        const NEXT_BYTES: usize = if DIGEST_BYTES > LEASING_BYTES {
+            DIGEST_BYTES
+        } else {
+            LEASING_BYTES
+        };
+        self.answers.is_full(self.bytes + NEXT_BYTES + VERSION_BYTES)
     }
 
     /// From here on bits mean this. Its batch has nothing else.
@@ -246,6 +261,11 @@ impl Directed {
     pub fn push_digest(&mut self, digest: &NodeDigest) {
         self.digests.push(write_digest(digest));
         self.bytes += DIGEST_BYTES;
+    }
+
+    pub fn push_leasing(&mut self, leasing: &Leasing) {
+        self.leasings.push(write_leasing(leasing));
+        self.bytes += LEASING_BYTES;
     }
 
     /// To the digest of this version.
@@ -263,6 +283,7 @@ impl Directed {
             digests: std::mem::take(&mut self.digests),
             answers,
             answered_versions: std::mem::take(&mut self.versions),
+            leasings: std::mem::take(&mut self.leasings),
         };
         message.encode_to_vec().into()
     }

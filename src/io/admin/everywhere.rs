@@ -165,9 +165,10 @@ fn merge(one: Value, other: Value) -> Value {
         .map(std::mem::take)
         .unwrap_or_default();
     if let Some(known) = base["policies"].as_array_mut() {
-        for policy in found.into_iter().filter(|policy| policy["result"] == "match") {
+        for policy in found.into_iter().filter(|policy| policy["result"] != "unknown") {
             let same = known.iter_mut().find(|known| known["name"] == policy["name"]);
-            if let Some(same) = same.filter(|same| same["result"] != "match") {
+            let knows_more = |same: &&mut Value| policy["result"] == "match" || same["result"] == "unknown";
+            if let Some(same) = same.filter(knows_more) {
                 *same = policy;
             }
         }

@@ -7,7 +7,7 @@ use crate::base::time::WallTime;
 use crate::digest::Digest;
 use crate::io::core::Core;
 use crate::landing::fetch::WhichLog;
-use crate::policy::Outcome;
+use crate::policy::{Outcome, QuotaAnswers};
 use crate::route::{self, Decision, PolicyNumber};
 use crate::table::{DecidedTrace, Trace};
 use crate::verdict::{Reason, Verdict};
@@ -33,6 +33,7 @@ struct Known {
     last_seen: Option<WallTime>,
     decided_at: Option<WallTime>,
     late_spans: u32,
+    quotas: QuotaAnswers,
     places: Vec<Place>,
 }
 
@@ -41,7 +42,7 @@ struct Busy;
 
 /// What the owner of a trace answers.
 enum Owned {
-    Known(Known),
+    Known(Box<Known>),
     /// An old decision, of which only the verdict is left.
     Remembered(Decision),
     Unknown,
@@ -108,10 +109,10 @@ impl Admin {
         };
         let shard = core.shard();
         if let Some(open) = shard.table().open_trace(&trace) {
-            return Owned::Known(pending(&core, open));
+            return Owned::Known(Box::new(pending(&core, open)));
         }
         if let Some(found) = shard.table().recent().get(&trace) {
-            return Owned::Known(decided(found));
+            return Owned::Known(Box::new(decided(found)));
         }
         match shard.table().decided(&trace) {
             Some(decision) => Owned::Remembered(decision),
@@ -152,6 +153,7 @@ impl Admin {
             last_seen: None,
             decided_at: None,
             late_spans: 0,
+            quotas: QuotaAnswers::NONE,
             places: found.places.into_iter().take(PLACES_MAX).collect(),
         }))
     }
@@ -285,7 +287,10 @@ impl Admin {
     fn describe(&self, core: &Core, owner: CoreId, known: &Known, seen: &[(CoreId, Seen)]) -> Value {
         let shard = core.shard();
         let (digest, decision) = (&known.digest, known.decision.as_ref());
-        let results = shard.policies().explain(known.trace, digest, decision.is_some());
+        let is_closed = decision.is_some();
+        let results = shard
+            .policies()
+            .explain_asked(known.trace, digest, is_closed, known.quotas);
         let policies = results.into_iter().enumerate().map(|(number, policy)| {
             let result = match policy.result {
                 Outcome::Match => "match",
@@ -382,6 +387,7 @@ fn pending(core: &Core, trace: &Trace) -> Known {
         last_seen: Some(wall(trace.progress().last_span_at)),
         decided_at: None,
         late_spans: 0,
+        quotas: QuotaAnswers::NONE,
         places: trace.places().take(PLACES_MAX).collect(),
     }
 }
@@ -396,6 +402,7 @@ fn decided(decided: &DecidedTrace) -> Known {
         last_seen: Some(decided.last_seen),
         decided_at: Some(decided.decided_at),
         late_spans: decided.late_spans,
+        quotas: decided.quotas,
         places: decided.places.to_vec(),
     }
 }

@@ -1,5 +1,7 @@
 //! Prometheus text, version 0.0.4: the names of the contract, from the core's counters.
 
+mod quotas; // limits
+
 use super::report::{CoreReport, NodeReport, ServingReport};
 use super::status::free_disk_bytes;
 use super::{Admin, cpu_seconds};
@@ -93,6 +95,7 @@ impl Admin {
             self.add_receiver(&mut text, report);
             self.add_traces(&mut text, report);
             self.add_policies(&mut text, report);
+            self.add_quotas(&mut text, report);
             self.add_exporters(&mut text, report);
             self.add_latencies(&mut text, report);
             self.add_log_and_memory(&mut text, report);

@@ -5,8 +5,10 @@ use crate::base::ids::CoreId;
 use crate::base::time::Now;
 use crate::landing::fetch::WhichLog;
 use crate::landing::{DestinationReport, Landing};
+use crate::policy::{PolicySet, Quotas};
 use crate::stats::Stats;
 use crate::wal::Usage;
+use std::collections::BTreeMap;
 
 /// One core's figures at one moment.
 #[derive(Clone, Debug)]
@@ -40,6 +42,8 @@ pub struct ServingReport {
     pub connection_count: usize,
     pub turned_away_count: u64,
     pub last_replay: LastReplay,
+    /// By policy, of those that ask quotas: what its ledgers have left, where they are here.
+    pub quota_levels: BTreeMap<usize, Option<u64>>,
 }
 
 /// Bytes of memory by what they are for.
@@ -152,6 +156,7 @@ impl Admin {
             connection_count: ingress.map_or(0, |ingress| ingress.connection_count()),
             turned_away_count: ingress.map_or(0, |ingress| ingress.turned_away_count()),
             last_replay: self.last_replay.get(),
+            quota_levels: quota_levels(&core.now(), shard.policies(), shard.table().quotas()),
         }
     }
 
@@ -201,6 +206,9 @@ impl ServingReport {
     fn merge(mut self, other: ServingReport) -> ServingReport {
         self.stats.merge(&other.stats);
         merge_destinations(&mut self.destinations, other.destinations);
+        for (policy, level) in other.quota_levels {
+            add_level(&mut self.quota_levels, policy, level);
+        }
         ServingReport {
             now: self.now,
             traces_pending: self.traces_pending + other.traces_pending,
@@ -217,6 +225,7 @@ impl ServingReport {
             last_replay: self.last_replay.merge(other.last_replay),
             stats: self.stats,
             destinations: self.destinations,
+            quota_levels: self.quota_levels,
         }
     }
 }
@@ -231,6 +240,22 @@ fn merge_destinations(
             None => into.push(other),
         }
     }
+}
+
+fn quota_levels(now: &Now, policies: &PolicySet, quotas: &Quotas) -> BTreeMap<usize, Option<u64>> {
+    let mut levels = BTreeMap::new();
+    for (quota, level) in policies.quotas().iter().zip(quotas.levels(now.instant)) {
+        add_level(&mut levels, usize::from(quota.policy.0), level);
+    }
+    levels
+}
+
+fn add_level(levels: &mut BTreeMap<usize, Option<u64>>, policy: usize, more: Option<u64>) {
+    let level = levels.entry(policy).or_default();
+    *level = match (*level, more) {
+        (Some(level), Some(more)) => Some(level.saturating_add(more)),
+        (level, more) => level.or(more),
+    };
 }
 
 /// CPU time of the calling thread so far: an executor is a thread.

@@ -3,7 +3,7 @@
 use super::report::{NodeReport, ServingReport};
 use super::{Admin, time_text};
 use crate::shard::overload::SHARE_MAX;
-use crate::stats::Ledger;
+use crate::stats::{Ledger, QuotaCounts};
 use crate::verdict::{Reason, Verdict};
 use serde_json::{Map, Value, json};
 use std::sync::atomic::Ordering;
@@ -120,6 +120,7 @@ impl Admin {
                     "name": name, "type": type_name, "dry_run": false, "evaluated": counts.evaluated,
                     "matched": counts.matched, "decided": counts.decided, "sole": counts.sole,
                     "kept_spans": counts.kept_spans, "kept_bytes": counts.kept_bytes,
+                    "quota": quota(&counts.quota),
                 })
             });
         status.insert("policies".into(), policies.collect());
@@ -227,4 +228,18 @@ fn ledger(ledger: &Ledger, refused: u64) -> Value {
 
 pub(super) fn free_disk_bytes(path: &str) -> u64 {
     rustix::fs::statvfs(path).map_or(0, |disk| disk.f_bavail * disk.f_frsize)
+}
+
+/// `null` of a policy that asks none, or none yet.
+fn quota(counts: &QuotaCounts) -> Value {
+    let QuotaCounts {
+        granted,
+        refused,
+        unanswered,
+        tokens,
+    } = *counts;
+    match granted + refused + unanswered {
+        0 => Value::Null,
+        _ => json!({ "granted": granted, "refused": refused, "unanswered": unanswered, "tokens": tokens }),
+    }
 }

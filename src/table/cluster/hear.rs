@@ -44,10 +44,10 @@ impl Table {
 
     /// Some of the reminders, as there is room.
     pub(super) fn remind(&mut self, context: &mut Context<'_>) {
-        let Some(cluster) = &mut self.cluster else {
-            return;
-        };
         for _ in 0..DUE_COUNT_MAX {
+            let Some(cluster) = &mut self.cluster else {
+                return;
+            };
             if cluster.is_full() {
                 return;
             }
@@ -57,10 +57,10 @@ impl Table {
             // Later than all that was said of the trace before it was dropped.
             digest.version = (context.now.wall.0 / 1_000_000) as u32;
             if home == cluster.options.own {
-                let own = cluster.options.own;
-                cluster
-                    .home
-                    .absorb(context.now, own, &digest, context.policies, &mut cluster.words);
+                let (own, now) = (cluster.options.own, context.now);
+                self.at_home(context, |home, bench, words| {
+                    home.absorb(now, own, &digest, bench, words);
+                });
             } else {
                 context.stats.traces.digests_sent += 1;
                 cluster.outbound.push_back(Outbound::Digest(home, digest));
@@ -69,7 +69,7 @@ impl Table {
     }
 
     /// Gives what this core's home said to whom it is for.
-    pub(super) fn hear_home(&mut self, context: &mut Context<'_>) {
+    pub(in crate::table) fn hear_home(&mut self, context: &mut Context<'_>) {
         loop {
             let Some(cluster) = &mut self.cluster else {
                 return;

@@ -3,19 +3,20 @@
 //! A digest goes out whenever the fragment has grown; what is known of the trace elsewhere decides when and as what it
 //! is settled.
 
-use super::super::Table;
+use super::super::{Table, Trace};
 use super::{Closed, Context, HOME_PATIENCE, KnownKeep, Pending, RESEND_QUIETS};
 use crate::base::slab::Key;
 use crate::base::time::Instant;
 use crate::digest::PredicateSet;
 use crate::gossip::{NodeDigest, Outbound, PeerDecision, SpansArrive, is_newer};
-use crate::policy::{PolicyIndex, Ruling};
+use crate::policy::quota::PATIENCE;
+use crate::policy::{PolicyIndex, QuotaAnswers, Ruling};
 use crate::route::{Decision, PolicyNumber};
 use crate::verdict::Verdict;
 
 impl Table {
     /// Moves a trace on as far as it can. `closing`: it was closed just now.
-    pub(super) fn go_on(&mut self, key: Key, closing: bool, context: &mut Context<'_>) {
+    pub(in crate::table) fn go_on(&mut self, key: Key, closing: bool, context: &mut Context<'_>) {
         let now = context.now.instant;
         let Some((grown, quiet_at, is_due, moved)) = self.digest_state(key, now) else {
             return;
@@ -60,11 +61,11 @@ impl Table {
         };
         if now >= waits_until {
             match pending.keep {
-                Some(keep) => self.settle(key, keep.onto_data(closed.reason), context),
+                Some(keep) => self.settle(key, keep.onto_data(closed.reason), QuotaAnswers::NONE, context),
                 None => self.settle_alone(key, closed, context),
             }
         } else if let (Some(decision), false, None) = (pending.answer, grown, pending.keep) {
-            self.settle(key, decision, context);
+            self.settle(key, decision, QuotaAnswers::NONE, context);
         } else {
             let send_at = match grown {
                 true => trace.last_span_at().plus(cluster.quiet),
@@ -133,9 +134,9 @@ impl Table {
             version: pending.version,
         };
         if home == own {
-            cluster
-                .home
-                .absorb(now, own, &digest, context.policies, &mut cluster.words);
+            self.at_home(context, |home, bench, words| {
+                home.absorb(now, own, &digest, bench, words);
+            });
         } else {
             context.stats.traces.digests_sent += 1;
             cluster.outbound.push_back(Outbound::Digest(home, digest));
@@ -143,32 +144,54 @@ impl Table {
     }
 
     pub(super) fn settle_alone(&mut self, key: Key, closed: Closed, context: &mut Context<'_>) {
-        let Some(trace) = self.traces.get(key) else { return };
-        let ruling = context.policies.judge_closed(trace.id(), trace.digest());
+        let Some(id) = self.traces.get(key).map(Trace::id) else {
+            return;
+        };
+        let asked = self.judge_asking(context.now, key, closed.reason, context.policies, context.stats);
+        let Some((ruling, quotas)) = asked else {
+            if let Some(cluster) = &mut self.cluster {
+                cluster.arm(key, context.now.instant.plus(PATIENCE));
+            }
+            return;
+        };
         let decision = decision_of(&ruling, closed);
-        let id = trace.id();
         let decision = self.decide_alone(key, id, decision, context.stats);
-        self.settle(key, decision, context);
+        self.settle(key, decision, quotas, context);
     }
 
-    pub(super) fn settle(&mut self, key: Key, decision: Decision, context: &mut Context<'_>) {
+    pub(super) fn settle(
+        &mut self,
+        key: Key,
+        decision: Decision,
+        quotas: QuotaAnswers,
+        context: &mut Context<'_>,
+    ) {
         let Some(trace) = self.remove(key) else { return };
         if let Some(cluster) = &mut self.cluster {
             cluster.pending.remove(&key);
             cluster.wanted.remove(&trace.id());
         }
+        let quotas = match quotas.is_none() {
+            true => self.quotas_at_home(&trace.id()),
+            false => quotas,
+        };
         let decision = self.redeem(trace.id(), decision);
         let own = context.policies.judge_closed(trace.id(), trace.digest());
         let count = context.policies.policies().len();
         let policy = decision.policy.filter(|policy| usize::from(policy.0) < count);
+        let policy = policy.map(|policy| PolicyIndex(policy.0));
+        let mut matched = own.matched;
+        if let Some(policy) = policy {
+            matched.insert(policy);
+        }
         let ruling = Ruling {
             verdict: decision.verdict,
-            policy: policy.map(|policy| PolicyIndex(policy.0)),
+            policy,
             threshold: decision.threshold,
-            matched: own.matched,
+            matched,
         };
         self.count_decision(context.now, &trace, &ruling, decision, context.stats);
-        self.remember(context.now, &trace, decision);
+        self.remember(context.now, &trace, decision, quotas);
         context.out.extend(trace.into_settlements(decision, false));
     }
 }
