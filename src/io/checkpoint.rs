@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"tkC1");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const TRACES_PER_FRAME: usize = 1024;
 /// No frame is larger; a length beyond it is damage.
 const FRAME_BYTES_MAX: usize = 256 << 20;

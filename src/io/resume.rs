@@ -158,7 +158,7 @@ async fn replay(
     post_all(mesh, resuming.borrow_mut().decided(replay.take_found()));
     let replayed = match saved {
         None => replay.finish(),
-        Some(saved) if saved.next_sequence == found.start.next_sequence => replay.finish_saved(),
+        Some(saved) if saved.fits(found.start.next_sequence) => replay.finish_saved(),
         Some(_) => return Err(misfit(mesh)),
     };
     let mut kept_replay = KeptReplay::new(&replayed);
@@ -235,7 +235,19 @@ fn parts(
     let mut kept_start = kept_found.start;
     let beyond = replayed.kept_position_max.0.div_ceil(options.segment_bytes) * options.segment_bytes;
     kept_start.next_position = kept_start.next_position.max(Position(beyond));
-    let kept_tail = kept_start.next_position;
+    if !replayed.knows_cursors && !kept_start.segments.is_empty() {
+        tracing::warn!(
+            log = log_id.0,
+            "the log does not say how far destinations have come: they get again what its kept log holds"
+        );
+    }
+    let destinations = options.exporters.iter().map(|exporter| {
+        let mut options = exporter.destination.clone();
+        options.queue_bytes_max /= u64::from(core_count);
+        let cursor = replayed.cursor(&options.id, &kept_start);
+        Destination::new(options, cursor)
+    });
+    let destinations = destinations.collect();
     let now = clock.now();
     let log = Log::new(
         log_options(WhichLog::Main, options.retain, Duration::ZERO, found.log_seed),
@@ -251,14 +263,6 @@ fn parts(
         kept_found.log_seed,
     );
     let kept = Log::new(kept_options, pool.clone(), kept_start, now);
-    let destinations = options.exporters.iter().map(|exporter| {
-        let mut options = exporter.destination.clone();
-        options.queue_bytes_max /= u64::from(core_count);
-        // A new destination starts at the tail.
-        let cursor = replayed.cursors.get(&options.id).copied().unwrap_or(kept_tail);
-        Destination::new(options, cursor)
-    });
-    let destinations = destinations.collect();
     let landing = LandingOptions {
         log: log_id,
         hash_key: data_dir.hash_key(),

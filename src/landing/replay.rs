@@ -38,8 +38,8 @@ use crate::policy::{PolicySet, ResourceMatch};
 use crate::route::{HashKey, Item, ItemBatch, PolicyNumber, Settlement};
 use crate::table::{CompactDecision, FoundDecision, Fragments, Trace};
 use crate::verdict::Verdict;
-use crate::wal::EntryKind;
 use crate::wal::recover::ReplayedEntry;
+use crate::wal::{EntryKind, LogStart};
 use hashbrown::{HashMap, HashSet};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -87,7 +87,9 @@ struct Job {
 pub struct Replayed {
     /// For their owners to adopt.
     pub fragments: Vec<Trace>,
-    pub cursors: HashMap<String, Position>,
+    cursors: HashMap<String, Position>,
+    /// Who is not among `cursors` is new. Otherwise what would say so was damaged.
+    pub knows_cursors: bool,
     /// Every destination has got what is before it.
     pub lowest_cursor: Position,
     pub decided: DecidedChain,
@@ -341,10 +343,19 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// New destinations, of which the log knows nothing, are owed nothing that it speaks of.
+    /// New destinations, of which the log knows nothing, are owed nothing that it speaks of. If it does not say who
+    /// they are, because that was damaged, they are owed everything.
     fn lowest_cursor(&self) -> Position {
         let cursors = self.destinations.iter().filter_map(|id| self.cursors.get(id));
-        cursors.min().copied().unwrap_or(Position(u64::MAX))
+        let of_none = match self.knows_cursors() {
+            true => Position(u64::MAX),
+            false => Position(0),
+        };
+        cursors.min().copied().unwrap_or(of_none)
+    }
+
+    fn knows_cursors(&self) -> bool {
+        self.names_seen || !self.cursors.is_empty()
     }
 
     fn copied(&mut self, payload: &[u8]) -> Option<()> {
@@ -383,7 +394,7 @@ impl<'a> Replay<'a> {
     }
 
     pub fn finish(self) -> Replayed {
-        let lowest_cursor = self.lowest_cursor();
+        let (lowest_cursor, knows_cursors) = (self.lowest_cursor(), self.knows_cursors());
         let mut jobs: Vec<Job> = self.jobs.into_values().collect();
         jobs.sort_by_key(|job| job.number);
         let cursor_max = self.cursors.values().copied().max().unwrap_or_default();
@@ -393,6 +404,7 @@ impl<'a> Replay<'a> {
             upgrades: self.upgrades,
             index: self.index,
             fragments: self.fragments.into_traces().collect(),
+            knows_cursors,
             cursors: self.cursors,
             keeps: jobs.into_iter().map(|job| (job.settlement, job.copy)).collect(),
             kept_position_max: self.kept_position_max.max(cursor_max),
@@ -426,6 +438,17 @@ impl DecidedChain {
 }
 
 impl Replayed {
+    /// Where in the kept log a destination goes on: a new one at its tail, and at its beginning if it is not known who
+    /// is new. Then some traces come out twice; nothing that is owed is passed over.
+    pub fn cursor(&self, destination: &str, kept: &LogStart) -> Position {
+        let begin = kept.segments.first().map(|segment| segment.base);
+        let of_unknown = match self.knows_cursors {
+            true => kept.next_position,
+            false => begin.unwrap_or(kept.next_position),
+        };
+        self.cursors.get(destination).copied().unwrap_or(of_unknown)
+    }
+
     /// The payload of the decided entry at `position`; `None` if it has left the log, and all before it. Returned
     /// is what the owners are to be told.
     pub fn read_decided(

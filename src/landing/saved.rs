@@ -13,9 +13,19 @@ pub struct SavedLog {
     /// Spans before it are decided, or of traces that the checkpoint has; what else stands there is needed by nobody.
     pub fold_from: u64,
     /// Of the next entry: nothing may have been written since.
-    pub next_sequence: u64,
+    next_sequence: u64,
+    /// Nothing that stands in the log is needed: its files may go or stay.
+    is_empty: bool,
     /// Where segments begin, and how many places of open traces each has.
     pub held: Vec<(u64, u64)>,
+}
+
+impl SavedLog {
+    /// Whether a log is as it was, by the number that a start would give its next entry. It begins at 0 where no entry
+    /// stands.
+    pub fn fits(&self, next_sequence: u64) -> bool {
+        next_sequence == self.next_sequence || (self.is_empty && next_sequence == 0)
+    }
 }
 
 impl<P: BlockPool, W> Landing<P, W> {
@@ -43,6 +53,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             log: self.options.log.0,
             fold_from: fold_from.0,
             next_sequence: self.log.next_sequence(),
+            is_empty: self.log.is_empty(),
             held: self.log.held().map(|(base, count)| (base.0, count)).collect(),
         }
     }

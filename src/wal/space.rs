@@ -157,12 +157,14 @@ impl<P: BlockPool> Log<P> {
         held.map(|segment| (segment.base, segment.holds))
     }
 
-    /// The number that a start on what is there would give the next entry of a caller: 0 when all that had one is gone.
+    /// The number of the next entry of a caller.
     pub fn next_sequence(&self) -> u64 {
-        match self.begins_at() < self.durable {
-            true => self.next_sequence,
-            false => 0,
-        }
+        self.next_sequence
+    }
+
+    /// It has let go of all that was appended. Files that had it may still be there.
+    pub fn is_empty(&self) -> bool {
+        self.begins_at() >= self.durable
     }
 
     /// Whether something in it is younger than `retain`.
