@@ -42,6 +42,8 @@ def others(case):
     os.mkdir(os.path.join(log, "00000000000000fd.seg"))
     for name in ("readme.txt", "0000000000000001.seg.bak", "x.seg", "é.seg"):
         shutil.copyfile(outside, os.path.join(log, name))
+    # Where the next version of the identity would be written.
+    os.replace(os.path.join(node.data, "node.new"), os.path.join(node.data, "node.before"))
     os.symlink(outside, os.path.join(node.data, "node.new"))
     process = node.start()
     sender = Sender(node, process)
