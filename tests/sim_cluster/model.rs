@@ -81,6 +81,8 @@ pub struct Output {
     pub spans: BTreeMap<SpanKey, u32>,
     /// Policies and reasons that the spans of a trace say, but for those that followed a decision.
     said: BTreeMap<u64, BTreeSet<String>>,
+    /// Traces of which some span says that the limit kept it, those that followed a decision among them.
+    by_limit: BTreeSet<u64>,
 }
 
 impl Output {
@@ -91,19 +93,22 @@ impl Output {
             for key in &keys {
                 *self.spans.entry(*key).or_default() += 1;
             }
-            if let Some(key) = keys.first()
-                && !text.contains("tailsampling.cached_decision")
-            {
-                let value = |name: &str| {
-                    let from = text.find(name).map_or(text.len(), |at| at + name.len());
-                    text[from..]
-                        .chars()
-                        .take(40)
-                        .take_while(|letter| *letter != '}')
-                        .collect::<String>()
-                };
-                let said = value("tailsampling.policy") + &value("tailkeep.reason");
-                self.said.entry(key.0).or_default().insert(said);
+            let value = |name: &str| {
+                let from = text.find(name).map_or(text.len(), |at| at + name.len());
+                text[from..]
+                    .chars()
+                    .take(40)
+                    .take_while(|letter| *letter != '}')
+                    .collect::<String>()
+            };
+            let Some((trace, _)) = keys.first() else { continue };
+            let policy = value("tailsampling.policy");
+            if policy.contains(LIMIT) {
+                self.by_limit.insert(*trace);
+            }
+            if !text.contains("tailsampling.cached_decision") {
+                let said = policy + &value("tailkeep.reason");
+                self.said.entry(*trace).or_default().insert(said);
             }
         }
     }
@@ -112,15 +117,10 @@ impl Output {
         self.spans.range((trace, 0)..(trace + 1, 0)).next().is_some()
     }
 
-    /// Nothing but the limit let it through, as far as its spans say.
-    fn is_by_limit(&self, trace: u64) -> bool {
-        let said = self.said.get(&trace);
-        said.is_some_and(|said| said.iter().any(|text| text.contains(LIMIT)))
-    }
-
-    /// Traces that the limit let through.
+    /// Traces that the limit let through, as their spans say that followed no decision.
     pub fn limited_count(&self) -> u64 {
-        self.said.keys().filter(|trace| self.is_by_limit(**trace)).count() as u64
+        let says_limit = |said: &&BTreeSet<String>| said.iter().any(|text| text.contains(LIMIT));
+        self.said.values().filter(says_limit).count() as u64
     }
 
     /// G1, and the model; returns how many traces were kept and how many of them were surely to be.
@@ -140,8 +140,9 @@ impl Output {
                     "G1: trace {trace} is kept, and these of its spans did not come out: {missing:?}"
                 );
                 assert!(
-                    keeps(client, trace, written) || self.is_by_limit(trace),
-                    "trace {trace} is kept without a reason: {:?}",
+                    keeps(client, trace, written) || self.by_limit.contains(&trace),
+                    "trace {trace} is kept without a reason, said to be {:?}: {:?}",
+                    self.said.get(&trace),
                     info.spans
                 );
             }
@@ -149,7 +150,7 @@ impl Output {
                 exact += 1;
                 assert_eq!(
                     is_out,
-                    keeps(client, trace, acknowledged) || (is_out && self.is_by_limit(trace)),
+                    keeps(client, trace, acknowledged) || (is_out && self.by_limit.contains(&trace)),
                     "trace {trace} of calm times, {:?}",
                     info.spans
                 );
