@@ -28,8 +28,6 @@ use thiserror::Error;
 
 /// Format of the directory as a whole. A newer one is refused and left alone.
 const FORMAT: u32 = 1;
-/// The file of policy names.
-const POLICIES: &str = "policies";
 
 /// Why a directory cannot be used. Nothing in it was changed.
 #[derive(Debug, Error)]
@@ -204,30 +202,29 @@ impl DataDir {
     /// What policy numbers mean in this process: first the configuration's names, then others that verdicts in
     /// the logs may have. Names of the configuration are known to later starts from now on.
     pub fn policy_names(&self, configured: &[String]) -> Result<Vec<String>, DataDirError> {
-        /// More than anybody has; older names are forgotten, and with them who decided.
-        const COUNT_MAX: usize = 4096;
-        let mut names = configured.to_vec();
-        let known: Vec<String> = read_json(&self.path, POLICIES)?.unwrap_or_default();
-        for name in &known {
-            if names.len() < COUNT_MAX && !names.contains(name) {
-                names.push(name.clone());
-            }
-        }
-        if names == known {
-            return Ok(names);
-        }
-        write_json(&self.path, POLICIES, &names).map_err(|error| DataDirError::Io {
-            path: self.path.join(POLICIES),
-            error,
-        })?;
-        Ok(names)
+        self.replace_policy_names(|known| with_names(configured.to_vec(), known))
     }
 
     /// Names that the decisions of peers brought: later starts know them too.
     pub fn add_policy_names(&self, learned: &[String]) -> Result<(), DataDirError> {
-        let mut names: Vec<String> = read_json(&self.path, POLICIES)?.unwrap_or_default();
-        names.extend_from_slice(learned);
-        self.policy_names(&names).map(drop)
+        self.replace_policy_names(|known| with_names(known.to_vec(), learned))
+            .map(drop)
+    }
+
+    fn replace_policy_names(
+        &self,
+        replace: impl FnOnce(&[String]) -> Vec<String>,
+    ) -> Result<Vec<String>, DataDirError> {
+        const FILE: &str = "policies";
+        let known: Vec<String> = read_json(&self.path, FILE)?.unwrap_or_default();
+        let names = replace(&known);
+        if names != known {
+            write_json(&self.path, FILE, &names).map_err(|error| DataDirError::Io {
+                path: self.path.join(FILE),
+                error,
+            })?;
+        }
+        Ok(names)
     }
 
     /// Bytes of the files of a log.
@@ -282,6 +279,18 @@ fn log_seed(key: HashKey, which: WhichLog, log: LogId) -> u64 {
 pub fn log_seed_of(data_dir: &Path, which: WhichLog, log: LogId) -> Option<u64> {
     let key = read_identity(data_dir).ok()??.hash_key()?;
     Some(log_seed(key, which, log))
+}
+
+/// `names`, and behind them those of `more` that are not among them.
+fn with_names(mut names: Vec<String>, more: &[String]) -> Vec<String> {
+    /// More than anybody has; older names are forgotten, and with them who decided.
+    const COUNT_MAX: usize = 4096;
+    for name in more {
+        if names.len() < COUNT_MAX && !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    names
 }
 
 fn find_logs(data_dir: &Path) -> Vec<LogId> {
