@@ -39,7 +39,7 @@ pub struct Budget {
     pub kept_count: usize,
     /// Entries of the kept log that wait for a destination.
     pub queued_count: usize,
-    /// Blocks and ends of groups that wait for their next use; as much again of each of their copies, and of
+    /// Of buffers that wait for their next use, of each kind: blocks when all are lent, copies of ends of groups,
     /// vectors for bodies.
     pub spares: usize,
     pub credit: Credit,
@@ -73,6 +73,11 @@ impl Budget {
         }
     }
 
+    /// Above this the oldest blocks leave memory.
+    pub fn blocks_resident(&self) -> u64 {
+        self.blocks / 10 * 7
+    }
+
     /// For a log that is only settled and delivered: a sixteenth.
     pub fn of_old_log(self) -> Budget {
         Budget {
@@ -98,7 +103,7 @@ mod tests {
                 let budget = Budget::new(limit, cores);
                 let decided = 40 * budget.decided_count as u64;
                 let one =
-                    budget.blocks / 10 * 7 + budget.trace_state + budget.unsynced + budget.bodies + decided;
+                    budget.blocks_resident() + budget.trace_state + budget.unsynced + budget.bodies + decided;
                 let fixed = PROCESS_BYTES + CORE_BYTES * u64::from(cores);
                 assert!(
                     one * u64::from(cores) + fixed.min(limit) <= limit / 10 * 11,

@@ -152,6 +152,11 @@ impl Core {
         self.pool.spare_bytes() + self.disk.spare_bytes()
     }
 
+    /// Memory that was idle for some seconds goes back to the system, a little at a time; ten times a second.
+    pub fn give_back(&self) {
+        self.pool.give_back();
+    }
+
     pub fn sinks(&self) -> &[Sink] {
         &self.sinks
     }

@@ -53,7 +53,7 @@ const RELOAD_CLIENTS_TIME: Duration = Duration::from_secs(1);
 const RELOAD_DELIVERY_TIME: Duration = Duration::from_millis(200);
 /// For what other cores still had to say when they were done.
 const STOP_LAST_TIME: Duration = Duration::from_secs(2);
-/// How often signals and the free disk are looked at.
+/// How often signals, the free disk and idle memory are looked at.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// How often a core that waits for all others looks.
 const WAIT_FOR_ALL: Duration = Duration::from_millis(2);
@@ -189,7 +189,8 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
         .with_full_quotas(data_dir.identity().incarnation == 1 && !says_again);
     let resuming = Rc::new(RefCell::new(resuming));
     let mut early = Vec::new();
-    let pool = DmaPool::new(budget.spares);
+    // A block that leaves when all are lent is the next one to be taken.
+    let pool = DmaPool::new(budget.blocks_resident() as usize + budget.spares);
     let replay = {
         let sources = resume::Sources {
             options: &options,
@@ -534,6 +535,7 @@ async fn watch(options: &NodeOptions, core: &Rc<Core>, cluster: Option<&Rc<Clust
         if flags.drain.load(Ordering::Relaxed) {
             core.drain();
         }
+        core.give_back();
         if rounds.is_multiple_of(10) {
             let disk = rustix::fs::statvfs(&options.data_dir);
             let free = disk.map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
