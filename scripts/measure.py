@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """What tailkeep costs: the table of BENCHMARKS.md.
 
-    measure.py [--seconds 10] [--only NAME] [--rounds 3] [--json FILE]
+    measure.py [--seconds 10] [--warmup 20] [--only NAME] [--rounds 3] [--json FILE]
     measure.py --cores-compared 100000      what the mesh costs: one core, and two at twice the rate
 
 Each cell starts a fresh `tailkeep run` on CPU 0 (fsync, real rules, about 5 % kept and exported to a file) and
 `tailkeep-bench load` on CPU 1, first as fast as acknowledgements allow, then at half of that rate. Cells are run
-in rounds, one after the other, and medians are printed, because machines are noisy. Needs release builds and
-two CPUs; standard library only; ends only what it started.
+in rounds, one after the other, and medians are printed, because machines are noisy. Each round begins with what the
+machine itself does (`tailkeep-bench yardstick`). The log may have 2 GiB and keeps nothing longer than 5 s, so that
+after the warm-up segments are used again, as in a node that has run for an hour. Needs release builds and two CPUs;
+standard library only; ends only what it started.
 """
 
 import argparse
@@ -26,7 +28,7 @@ node: { data_dir: %(work)s/data, cores: %(cores)s }
 receivers: { otlp: { protocols: { grpc: { endpoint: "127.0.0.1:0" }, http: { endpoint: "127.0.0.1:0" } } } }
 admin: { endpoint: "127.0.0.1:0" }
 memory: { limit: %(memory)s }
-wal: { durability: %(durability)s }
+wal: { durability: %(durability)s, max_size: 2GiB, retain: 5s }
 completion: { quiet: 1s }
 tail_sampling:
   decision_wait: 10s
@@ -82,7 +84,7 @@ def start(arguments, work, cores="[0]"):
 def measure(arguments, work, transport, size, batch):
     server = start(arguments, work)
     try:
-        full = load(arguments, server, transport, size, batch, arguments.seconds)
+        full = load(arguments, server, transport, size, batch, arguments.seconds, warmup=arguments.warmup)
         half = None
         if not arguments.full_only:
             rate = full["spans_per_second"] / 2
@@ -97,6 +99,7 @@ def measure(arguments, work, transport, size, batch):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=10)
+    parser.add_argument("--warmup", type=int, default=20, help="seconds before the first load counts")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", help="cells whose name contains this")
     parser.add_argument("--full-only", action="store_true", help="leave out half load")
@@ -113,6 +116,7 @@ def main():
     cells = [cell for cell in CELLS if not arguments.only or arguments.only in cell[0]]
     raw = {name: [] for name, *_ in cells}
     for _ in range(arguments.rounds):
+        print("yardstick", yardstick(arguments), file=sys.stderr)
         for name, transport, size, batch in cells:
             raw[name].append(measure(arguments, arguments.work, transport, size, batch))
             print(name, json.dumps(raw[name][-1]["full"]), file=sys.stderr)
@@ -121,6 +125,11 @@ def main():
         with open(arguments.json, "w", encoding="utf-8") as file:
             json.dump(raw, file, indent=1)
     print(json.dumps(summary(raw), indent=1))
+
+
+def yardstick(arguments):
+    command = [arguments.bench, "yardstick", "--cpu", "0", "--sender-cpu", "1"]
+    return json.dumps(json.loads(subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout))
 
 
 def compare_cores(arguments):

@@ -4,11 +4,13 @@
 //!  load   sends OTLP traces and reports rates, latencies and what they cost the server
 //!  drain  answers every request and throws it away: what `load` itself costs
 //!  sink   answers every request and keeps its ids: duplicates, torn traces, what a ledger expects
+//!  yardstick   what the machine does with the same bytes: the unit for figures of different machines
 //! ```
 
 mod drain;
 mod load;
 mod sink;
+mod yardstick;
 
 use std::process::ExitCode;
 
@@ -33,6 +35,8 @@ enum Command {
     Drain(drain::DrainArguments),
     /// An OTLP destination that counts and checks ids, and reports when it is ended
     Sink(sink::SinkArguments),
+    /// Measures the machine itself, so that figures of different machines can be compared
+    Yardstick(yardstick::YardstickArguments),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
         Command::Load(arguments) => load::run(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
         Command::Sink(arguments) => sink::run(&arguments),
+        Command::Yardstick(arguments) => yardstick::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
