@@ -59,6 +59,12 @@ fn a_node_keeps_its_promises() {
     seeds::assert_sound(12, live_twice);
 }
 
+/// It once was not: an old file without a header said where the log ends, and the files after it were removed.
+#[test]
+fn damage_to_an_old_file_costs_nothing_in_the_files_after_it() {
+    live_twice(20_000_650);
+}
+
 /// Traces are kept by hand at any moment, nodes give everything away and start again.
 #[test]
 fn what_is_kept_after_all_comes_out_of_all_logs() {

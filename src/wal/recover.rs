@@ -139,7 +139,6 @@ pub struct Recovery {
     /// By id.
     files: Vec<File>,
     synced: Position,
-    group_found: bool,
     resumes_at: Position,
     /// Files before this index are replayed or passed over. `None` until all is surveyed.
     next: Option<usize>,
@@ -190,6 +189,8 @@ struct File {
     /// As found, or inferred from the entries. `None`: nothing sound in it.
     header: Option<SegmentHeader>,
     surveyed: bool,
+    /// A survey found a sound group in it.
+    has_group: bool,
     /// Data bytes that it has, and where its last sound entry ends, if a survey found out.
     found: Option<(u64, u64)>,
     /// Where it stops counting: its end, or the lowest cut of the files after it.
@@ -208,7 +209,6 @@ impl Recovery {
             fallback: None,
             files: Vec::new(),
             synced: Position(0),
-            group_found: false,
             resumes_at: Position(0),
             next: None,
             first: 0,
@@ -256,6 +256,7 @@ impl Recovery {
             segment,
             header,
             surveyed: false,
+            has_group: false,
             found: None,
             limit: Position(0),
             oldest: header.and_then(|header| first_arrival(&header, head.get(PAGE_BYTES..)?)),
@@ -313,7 +314,7 @@ impl Recovery {
         let walk = match &mut scan.task {
             Task::Infer(_) => return None,
             Task::Survey { walk, empty_from } => {
-                self.survey(walk, empty_from);
+                self.survey(index, walk, empty_from);
                 walk
             }
             Task::Replay {
@@ -409,15 +410,13 @@ impl Recovery {
     fn begin_scan(&mut self) {
         let Some(log_seed) = self.seed() else { return };
         let seed = Seed::new(log_seed);
-        // How far the log was synced: usually the newest file suffices.
         if self.next.is_none() {
-            let unseen = |file: &&File| !file.surveyed;
-            let headless = self
-                .files
-                .iter()
-                .filter(unseen)
-                .find(|file| file.header.is_none());
-            let newest = self.files.iter().rfind(unseen).filter(|_| !self.group_found);
+            let mut files = self.files.iter();
+            let headless = files.find(|file| !file.surveyed && file.header.is_none());
+            // How far the log was synced: usually the newest file suffices. An older one without a header has groups
+            // too, and they know of nothing that came later.
+            let newest = self.files.iter().rfind(|file| file.has_group || !file.surveyed);
+            let newest = newest.filter(|file| !file.surveyed);
             if let Some(segment) = headless.or(newest).map(|file| file.segment) {
                 return self.begin_survey(seed, segment);
             }
@@ -477,7 +476,7 @@ impl Recovery {
     }
 
     /// Finds how far the log was synced when the groups of a file were written.
-    fn survey(&mut self, walk: &mut Walk, empty_from: &mut u64) {
+    fn survey(&mut self, index: usize, walk: &mut Walk, empty_from: &mut u64) {
         loop {
             let Next::Step(step) = walk.next() else { return };
             let Step::Entry { header, entry } = step else {
@@ -488,7 +487,7 @@ impl Recovery {
                 && head.synced_upto <= header.position
             {
                 self.synced = self.synced.max(head.synced_upto);
-                self.group_found = true;
+                self.files[index].has_group = true;
                 if head.resumes_at <= head.synced_upto {
                     self.resumes_at = self.resumes_at.max(head.resumes_at);
                 }

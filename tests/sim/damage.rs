@@ -9,8 +9,9 @@ use tailkeep::landing::record::{DECIDED, DecidedRecord, KEPT, KeptRecord, SPANS,
 use tailkeep::otlp::payload::SpansPayload;
 use tailkeep::otlp::view::SpanView;
 use tailkeep::wal::entry::{EntryHeader, Seed};
+use tailkeep::wal::group::GroupHead;
 use tailkeep::wal::recover::{Extent, Fallback, Recovered};
-use tailkeep::wal::{EntryFlags, EntryKind, SegmentId};
+use tailkeep::wal::{EntryFlags, EntryKind, SegmentId, parse_header};
 
 use crate::disk::Disk;
 use crate::random::Random;
@@ -41,8 +42,13 @@ impl Toll {
         let sound = files.map(|(segment, file)| (*segment, file.sound_bytes()));
         let (_, before) = entries(log, &sound.collect(), fallback);
         let files = disk.files.iter();
-        let actual = files.map(|(segment, file)| (*segment, file.bytes()));
-        let (recovered, after) = entries(log, &actual.collect(), fallback);
+        let actual = files.map(|(segment, file)| (*segment, file.bytes())).collect();
+        let (recovered, after) = entries(log, &actual, fallback);
+        let mark = synced_by_groups(&actual, fallback);
+        assert!(
+            recovered.synced >= mark,
+            "a group says that {log:?} was synced up to {mark}: {recovered:?}"
+        );
         for (position, (kind, payload)) in &before {
             match after.get(position) {
                 Some(found) => assert_eq!(
@@ -105,6 +111,32 @@ impl Toll {
             _ => {}
         }
     }
+}
+
+/// How far the log was synced as any sound group of a file with a sound header says, whatever a start looks at.
+fn synced_by_groups(files: &BTreeMap<SegmentId, Vec<u8>>, fallback: Fallback) -> Position {
+    let seed = Seed::new(fallback.log_seed);
+    let mut synced = Position(0);
+    for (segment, bytes) in files {
+        let header = parse_header(&bytes[..bytes.len().min(4096)]).ok();
+        let Some(header) = header.filter(|header| header.segment == *segment) else {
+            continue;
+        };
+        for at in (4096..bytes.len()).step_by(4096) {
+            let position = header.base.plus(at as u64 - 4096);
+            let Ok(entry) = EntryHeader::read(seed, position, &bytes[at..]) else {
+                continue;
+            };
+            if entry.kind == EntryKind::GROUP
+                && entry.segment == *segment
+                && let Ok(group) = entry.entry(&bytes[at..])
+                && let Some(head) = GroupHead::read(group.payload)
+            {
+                synced = synced.max(head.synced_upto);
+            }
+        }
+    }
+    synced
 }
 
 fn entries(log: LogId, files: &BTreeMap<SegmentId, Vec<u8>>, fallback: Fallback) -> (Recovered, Entries) {
