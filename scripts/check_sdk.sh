@@ -1,4 +1,4 @@
-# Sourced by check_python_sdk.sh and check_node_sdk.sh: what an SDK sends is what tailkeep exports.
+# Sourced by check_python_sdk.sh, check_node_sdk.sh and check_go_sdk.sh: what an SDK sends is what tailkeep exports.
 #
 # It needs: $language, $cores, $protocols, and a function `send PROTOCOL ENDPOINT COMPRESSION NUMBER` that prints what
 # was sent as compare_exported.py reads it. Arguments are those of the script. Works below target/check-$language-sdk

@@ -1,4 +1,4 @@
-"""Those who send: the SDKs for Python, Node and Rust, and what tailkeep exports of what they sent."""
+"""Those who send: the SDKs for Python, Node, Go and Rust, and what tailkeep exports of what they sent."""
 
 import os
 import subprocess
@@ -26,6 +26,11 @@ def python_sdk(case):
 @fault("E09-node", "the SDK for Node, gRPC, HTTP with JSON and protobuf, plain and gzip", "what it sends is what comes out", long_only=True)
 def node_sdk(case):
     return script(case, "check_node_sdk.sh")
+
+
+@fault("E09-go", "the SDK for Go, gRPC and HTTP with protobuf, plain and gzip", "what it sends is what comes out", long_only=True)
+def go_sdk(case):
+    return script(case, "check_go_sdk.sh")
 
 
 @fault("E09-rust", "the SDK for Rust, gRPC and HTTP, plain and gzip", "what it sends is what comes out", long_only=True)
