@@ -65,9 +65,9 @@ def free_port():
 class Collector:
     """One run of it. Waits until the port answers."""
 
-    def __init__(self, binary, config, port, log_path, output_path):
+    def __init__(self, binary, config, port, log_path, output_path, prefix=(), environment=None):
         with open(log_path, "ab") as log, open(output_path, "ab") as output:
-            self.process = subprocess.Popen([binary, "--config", config], stdout=output, stderr=log)
+            self.process = subprocess.Popen([*prefix, binary, "--config", config], stdout=output, stderr=log, env=environment)
         for _ in range(300):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:

@@ -23,16 +23,8 @@ import time
 
 from tailkeep_process import PROJECT, Tailkeep
 
-CONFIG = """
-node: { data_dir: %(work)s/data, cores: %(cores)s }
-receivers: { otlp: { protocols: { grpc: { endpoint: "127.0.0.1:0" }, http: { endpoint: "127.0.0.1:0" } } } }
-admin: { endpoint: "127.0.0.1:0" }
-memory: { limit: %(memory)s }
-wal: { durability: %(durability)s, max_size: 2GiB, retain: 5s }
-completion: { quiet: 1s }
-tail_sampling:
-  decision_wait: 10s
-  policies:
+# As the Collector's tail_sampling has them too; compare_collector.py gives it these.
+POLICIES = """\
     - { name: errors, type: status_code, status_code: { status_codes: [ERROR] } }
     - { name: slow, type: latency, latency: { threshold_ms: 2000 } }
     - name: vip
@@ -45,7 +37,18 @@ tail_sampling:
           - { name: many, type: span_count, span_count: { min_spans: 500 } }
           - { name: retries, type: numeric_attribute, numeric_attribute: { key: http.resend_count, min_value: 3, max_value: 100 } }
     - { name: baseline, type: probabilistic, probabilistic: { sampling_percentage: 1 } }
-exporters: { file: { path: %(work)s/kept.jsonl, flush_interval: 1s, rotation: { max_megabytes: 200, max_backups: 1 } } }
+"""
+CONFIG = """
+node: { data_dir: %(work)s/data, cores: %(cores)s }
+receivers: { otlp: { protocols: { grpc: { endpoint: "127.0.0.1:0" }, http: { endpoint: "127.0.0.1:0" } } } }
+admin: { endpoint: "127.0.0.1:0" }
+memory: { limit: %(memory)s }
+wal: { durability: %(durability)s, max_size: 2GiB, retain: 5s }
+completion: { quiet: %(quiet)s }
+tail_sampling:
+  decision_wait: 10s
+  policies:
+%(policies)sexporters: { file: { path: %(work)s/kept.jsonl, flush_interval: 1s, rotation: { max_megabytes: 200, max_backups: 1 } } }
 """
 
 CELLS = [
@@ -70,13 +73,14 @@ def load(arguments, server, transport, size, batch, seconds, rate=None, warmup=4
     return json.loads(run.stdout)
 
 
-def start(arguments, work, cores="[0]"):
+def start(arguments, work, cores="[0]", quiet="1s", prefix=()):
     shutil.rmtree(work, ignore_errors=True)
     os.makedirs(work)
     config = os.path.join(work, "tailkeep.yaml")
     with open(config, "w", encoding="utf-8") as file:
-        file.write(CONFIG % {"work": work, "durability": arguments.durability, "memory": arguments.memory, "cores": cores})
-    server = Tailkeep(arguments.binary, config, os.path.join(work, "server.log"))
+        settings = {"durability": arguments.durability, "memory": arguments.memory, "cores": cores, "quiet": quiet}
+        file.write(CONFIG % {"work": work, "policies": POLICIES, **settings})
+    server = Tailkeep(arguments.binary, config, os.path.join(work, "server.log"), prefix=prefix)
     server.wait_ready()
     return server
 
