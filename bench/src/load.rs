@@ -39,6 +39,7 @@ use clap::{Args, ValueEnum};
 
 use crate::{BenchError, pinned_runtime};
 use batch::Shape;
+use identity::TraceIds;
 use ledger::Ledger;
 use process::Usage;
 use report::{Report, Tally};
@@ -65,6 +66,9 @@ pub struct LoadArguments {
     /// Measured time: 10s, 500ms, 2m
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     duration: Duration,
+    /// Ends when so many spans were sent, if that is before its time; the last request is a whole one
+    #[arg(long)]
+    spans: Option<u64>,
     /// Load before measuring begins
     #[arg(long, default_value = "2s", value_parser = parse_duration)]
     warmup: Duration,
@@ -96,6 +100,9 @@ pub struct LoadArguments {
     /// Traces whose spans lie among each other within a request
     #[arg(long, default_value_t = 1)]
     interleave: usize,
+    /// What trace ids have in common
+    #[arg(long, value_enum, default_value_t)]
+    trace_ids: TraceIds,
     /// Report CPU and memory of this process
     #[arg(long)]
     server_pid: Option<u32>,
@@ -234,10 +241,13 @@ async fn measure(arguments: &LoadArguments) -> Result<(Report, Option<String>), 
     let begin = clock.now();
     let end = begin + arguments.warmup + arguments.duration;
     let interval = arguments.rate.map(|rate| shape.spans_per_request as f64 / rate);
+    let spans_per_request = shape.spans_per_request as u64;
+    let request_count = |spans: u64| spans.div_ceil(spans_per_request);
+    let count_max = arguments.spans.map_or(u64::MAX, request_count);
     let run = Rc::new(Run {
         clock: clock.clone(),
         source: RefCell::new(source),
-        schedule: RefCell::new(Schedule::new(begin, end, interval)),
+        schedule: RefCell::new(Schedule::new(begin, end, interval, count_max)),
         tally: RefCell::new(Tally::default()),
     });
     eprintln!("tailkeep-bench load begins");
@@ -314,6 +324,7 @@ impl LoadArguments {
             let (whole, rest) = (self.connection_count() / count, self.connection_count() % count);
             share.connections = Some(whole + usize::from(index < rest));
             share.rate = self.rate.map(|rate| rate / count as f64);
+            share.spans = self.spans.map(|spans| spans / count as u64);
             share.seed = self.seed.wrapping_add((index as u64) << 48);
             if count > 1 {
                 let numbered = |path: &PathBuf| PathBuf::from(format!("{}.{index}", path.display()));
@@ -334,6 +345,7 @@ impl LoadArguments {
             slow_ratio: self.slow_ratio,
             services: self.services,
             interleave: self.interleave,
+            trace_ids: self.trace_ids,
         }
     }
 
@@ -378,6 +390,7 @@ impl LoadArguments {
             requests_per_trace: self.requests_per_trace,
             services: self.services,
             interleave: self.interleave,
+            trace_ids: self.trace_ids,
             error_ratio: self.error_ratio,
             slow_ratio: self.slow_ratio,
             seed: self.seed,

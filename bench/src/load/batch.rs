@@ -19,7 +19,7 @@ pub mod span;
 
 use bytes::BytesMut;
 
-use super::identity::{Draw, Identity, TraceIdentity};
+use super::identity::{Draw, Identity, TraceIdentity, TraceIds};
 use encode::Message;
 
 /// What the traffic looks like.
@@ -40,6 +40,7 @@ pub struct Shape {
     pub services: usize,
     /// Traces whose spans lie among each other within a request.
     pub interleave: usize,
+    pub trace_ids: TraceIds,
 }
 
 /// Bytes before the message: the gRPC prefix, which HTTP leaves out.

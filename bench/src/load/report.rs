@@ -6,6 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
+use super::identity::TraceIds;
 use super::process::Usage;
 use super::{Outcome, Transport};
 
@@ -100,6 +101,7 @@ pub struct Setting {
     pub requests_per_trace: usize,
     pub services: usize,
     pub interleave: usize,
+    pub trace_ids: TraceIds,
     pub error_ratio: f64,
     pub slow_ratio: f64,
     pub seed: u64,
@@ -150,6 +152,7 @@ impl Report {
                 "requests_per_trace": setting.requests_per_trace,
                 "services": setting.services,
                 "interleave": setting.interleave,
+                "trace_ids": setting.trace_ids.to_string(),
                 "error_ratio": setting.error_ratio,
                 "slow_ratio": setting.slow_ratio,
                 "seed": setting.seed,
@@ -310,6 +313,7 @@ mod tests {
             interleave: 1,
             error_ratio: 0.0,
             slow_ratio: 0.0,
+            trace_ids: TraceIds::Random,
             seed: 1,
             request_bytes_mean: 1.0,
         };

@@ -6,12 +6,13 @@ use quanta::Instant;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use tokio::net::unix::pipe::Receiver;
 
-/// Deals moments to lanes, in order, up to the end of the run.
+/// Deals moments to lanes, in order, up to the end of the run or as many as there may be.
 pub struct Schedule {
     begin: Instant,
     end: Instant,
     /// `None`: at once.
     interval_seconds: Option<f64>,
+    count_max: u64,
     dealt: u64,
 }
 
@@ -23,22 +24,23 @@ pub struct Turn {
 }
 
 impl Schedule {
-    pub fn new(begin: Instant, end: Instant, interval_seconds: Option<f64>) -> Schedule {
+    pub fn new(begin: Instant, end: Instant, interval_seconds: Option<f64>, count_max: u64) -> Schedule {
         Schedule {
             begin,
             end,
             interval_seconds,
+            count_max,
             dealt: 0,
         }
     }
 
-    /// `None` when the next moment lies at or beyond the end.
+    /// `None` when all are dealt or the next moment lies at or beyond the end.
     pub fn next(&mut self, now: Instant) -> Option<Turn> {
         let intended = match self.interval_seconds {
             None => now,
             Some(interval) => self.begin + Duration::from_secs_f64(interval * self.dealt as f64),
         };
-        if now >= self.end || intended >= self.end {
+        if self.dealt == self.count_max || now >= self.end || intended >= self.end {
             return None;
         }
         self.dealt += 1;
@@ -54,7 +56,9 @@ impl Schedule {
             .min(self.end)
             .saturating_duration_since(self.begin)
             .as_secs_f64();
-        ((elapsed / interval) as u64).saturating_sub(self.dealt)
+        ((elapsed / interval) as u64)
+            .min(self.count_max)
+            .saturating_sub(self.dealt)
     }
 }
 
@@ -108,7 +112,7 @@ mod tests {
     fn open_loop_moments_do_not_wait_for_anyone() {
         let begin = quanta::Clock::new().now();
         let at = |seconds| begin + Duration::from_secs_f64(seconds);
-        let mut schedule = Schedule::new(begin, at(1.0), Some(0.25));
+        let mut schedule = Schedule::new(begin, at(1.0), Some(0.25), u64::MAX);
         // All four moments of the second are dealt, however late the lanes come for them.
         let moments: Vec<_> = std::iter::from_fn(|| schedule.next(at(0.9)))
             .map(|turn| turn.intended)
@@ -119,7 +123,7 @@ mod tests {
     #[test]
     fn moments_without_a_lane_are_counted_as_due() {
         let begin = quanta::Clock::new().now();
-        let mut schedule = Schedule::new(begin, begin + Duration::from_secs(10), Some(1.0));
+        let mut schedule = Schedule::new(begin, begin + Duration::from_secs(10), Some(1.0), u64::MAX);
         schedule.next(begin);
         assert_eq!(schedule.due(begin + Duration::from_millis(4500)), 3);
     }
@@ -128,7 +132,18 @@ mod tests {
     fn nothing_is_dealt_after_the_end() {
         let begin = quanta::Clock::new().now();
         let end = begin + Duration::from_secs(1);
-        assert!(Schedule::new(begin, end, None).next(end).is_none());
-        assert!(Schedule::new(begin, end, Some(0.1)).next(end).is_none());
+        assert!(Schedule::new(begin, end, None, u64::MAX).next(end).is_none());
+        assert!(Schedule::new(begin, end, Some(0.1), u64::MAX).next(end).is_none());
+    }
+
+    #[test]
+    fn no_more_is_dealt_or_due_than_there_may_be() {
+        let begin = quanta::Clock::new().now();
+        for interval in [None, Some(0.1)] {
+            let mut schedule = Schedule::new(begin, begin + Duration::from_secs(10), interval, 3);
+            assert!((0..3).all(|_| schedule.next(begin).is_some()));
+            assert!(schedule.next(begin).is_none());
+            assert_eq!(schedule.due(begin + Duration::from_secs(9)), 0);
+        }
     }
 }

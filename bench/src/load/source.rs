@@ -42,7 +42,7 @@ impl Source {
             }
         }
         Source {
-            identity: Identity::new(seed),
+            identity: Identity::new(seed, shape.trace_ids),
             pools,
             next_request: 0,
             checked_out: 0,

@@ -1,7 +1,7 @@
 //! Whole runs over real sockets, against the drain.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 use clap::Parser;
@@ -148,6 +148,25 @@ fn an_open_loop_sends_what_its_rate_says() {
     let (report, spans) = check("grpc", &flags);
     // 500 requests a second for 0.3 s; those without a lane are owned up to.
     assert_eq!(spans.len() as u64 / 64 + report.behind_requests, 150);
+}
+
+#[test]
+fn a_run_ends_when_its_spans_are_sent_and_one_trace_may_have_them_all() {
+    let flags = [
+        "--spans",
+        "1000",
+        "--spans-per-request",
+        "64",
+        "--trace-ids",
+        "one",
+        "--warmup",
+        "0s",
+        "--duration",
+        "1m",
+    ];
+    let (_, spans) = check("grpc", &flags);
+    let traces: BTreeSet<_> = spans.keys().map(|(trace, _)| trace).collect();
+    assert_eq!((spans.len(), traces.len()), (1024, 1));
 }
 
 #[test]

@@ -18,6 +18,7 @@ fn shape() -> Shape {
         slow_ratio: 0.01,
         services: 1,
         interleave: 1,
+        trace_ids: TraceIds::Random,
     }
 }
 
@@ -81,7 +82,7 @@ fn decode(batch: &Batch) -> Vec<Span> {
 /// The patched spans of the first `count` groups.
 fn groups(shape: &Shape, count: u64) -> Vec<Vec<Span>> {
     shape.check().expect("a shape that can be built");
-    let identity = Identity::new(7);
+    let identity = Identity::new(7, TraceIds::Random);
     let mut builder = Builder::new(shape, 7);
     let mut group = |number| {
         let mut batches = builder.group();
@@ -96,7 +97,7 @@ fn groups(shape: &Shape, count: u64) -> Vec<Vec<Span>> {
 #[test]
 fn patched_spans_decode_to_the_ids_that_the_ledger_is_told() {
     for shape in shapes() {
-        let identity = Identity::new(7);
+        let identity = Identity::new(7, TraceIds::Random);
         for (member, batch) in Builder::new(&shape, 7).group().iter_mut().enumerate() {
             assert_eq!(batch.member, member);
             for group in [0, 9, 1 << 40] {
@@ -220,7 +221,7 @@ fn times_end_now_and_error_events_end_with_their_span() {
 #[test]
 fn patching_touches_ids_and_times_only() {
     for shape in shapes() {
-        let identity = Identity::new(7);
+        let identity = Identity::new(7, TraceIds::Random);
         let mut batch = Builder::new(&shape, 7).group().remove(0);
         batch.patch(&identity, 3, NOW_NS);
         let first = (batch.bytes.clone(), decode(&batch));
