@@ -9,7 +9,7 @@ import os
 import struct
 
 MAGIC = b"TKLEDG01"
-MARK_ERROR = 1
+MARK_ERROR, MARK_SLOW = 1, 2
 ACKED, ACKED_IN_PART, REFUSED, FAILED = 1, 2, 3, 4
 
 
@@ -47,6 +47,52 @@ def _runs(record):
         at += 19
         yield trace_id, marks, [record[at + 8 * n : at + 8 * n + 8] for n in range(count)]
         at += 8 * count
+
+
+def marked_spans(path, marks):
+    """Span ids of the traces with one of these marks: (due, possible); and how many spans were acknowledged.
+
+    Due are acknowledged spans of traces whose mark was acknowledged; possible are all that were sent of marked traces.
+    For millions of spans: ids are taken apart of those traces only. A torn last record is left out.
+    """
+    with open(path, "rb") as file:
+        content = file.read()
+    requests, acknowledged, at = {}, set(), len(MAGIC)
+    while at + 5 <= len(content):
+        kind, length = struct.unpack_from("<cI", content, at)
+        at += 5
+        if at + length > len(content):
+            break
+        request = content[at : at + 8]
+        if kind == b"S":
+            requests[request] = (at + 8, at + length)
+        elif content[at + 8] == ACKED:
+            acknowledged.add(request)
+        at += length
+
+    def runs():
+        for request, (at, end) in requests.items():
+            is_acknowledged = request in acknowledged
+            while at < end:
+                run_marks, count = struct.unpack_from("<BH", content, at + 16)
+                yield is_acknowledged, content[at : at + 16], run_marks, (at + 19, count)
+                at += 19 + 8 * count
+
+    due_traces, marked_traces, acknowledged_count = set(), set(), 0
+    for is_acknowledged, trace, run_marks, (_, count) in runs():
+        acknowledged_count += count * is_acknowledged
+        if run_marks & marks:
+            marked_traces.add(trace)
+            if is_acknowledged:
+                due_traces.add(trace)
+    due, possible = set(), set()
+    for is_acknowledged, trace, _, (at, count) in runs():
+        if trace in marked_traces:
+            ids = [content[at + 8 * n : at + 8 * n + 8] for n in range(count)]
+            possible.update(ids)
+            if is_acknowledged and trace in due_traces:
+                due.update(ids)
+    return due, possible, acknowledged_count
 
 
 class Writer:

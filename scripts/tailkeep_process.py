@@ -74,8 +74,8 @@ class Tailkeep:
             raise NotReady(f"tailkeep {state}; its last lines:\n  " + "\n  ".join(self.lines[-12:]))
         return time.monotonic() - self.started_at
 
-    def status(self):
-        return fetch_status(self.endpoints["admin"], token=self.token)
+    def status(self, seconds=5):
+        return fetch_status(self.endpoints["admin"], seconds, token=self.token)
 
     def metrics(self):
         return fetch(self.endpoints["admin"], "/metrics").decode()
@@ -150,7 +150,7 @@ def await_idle(admin, seconds, token=None):
     """The status once nothing is pending or queued; TimeoutError naming what still is."""
     deadline = time.monotonic() + seconds
     while True:
-        status = fetch_status(admin, token=token)
+        status = fetch_status(admin, max(5, deadline - time.monotonic()), token)
         what = unsettled(status)
         if not what:
             return status
