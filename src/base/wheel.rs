@@ -14,20 +14,35 @@ use crate::base::time::Instant;
 /// Nanoseconds of a tick, as a shift: 2^24 ns = 16.8 ms.
 const TICK_SHIFT: u32 = 24;
 const SLOT_COUNT: u64 = 4096;
+const SLOT_BITS: u32 = SLOT_COUNT.trailing_zeros();
 /// A slot that held more keys than this gives its memory back when it has been emptied: 4,096 slots that each keep the
 /// room of a busy tick would be as much memory as the traces themselves.
 const SLOT_KEYS_KEPT: usize = 16;
 
-/// Keys of one slot that are searched for one to be disarmed.
+/// Keys of one slot that are searched for one to be disarmed that is not where it was put.
 const SEARCH_KEYS_MAX: usize = 1024;
 
-/// Where a key is armed.
+/// Where a key is armed: its slot in the low bits, above them where in the slot it was put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Armed(u16);
+pub struct Armed(u32);
 
 impl Armed {
     /// Nowhere.
-    pub const NOT: Armed = Armed(u16::MAX);
+    pub const NOT: Armed = Armed(u32::MAX);
+
+    /// A position too large for it is told as the largest.
+    fn new(slot: usize, index: usize) -> Armed {
+        const INDEX_MAX: usize = (u32::MAX >> SLOT_BITS) as usize - 1;
+        Armed((index.min(INDEX_MAX) as u32) << SLOT_BITS | slot as u32)
+    }
+
+    fn slot(self) -> usize {
+        self.0 as usize % SLOT_COUNT as usize
+    }
+
+    fn index(self) -> usize {
+        (self.0 >> SLOT_BITS) as usize
+    }
 }
 
 /// Keys by the tick at which they come up.
@@ -60,24 +75,35 @@ impl<K: Copy + PartialEq> Wheel<K> {
     pub fn arm(&mut self, deadline: Instant, key: K) -> Armed {
         // The tick that begins at or after the deadline, so that a key is never early.
         let tick = (deadline.0.saturating_add((1 << TICK_SHIFT) - 1) >> TICK_SHIFT).max(self.cursor);
-        let slot = &mut self.slots[(tick % SLOT_COUNT) as usize];
+        let number = (tick % SLOT_COUNT) as usize;
+        let slot = &mut self.slots[number];
+        let armed = Armed::new(number, slot.len());
         let before = slot.capacity();
         slot.push(((tick / SLOT_COUNT) as u32, key));
         self.capacity += slot.capacity() - before;
         self.len += 1;
-        Armed((tick % SLOT_COUNT) as u16)
+        armed
     }
 
     /// `key` need not come up any more. Among very many of one tick it may not be found; then it does come up.
-    pub fn disarm(&mut self, Armed(slot): Armed, key: K) {
-        let Some(slot) = self.slots.get_mut(usize::from(slot)) else {
+    ///
+    /// Those of a tick that go in the order in which they were armed, or in the opposite one, are found at once: a
+    /// key is where it was put until the last one takes the place of one that went.
+    pub fn disarm(&mut self, armed: Armed, key: K) {
+        if armed == Armed::NOT {
             return;
-        };
+        }
+        let slot = &mut self.slots[armed.slot()];
+        let is_it = |(_, other): &(u32, K)| *other == key;
         let first = slot.len().saturating_sub(SEARCH_KEYS_MAX);
-        let Some(found) = slot[first..].iter().rposition(|(_, armed)| *armed == key) else {
+        let found = match slot.get(armed.index()).is_some_and(is_it) {
+            true => Some(armed.index()),
+            false => slot[first..].iter().rposition(is_it).map(|found| first + found),
+        };
+        let Some(found) = found else {
             return;
         };
-        slot.swap_remove(first + found);
+        slot.swap_remove(found);
         self.len -= 1;
         if slot.is_empty() && slot.capacity() > SLOT_KEYS_KEPT {
             self.capacity -= slot.capacity();
@@ -158,6 +184,30 @@ mod tests {
         let mut due = Vec::new();
         assert!(!wheel.expire(Instant(TICK_NS), 1000, &mut due));
         assert_eq!((due, wheel.len(), wheel.memory_bytes()), (vec![77], 0, empty));
+    }
+
+    #[test]
+    fn keys_of_a_crowded_tick_are_found_in_the_order_they_were_armed_and_the_opposite_one() {
+        let count = 8 * SEARCH_KEYS_MAX;
+        for reversed in [false, true] {
+            let mut wheel = Wheel::new(Instant(0));
+            let empty = wheel.memory_bytes();
+            let mut armed: Vec<_> = (0..count).map(|key| (wheel.arm(Instant(5), key), key)).collect();
+            if reversed {
+                armed.reverse();
+            }
+            armed
+                .into_iter()
+                .for_each(|(armed, key)| wheel.disarm(armed, key));
+            assert_eq!((wheel.len(), wheel.memory_bytes()), (0, empty));
+        }
+    }
+
+    #[test]
+    fn a_position_too_large_to_be_told_is_not_taken_for_nowhere() {
+        let far = Armed::new(SLOT_COUNT as usize - 1, usize::MAX);
+        assert_ne!(far, Armed::NOT);
+        assert_eq!(far.slot(), SLOT_COUNT as usize - 1);
     }
 
     #[test]
