@@ -94,7 +94,9 @@ fn spread(stored: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::ids::TraceId;
     use crate::base::slab::Slab;
+    use crate::route::{HashKey, owner};
 
     #[test]
     fn keys_are_told_apart_by_whoever_asks() {
@@ -113,5 +115,34 @@ mod tests {
         assert!(!index.remove(hash(4), keys[4]));
         assert_eq!(find(&index, 4), None);
         assert_eq!(find(&index, 5), Some(keys[5]));
+    }
+
+    #[test]
+    fn trace_ids_that_are_alike_spread_over_parts_and_cores() {
+        const PER_PART: usize = 64;
+        let key = HashKey([0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908]);
+        let alike: [fn(u64) -> [u64; 2]; 3] = [
+            |number| [7, number],
+            |number| [number, 7],
+            |number| [number << 32, number << 32],
+        ];
+        for halves in alike {
+            let (mut parts, mut owned) = ([0; PART_COUNT], [0; 2]);
+            for number in 1..=(PER_PART * PART_COUNT) as u64 {
+                let bytes: Vec<u8> = halves(number)
+                    .iter()
+                    .flat_map(|half| half.to_be_bytes())
+                    .collect();
+                let hash = key.trace(&TraceId::new(&bytes).expect("not zero"));
+                parts[part(hash)] += 1;
+                owned[usize::from(owner(hash, 2).0)] += 1;
+            }
+            // Six standard deviations of what chance gives a part, and a core.
+            assert!(parts.iter().all(|count| (16..=112).contains(count)), "{parts:?}");
+            assert!(
+                owned.iter().all(|count| (7808..=8576).contains(count)),
+                "{owned:?}"
+            );
+        }
     }
 }
