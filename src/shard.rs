@@ -222,6 +222,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             messages_taken: 0,
         };
         shard.limit(quotas_start_full, now);
+        shard.table.end_replay();
         let resumed = shard.table.take_resumed_keeps().into_iter();
         shard
             .announcements

@@ -9,8 +9,8 @@
 //! The table is a fold of the logs: items merge into it in any order and split, and replaying the logs rebuilds it
 //! (W4): each log becomes [`Fragments`], whose traces the table adopts. It never sees a byte of a span.
 //!
-//! Order of calls: after a start [`Table::remember_replayed`] for every verdict of every log, then [`Table::adopt`]
-//! for every fragment; then `absorb` and `handle_timeout` as things happen, each filling a list of settlements;
+//! Order of calls: after a start [`Table::remember_replayed`] for every verdict of every log, [`Table::end_replay`],
+//! [`Table::adopt`] for every fragment; then `absorb` and `handle_timeout` as things happen, each filling a list of settlements;
 //! `poll_timeout` says when `handle_timeout` is due.
 
 mod cache;
@@ -97,6 +97,8 @@ pub struct Table {
     /// What limits traces, and closed ones that wait for its answer.
     quotas: Quotas,
     waiting: quota::Waiting,
+    /// Keeps that logs were found to announce, until all logs are replayed.
+    announced: Vec<PeerDecision>,
     /// There are, or may be, other nodes.
     cluster: Option<Box<cluster::Cluster>>,
     /// Traces that are still to be forced of the share that was last due, and by which tier.
@@ -126,6 +128,7 @@ impl Table {
             relieved_at: None,
             quotas: Quotas::none(),
             waiting: quota::Waiting::default(),
+            announced: Vec::new(),
             cluster: None,
             forcing: (0, 0),
             options,
@@ -587,8 +590,7 @@ impl Table {
                 }
             }
             FoundDecision::Announced { keep, logged_at } => {
-                let hash = self.options.hash_key.trace(&keep.trace);
-                self.decided.insert(hash, keep.trace, keep.decision);
+                self.announced.push(keep);
                 self.resume_keep(keep, logged_at);
             }
             FoundDecision::CarriedDrop(compact) => self.decided.insert_older(compact, None),
@@ -607,6 +609,18 @@ impl Table {
                     };
                     self.resume_keep(keep, decided_at);
                 }
+            }
+        }
+    }
+
+    /// All logs are replayed, and so what was dropped before its Keep was announced is known. An announcement settles
+    /// nothing: what the logs have of such a trace is still to be kept.
+    pub fn end_replay(&mut self) {
+        for keep in std::mem::take(&mut self.announced) {
+            let hash = self.options.hash_key.trace(&keep.trace);
+            match self.decided.get(hash, &keep.trace) {
+                Some(known) if known.verdict != Verdict::Keep => self.want_raised(keep),
+                Some(_) | None => self.decided.insert(hash, keep.trace, keep.decision),
             }
         }
     }

@@ -50,6 +50,12 @@ fn a_keep_that_the_log_has_carried_to_a_later_segment_is_announced_again() {
     live(9_000_716, Canary::None);
 }
 
+/// It once was not: a home that announced it had dropped its own part, and ended before the wish to raise that was logged.
+#[test]
+fn an_announced_keep_is_followed_where_it_was_dropped() {
+    live(40_002_070, Canary::None);
+}
+
 fn assert_caught(canary: Canary) {
     seeds::assert_caught(canary, CANARY_ROUNDS, |seed| live(seed, canary));
 }

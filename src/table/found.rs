@@ -112,4 +112,54 @@ mod tests {
             assert_eq!(table.take_resumed_keeps().len(), count, "{decided_at:?}");
         }
     }
+
+    /// Its node ended when the Keep was in the log and the wish to follow it was not; logs are read in any order.
+    #[test]
+    fn an_announced_keep_does_not_settle_what_had_been_dropped() {
+        let now = Now {
+            instant: Instant(1),
+            wall: WallTime(1_000_000_000_000),
+        };
+        let trace = TraceId::new(&[7; 16]).expect("not zero");
+        let decision = |verdict| Decision {
+            verdict,
+            reason: Reason::Quiet,
+            policy: None,
+            threshold: None,
+            incomplete: false,
+            upgraded: false,
+        };
+        let keep = PeerDecision {
+            trace,
+            decision: decision(Verdict::Keep),
+            by_home: true,
+        };
+        let announced = FoundDecision::Announced {
+            keep,
+            logged_at: now.wall,
+        };
+        let verdict = |verdict| FoundDecision::Verdict {
+            trace,
+            decision: decision(verdict),
+            late: false,
+            seen: None,
+        };
+        let check = |found: &[&FoundDecision], expected: Verdict, raised: &[PeerDecision]| {
+            let mut table = table(now);
+            found
+                .iter()
+                .for_each(|found| table.remember_replayed((*found).clone()));
+            table.end_replay();
+            let known = table.decided(&trace).map(|known| known.verdict);
+            assert_eq!(known, Some(expected), "{found:?}");
+            assert_eq!(table.take_raised(), raised, "{found:?}");
+            assert_eq!(table.take_resumed_keeps(), [keep], "{found:?}");
+        };
+        let (dropped, kept) = (verdict(Verdict::Rollup), verdict(Verdict::Keep));
+        check(&[&announced], Verdict::Keep, &[]);
+        check(&[&dropped, &announced], Verdict::Rollup, &[keep]);
+        check(&[&announced, &dropped], Verdict::Rollup, &[keep]);
+        // The wish was written.
+        check(&[&dropped, &announced, &kept], Verdict::Keep, &[]);
+    }
 }

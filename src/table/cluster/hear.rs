@@ -153,7 +153,7 @@ impl Table {
     }
 
     /// A trace that was dropped here is kept elsewhere.
-    pub(super) fn want_raised(&mut self, keep: PeerDecision) {
+    pub(in crate::table) fn want_raised(&mut self, keep: PeerDecision) {
         let Some(cluster) = &mut self.cluster else {
             return;
         };
