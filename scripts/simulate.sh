@@ -4,7 +4,8 @@
 #   scripts/simulate.sh [node|cluster] SEEDS [FROM]        FROM: the first seed, by default the time
 #
 # `node` is one node with its disks (tests/sim.rs), `cluster` several and what is between them (tests/sim_cluster.rs).
-# PROFILE=dev takes the quicker build. JOBS: processes at a time, by default one for each core. Exit code 1 on a finding.
+# PROFILE=dev takes the quicker build, BINARY=… one that is there. JOBS: processes at a time, by default one for each
+# core. Exit code 1 on a finding.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,8 +23,8 @@ chunk=$((chunk > 100 ? 100 : chunk))
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-binary=$(cargo test --quiet --profile "$profile" --test "$test" --no-run --message-format=json |
-    sed -n '/"name":"'"$test"'"/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
+binary=${BINARY:-$(cargo test --quiet --profile "$profile" --test "$test" --no-run --message-format=json |
+    sed -n '/"name":"'"$test"'"/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)}
 cp "$binary" "$work/sim"
 
 run() {
