@@ -15,12 +15,13 @@ use std::time::Duration;
 
 use glommio::{Task, TaskQueueHandle, timer};
 
-const SHORTEST: Duration = Duration::from_millis(5);
+/// Seldom enough that an idle core costs nothing: each beat wakes it.
+const SHORTEST: Duration = Duration::from_millis(25);
 const RATIO: u32 = 5;
 /// The longest is 16 s.
-const BEATS: u32 = 6;
+const BEATS: u32 = 5;
 
-/// While this value lives no sleep lasts longer than 5 ms, or five times as long as the last stall.
+/// While this value lives no sleep lasts longer than 25 ms, or five times as long as the last stall.
 pub struct Metronome {
     _beats: Vec<Task<()>>,
 }
