@@ -5,6 +5,8 @@
 
 #[path = "gossip/attack.rs"]
 mod attack;
+#[path = "gossip/carried.rs"]
+mod carried;
 #[path = "gossip/convergence.rs"]
 mod convergence;
 #[path = "gossip/directed.rs"]

@@ -1,4 +1,5 @@
-//! A model of the queues in which others' gossip carries messages: each goes out so many times and is then forgotten.
+//! A model of the queue in which memberlist's gossip carries messages: each goes out so many times and is then
+//! forgotten. foca, which works likewise, is there itself: `carried.rs`.
 //!
 //! ```text
 //!  every 200 ms, to 3 random nodes:  the messages that went out least often, as many as a packet has room for
@@ -17,23 +18,11 @@ const INTERVAL_MS: u64 = 200;
 const FANOUT: usize = 3;
 const PACKET_BYTES: usize = 1400;
 /// A decision and what goes around it, as if it were packed as tightly as ours.
-const DECISION_BYTES: usize = 24;
+pub const DECISION_BYTES: usize = 24;
 
 /// How often a message goes out, by the number of nodes.
-#[derive(Clone, Copy, Debug)]
-pub enum Kind {
-    Memberlist,
-    Foca,
-}
-
-impl Kind {
-    pub fn transmissions(self, count: usize) -> usize {
-        let log = ((count + 1) as f64).log10();
-        match self {
-            Kind::Memberlist => 4 * log.ceil() as usize,
-            Kind::Foca => (4.0 * log) as usize,
-        }
-    }
+fn transmissions(count: usize) -> usize {
+    4 * ((count + 1) as f64).log10().ceil() as usize
 }
 
 /// What came of the decisions of one run.
@@ -53,9 +42,9 @@ struct Node {
 }
 
 /// `rate` decisions a second at random nodes for `load`, then as long again and ten seconds more.
-pub fn run(kind: Kind, seed: u64, count: usize, loss: f64, rate: u64, load: Duration) -> Outcome {
+pub fn run(seed: u64, count: usize, loss: f64, rate: u64, load: Duration) -> Outcome {
     let mut random = SmallRng::seed_from_u64(seed);
-    let transmissions = kind.transmissions(count);
+    let transmissions = transmissions(count);
     let load_ms = load.as_millis() as u64;
     let total = (load_ms * rate / 1000) as usize;
     let mut nodes: Vec<Node> = (0..count)
