@@ -51,6 +51,7 @@ pub fn run(arguments: &YardstickArguments) -> Result<(), BenchError> {
         slow_ratio: 0.01,
         services: 1,
         interleave: 1,
+        trace_ids: Default::default(),
     };
     shape.check().map_err(BenchError::Usage)?;
     let decode = best(|| decode_seconds_per_span(&shape));
