@@ -13,11 +13,12 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message;
+use quanta::Instant;
 use serde_json::json;
 
 use crate::BenchError;
@@ -155,14 +156,23 @@ fn receive_seconds_per_byte(sender_cpu: Option<usize>) -> Result<f64, BenchError
     let address = listener
         .local_addr()
         .map_err(BenchError::environment("own address"))?;
-    let sender = std::thread::spawn(move || {
+    let send = move || {
         pin(sender_cpu)?;
         let mut to = TcpStream::connect(address).map_err(BenchError::environment("connect"))?;
         let bytes = vec![1; 256 << 10];
         // Ends when the reader hangs up.
         while to.write_all(&bytes).is_ok() {}
         Ok::<(), BenchError>(())
-    });
+    };
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(send);
+        let received = receive(&listener);
+        sender.join().expect("the sender does not panic")?;
+        received
+    })
+}
+
+fn receive(listener: &TcpListener) -> Result<f64, BenchError> {
     let (mut from, _) = listener
         .accept()
         .map_err(BenchError::environment("accept a connection"))?;
@@ -172,10 +182,7 @@ fn receive_seconds_per_byte(sender_cpu: Option<usize>) -> Result<f64, BenchError
     while begun.elapsed() < Duration::from_secs(1) {
         received += from.read(&mut buffer).map_err(BenchError::environment("read"))? as u64;
     }
-    let spent = cpu_time() - before;
-    drop(from);
-    sender.join().expect("the sender does not panic")?;
-    Ok(spent.as_secs_f64() / received as f64)
+    Ok((cpu_time() - before).as_secs_f64() / received as f64)
 }
 
 /// Of this thread.

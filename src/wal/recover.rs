@@ -191,6 +191,8 @@ struct File {
     surveyed: bool,
     /// A survey found a sound group in it.
     has_group: bool,
+    /// Its header is not its own.
+    is_inferred: bool,
     /// Data bytes that it has, and where its last sound entry ends, if a survey found out.
     found: Option<(u64, u64)>,
     /// Where it stops counting: its end, or the lowest cut of the files after it.
@@ -257,6 +259,7 @@ impl Recovery {
             header,
             surveyed: false,
             has_group: false,
+            is_inferred: false,
             found: None,
             limit: Position(0),
             oldest: header.and_then(|header| first_arrival(&header, head.get(PAGE_BYTES..)?)),
@@ -323,7 +326,13 @@ impl Recovery {
                 begun,
             } => {
                 if !std::mem::replace(begun, true) {
-                    let cut = self.files[index].header.map_or(Position(0), |header| header.cut);
+                    let file = &self.files[index];
+                    let cut = file.header.map_or(Position(0), |header| header.cut);
+                    if file.is_inferred && self.covered.is_none() {
+                        // What it begins with may be what was lost of it.
+                        let [_, behind] = self.expected_bases(index);
+                        self.covered = behind.filter(|base| *base < cut);
+                    }
                     self.note_missing(cut, each);
                 }
                 let stopped_before = self.stopped.is_some();
@@ -399,7 +408,7 @@ impl Recovery {
             let task = Task::Survey { walk, empty_from: 0 };
             return self.begin(index, task);
         }
-        let inference = Inference::new(seed, segment, self.piece_bytes);
+        let inference = Inference::new(seed, segment, self.expected_bases(index), self.piece_bytes);
         let (start, len) = inference.first_read();
         self.want(index, start, len);
         let task = Task::Infer(inference);
@@ -463,6 +472,7 @@ impl Recovery {
                 let header = self.infer_header(file.segment, base);
                 let file = &mut self.files[scan.index];
                 file.header = header;
+                file.is_inferred = true;
                 file.surveyed = true;
                 if let Some(header) = header {
                     let seed = Seed::new(header.log_seed);
@@ -626,12 +636,26 @@ impl Recovery {
             .ok()
     }
 
-    /// A header for a file whose own is damaged: where it cuts off older ones is lost.
-    fn infer_header(&self, segment: SegmentId, base: Position) -> Option<SegmentHeader> {
+    /// Data bytes of a segment, as the headers have it.
+    fn segment_size(&self) -> Option<u64> {
         let headers = self.files.iter().filter_map(|file| file.header);
         let size = headers.map(|header| header.size).max();
         let fallback = || self.fallback.map(|fallback| fallback.size);
-        let size = size.or_else(fallback).filter(|size| *size >= PAGE_BYTES as u64)?;
+        size.or_else(fallback).filter(|size| *size >= PAGE_BYTES as u64)
+    }
+
+    /// Where a file begins that lies right behind the one before it, or right before the one behind.
+    fn expected_bases(&self, index: usize) -> [Option<Position>; 2] {
+        let header = |index: Option<usize>| self.files.get(index?)?.header;
+        let before = header(index.checked_sub(1)).map(|before| before.end());
+        let behind = header(index.checked_add(1)).zip(self.segment_size());
+        let behind = behind.and_then(|(behind, size)| behind.base.0.checked_sub(size));
+        [before, behind.map(Position)]
+    }
+
+    /// A header for a file whose own is damaged: where it cuts off older ones is lost.
+    fn infer_header(&self, segment: SegmentId, base: Position) -> Option<SegmentHeader> {
+        let size = self.segment_size()?;
         Some(SegmentHeader {
             log: self.log,
             log_seed: self.seed()?,

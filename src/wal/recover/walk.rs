@@ -251,10 +251,15 @@ impl Walk {
     }
 }
 
-/// The search for the base of a segment whose header page is damaged: its first sound entry tells.
+/// The search for the base of a segment whose header page is damaged. Its sound entries tell, all of them: a page that
+/// was written to the wrong place is sound too, and speaks of another base.
 pub(super) struct Inference {
     seed: Seed,
     segment: SegmentId,
+    /// Where the neighbours leave room for it.
+    expected: [Option<Position>; 2],
+    /// With how many entries speak of each.
+    bases: Vec<(Position, usize)>,
     at: u64,
     asked: (u64, u64),
     piece_bytes: u64,
@@ -272,10 +277,17 @@ pub(super) enum Inferred {
 }
 
 impl Inference {
-    pub fn new(seed: Seed, segment: SegmentId, piece_bytes: u64) -> Inference {
+    pub fn new(
+        seed: Seed,
+        segment: SegmentId,
+        expected: [Option<Position>; 2],
+        piece_bytes: u64,
+    ) -> Inference {
         Inference {
             seed,
             segment,
+            expected,
+            bases: Vec::new(),
             at: 0,
             asked: (0, piece_bytes),
             piece_bytes,
@@ -295,21 +307,43 @@ impl Inference {
             .filter(|rest| !rest.is_empty())
         {
             match self.base_by(rest) {
-                Ok(Some(base)) => return Inferred::Base(base),
+                Ok(base) => {
+                    if let Some(base) = base {
+                        self.count(base);
+                    }
+                    self.at += ALIGN;
+                }
                 Err(needed) if !is_last && needed as u64 <= crate::wal::SEGMENT_SIZE_MAX => {
                     self.asked = (self.at, (needed as u64).max(self.piece_bytes));
                     let (start, len) = self.asked;
                     return Inferred::Read { start, len };
                 }
-                Ok(None) | Err(_) => self.at += ALIGN,
+                Err(_) => self.at += ALIGN,
             }
         }
         if is_last {
-            return Inferred::Nothing;
+            return self.most_likely().map_or(Inferred::Nothing, Inferred::Base);
         }
         self.asked = (self.at, self.piece_bytes);
         let (start, len) = self.asked;
         Inferred::Read { start, len }
+    }
+
+    fn count(&mut self, base: Position) {
+        match self.bases.iter_mut().find(|(known, _)| *known == base) {
+            Some((_, count)) => *count += 1,
+            None => self.bases.push((base, 1)),
+        }
+    }
+
+    /// One that fits between the neighbours, however few speak of it; otherwise that of the most, the lowest of these.
+    fn most_likely(&self) -> Option<Position> {
+        let is_expected = |base: &Position| self.expected.contains(&Some(*base));
+        let best = self
+            .bases
+            .iter()
+            .max_by_key(|(base, count)| (is_expected(base), *count, std::cmp::Reverse(*base)));
+        best.map(|(base, _)| *base)
     }
 
     /// The base, if an entry begins here. `Err`: so many bytes are needed to tell.
