@@ -297,7 +297,13 @@ impl<P: BlockPool> Log<P> {
         // Without space nothing can take over, so they go first.
         let in_the_way = self.no_space && self.blank.is_empty() && self.retired.is_empty();
         let replaced = self.replaced.iter().max().filter(|_| taken_over || in_the_way);
-        let segment = *self.half_made.as_ref().or(self.removals.front()).or(replaced)?;
+        // A file that is about to be used again is older, and until its new header is there it may come back.
+        let opening = |(_, op): &(OpId, InFlight<P>)| matches!(op, InFlight::Open { .. });
+        let recycled = self
+            .removals
+            .front()
+            .filter(|_| !self.in_flight.iter().any(opening));
+        let segment = *self.half_made.as_ref().or(recycled).or(replaced)?;
         let busy = self
             .in_flight
             .iter()
