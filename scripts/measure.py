@@ -5,7 +5,7 @@
     measure.py --cores-compared 100000      what the mesh costs: one core, and two at twice the rate
 
 Each cell starts a fresh `tailkeep run` on CPU 0 (fsync, real rules, about 5 % kept and exported to a file) and
-`tailkeep-bench load` on CPU 1, first as fast as acknowledgements allow, then at half of that rate. Cells are run
+`tailkeep-bench load` on CPU 1, first as fast as acknowledgements allow, then at half and nine tenths of that rate. Cells are run
 in rounds, one after the other, and medians are printed, because machines are noisy. Each round begins with what the
 machine itself does (`tailkeep-bench yardstick`). The log may have 2 GiB and keeps nothing longer than 5 s, so that
 after the warm-up segments are used again, as in a node that has run for an hour. Needs release builds and two CPUs;
@@ -89,15 +89,15 @@ def measure(arguments, work, transport, size, batch):
     server = start(arguments, work)
     try:
         full = load(arguments, server, transport, size, batch, arguments.seconds, warmup=arguments.warmup)
-        half = None
+        parts = {}
         if not arguments.full_only:
-            rate = full["spans_per_second"] / 2
-            half = load(arguments, server, transport, size, batch, arguments.seconds, rate)
+            for name, share in (("half", 0.5), ("nine_tenths", 0.9)):
+                parts[name] = load(arguments, server, transport, size, batch, arguments.seconds, share * full["spans_per_second"])
         status = server.status()
     finally:
         server.kill()
         shutil.rmtree(work, ignore_errors=True)
-    return {"full": full, "half": half, "status": status}
+    return {"full": full, **parts, "status": status}
 
 
 def main():
@@ -106,7 +106,7 @@ def main():
     parser.add_argument("--warmup", type=int, default=20, help="seconds before the first load counts")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", help="cells whose name contains this")
-    parser.add_argument("--full-only", action="store_true", help="leave out half load")
+    parser.add_argument("--full-only", action="store_true", help="leave out what is less than all")
     parser.add_argument("--durability", default="fsync")
     parser.add_argument("--memory", default="1GiB")
     parser.add_argument("--json", help="write every raw report there")
@@ -169,12 +169,16 @@ def summary(raw):
     table = {}
     for name, reports in raw.items():
         kept = [r["status"]["signals"]["spans"] for r in reports]
+        parts = {}
+        for part in ("half", "nine_tenths"):
+            if part in reports[0]:
+                parts[f"{part}_server"] = {k: median(reports, part, "server", k) for k in reports[0][part]["server"]}
+                parts[f"ack_{part}"] = {k: median(reports, part, "ack_ms", k) for k in reports[0][part]["ack_ms"]}
         table[name] = {
+            **parts,
             "spans_per_second": median(reports, "full", "spans_per_second"),
             "server": {k: median(reports, "full", "server", k) for k in reports[0]["full"].get("server", {})},
             "ack_full": {k: median(reports, "full", "ack_ms", k) for k in reports[0]["full"].get("ack_ms", {})},
-            "half_server": {k: median(reports, "half", "server", k) for k in (reports[0]["half"] or {}).get("server", {})},
-            "ack_half": {k: median(reports, "half", "ack_ms", k) for k in (reports[0]["half"] or {}).get("ack_ms", {})},
             "kept_share": round(statistics.median(k["kept"] / max(1, k["kept"] + k["rolled_up"]) for k in kept), 4),
         }
     return table
