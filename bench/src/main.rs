@@ -88,15 +88,19 @@ impl BenchError {
 
 /// A current-thread runtime on this thread, pinned to `cpu` if one is named: the server has the others.
 fn pinned_runtime(cpu: Option<usize>) -> Result<tokio::runtime::Runtime, BenchError> {
-    if let Some(id) = cpu
-        && !core_affinity::set_for_current(core_affinity::CoreId { id })
-    {
-        return Err(BenchError::Usage(format!(
-            "--cpu {id}: this process may not run there"
-        )));
-    }
+    pin("--cpu", cpu)?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(BenchError::environment("event loop"))
+}
+
+/// This thread runs on `cpu` from now on, if `flag` named one.
+fn pin(flag: &str, cpu: Option<usize>) -> Result<(), BenchError> {
+    match cpu {
+        Some(id) if !core_affinity::set_for_current(core_affinity::CoreId { id }) => Err(BenchError::Usage(
+            format!("{flag} {id}: this process may not run there"),
+        )),
+        _ => Ok(()),
+    }
 }

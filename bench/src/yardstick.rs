@@ -9,7 +9,7 @@
 //! | touch | the first write to a page of 4 KiB that the process has just been given |
 //! | receive | bytes over a loopback connection, 64 KiB a read, in processor time of the reader |
 //!
-//! Each is the best of several rounds: a machine can be disturbed, not hurried.
+//! Each but the last, which goes on for a second, is the best of several rounds: a machine can be disturbed, not hurried.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -21,8 +21,8 @@ use prost::Message;
 use quanta::Instant;
 use serde_json::json;
 
-use crate::BenchError;
 use crate::load::batch::{Builder, PREFIX_LEN, Shape};
+use crate::{BenchError, pin};
 
 const ROUNDS: usize = 5;
 const MIB: usize = 1 << 20;
@@ -42,7 +42,7 @@ pub struct YardstickArguments {
 
 /// Prints one JSON object.
 pub fn run(arguments: &YardstickArguments) -> Result<(), BenchError> {
-    pin(arguments.cpu)?;
+    pin("--cpu", arguments.cpu)?;
     let shape = Shape {
         span_bytes: arguments.span_bytes,
         spans_per_trace: 8,
@@ -69,15 +69,6 @@ pub fn run(arguments: &YardstickArguments) -> Result<(), BenchError> {
     });
     println!("{report:#}");
     Ok(())
-}
-
-fn pin(cpu: Option<usize>) -> Result<(), BenchError> {
-    match cpu {
-        Some(id) if !core_affinity::set_for_current(core_affinity::CoreId { id }) => Err(BenchError::Usage(
-            format!("--cpu {id}: this process may not run there"),
-        )),
-        _ => Ok(()),
-    }
 }
 
 fn best(mut measure: impl FnMut() -> f64) -> f64 {
@@ -157,7 +148,7 @@ fn receive_seconds_per_byte(sender_cpu: Option<usize>) -> Result<f64, BenchError
         .local_addr()
         .map_err(BenchError::environment("own address"))?;
     let send = move || {
-        pin(sender_cpu)?;
+        pin("--sender-cpu", sender_cpu)?;
         let mut to = TcpStream::connect(address).map_err(BenchError::environment("connect"))?;
         let bytes = vec![1; 256 << 10];
         // Ends when the reader hangs up.
