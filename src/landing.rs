@@ -79,8 +79,8 @@ pub struct LandingOptions {
     pub acknowledge_at_once: bool,
     /// A span with its resource and scope must not be larger.
     pub span_bytes_max: usize,
-    /// Share of `memory.limit` for blocks of both logs (M1).
-    pub block_bytes_max: u64,
+    /// Above this the oldest blocks of both logs leave memory (M1).
+    pub block_bytes_resident_max: u64,
     /// Bytes that may wait for their sync.
     pub unsynced_bytes_max: u64,
     /// Kept entries that may wait for a destination: each takes memory, whatever is in it.
@@ -452,11 +452,11 @@ impl<P: BlockPool, W> Landing<P, W> {
         .min()
     }
 
-    /// Lets settled blocks leave memory; above 70 % of the account the oldest durable ones too.
+    /// Lets settled blocks leave memory; above what may be resident the oldest durable ones too.
     fn evict(&mut self) {
         self.log.drop_settled();
         self.kept.drop_settled();
-        let target = self.options.block_bytes_max / 10 * 7;
+        let target = self.options.block_bytes_resident_max;
         if self.log.resident_bytes() + self.kept.resident_bytes() <= target {
             return;
         }

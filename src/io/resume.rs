@@ -270,7 +270,7 @@ fn parts(
         annotate: options.annotate,
         acknowledge_at_once: options.durability == Durability::None,
         span_bytes_max: options.span_bytes_max(),
-        block_bytes_max: budget.blocks,
+        block_bytes_resident_max: budget.blocks_resident(),
         unsynced_bytes_max: budget.unsynced,
         queued_count_max: budget.queued_count,
         decided_count_max: budget.decided_count,

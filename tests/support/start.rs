@@ -207,7 +207,7 @@ fn landing(log: LogId, hash_key: HashKey, segment_bytes: u64, policy_names: Vec<
         acknowledge_at_once: false,
         span_bytes_max: segment_bytes as usize - (64 << 10),
         // Little, so that spans leave memory and are read back.
-        block_bytes_max: 2 << 20,
+        block_bytes_resident_max: (2 << 20) / 10 * 7,
         unsynced_bytes_max: 4 << 20,
         queued_count_max: 1_000_000,
         decided_count_max: 100_000,
