@@ -116,8 +116,8 @@ pub struct Log<P: BlockPool> {
     replaced: Vec<SegmentId>,
     /// Goes before anything new comes.
     half_made: Option<SegmentId>,
-    /// What recovery left to remove stays until the first segment cuts it off.
-    first_is_open: bool,
+    /// Of the last group that became durable in this process.
+    durable_in: Option<SegmentId>,
 
     // the disk
     /// By position, and so by group.
@@ -169,6 +169,8 @@ impl<P: BlockPool> Log<P> {
         });
         let segments: VecDeque<Segment> = segments.collect();
         let tail = Position(start.next_position.0.next_multiple_of(size));
+        // Files that are to go wait for a group that says how far the log was synced.
+        let idle_at = (!start.removable.is_empty()).then(|| now.instant.plus(ops::IDLE_DELAY));
         let mut log = Log {
             seed: Seed::new(options.log_seed),
             pool,
@@ -189,7 +191,7 @@ impl<P: BlockPool> Log<P> {
             blank: Vec::new(),
             retired: Vec::new(),
             half_made: start.half_made,
-            first_is_open: false,
+            durable_in: None,
             removals: VecDeque::new(),
             replaced: start.removable,
             writes: VecDeque::new(),
@@ -198,7 +200,7 @@ impl<P: BlockPool> Log<P> {
             durable: tail,
             moved_at: Instant(0),
             last_close: Instant(0),
-            idle_at: None,
+            idle_at,
             failed_through: Position(0),
             failures: 0,
             no_space: false,

@@ -23,7 +23,7 @@ use crate::base::time::{Instant, Now};
 
 /// How long the log stays silent before it writes an empty group to say that the last one was synced.
 /// With the sync of that group itself it is within 100 ms.
-const IDLE_DELAY: Duration = Duration::from_millis(50);
+pub(super) const IDLE_DELAY: Duration = Duration::from_millis(50);
 
 /// Between attempts after the disk failed.
 pub(super) const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -290,13 +290,16 @@ impl<P: BlockPool> Log<P> {
     }
 
     /// One at a time. Recycled files go oldest first, so that what is left after a crash is the log's newer
-    /// part. Replaced ones stay until what takes over from them is there, and go newest first: a file
-    /// without the one before it would show the second half of a run, or what that one cut off.
+    /// part. Replaced ones stay until what takes over from them is there, and a group in it is durable: theirs may be
+    /// the only ones that say how far the log was synced, and without that damage passes for a torn tail. They go
+    /// newest first: a file without the one before it would show the second half of a run, or what that one cut off.
     fn next_remove(&mut self, now: Now) -> Option<(DiskOp<P>, InFlight<P>)> {
-        let taken_over = self.first_is_open && !self.segment_is_awaited();
+        let is_awaited = self.segment_is_awaited();
+        let taken_over = |replaced: &SegmentId| self.durable_in > Some(*replaced) && !is_awaited;
         // Without space nothing can take over, so they go first.
         let in_the_way = self.no_space && self.blank.is_empty() && self.retired.is_empty();
-        let replaced = self.replaced.iter().max().filter(|_| taken_over || in_the_way);
+        let newest = self.replaced.iter().max();
+        let replaced = newest.filter(|newest| taken_over(newest) || in_the_way);
         // A file that is about to be used again is older, and until its new header is there it may come back.
         let opening = |(_, op): &(OpId, InFlight<P>)| matches!(op, InFlight::Open { .. });
         let recycled = self
@@ -339,7 +342,6 @@ impl<P: BlockPool> Log<P> {
         match result {
             Ok(()) => {
                 known.state = SegmentState::Open;
-                self.first_is_open = true;
                 self.no_space = false;
                 self.retry_at = Instant(0);
             }
@@ -395,6 +397,7 @@ impl<P: BlockPool> Log<P> {
             "W2: {group:?}"
         );
         self.durable = end;
+        self.durable_in = Some(group.segment);
         self.moved_at = now.instant;
         self.failures = 0;
         let known = self.segments.iter_mut().find(|known| known.id == group.segment);

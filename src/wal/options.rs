@@ -45,8 +45,8 @@ pub struct LogStart {
     /// The file that was being opened at the end. The log removes it first of all: it is known for what
     /// it is by being the newest.
     pub half_made: Option<SegmentId>,
-    /// Files that hold nothing that counts. The log removes them once its first segment is there, which
-    /// then cuts off what they cut off.
+    /// Files that hold nothing that counts. The log removes them once its first segment, which cuts off what they cut
+    /// off, has a durable group, which says how far the log was synced.
     pub removable: Vec<SegmentId>,
 }
 

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use tailkeep::base::block::{BLOCK_BYTES, VecPool};
 use tailkeep::base::ids::{LogId, Position};
-use tailkeep::base::time::Now;
+use tailkeep::base::time::{Instant, Now, WallTime};
 use tailkeep::wal::entry::{EntryHeader, Seed};
 use tailkeep::wal::recover::{Extent, Fallback, RecoverError, Recovery};
-use tailkeep::wal::{DiskOp, EntryFlags, EntryKind, LogOptions, OpId, Refused, SegmentHeader, SegmentId};
+use tailkeep::wal::{
+    DiskOp, EntryFlags, EntryKind, Log, LogOptions, LogStart, OpId, Refused, SegmentHeader, SegmentId,
+};
 
 use crate::disk::Crash;
 use crate::world::{World, options, payload, recover, recover_files};
@@ -331,6 +333,41 @@ fn a_log_that_is_started_again_and_again_stays_within_its_size() {
         assert!(files <= files_max + 1, "{files} files after start {start}");
         world.crash(Crash::Kill).expect("sound");
     }
+}
+
+/// Its groups may be the only ones that say how far the log was synced. Without them damage before it would pass for a
+/// torn tail, silently.
+#[test]
+fn a_file_that_does_not_count_stays_until_a_later_group_is_durable() {
+    let start = LogStart {
+        next_segment: SegmentId(6),
+        removable: vec![SegmentId(5)],
+        ..LogStart::fresh()
+    };
+    let mut now = Now {
+        instant: Instant(1_000_000_000),
+        wall: WallTime(1_000_000_000),
+    };
+    let mut log = Log::new(options(), VecPool::default(), start, now);
+    let mut done = Vec::new();
+    // Nothing is appended: the log says by itself what that file said.
+    for _ in 0..100 {
+        now.instant = now.instant.plus(Duration::from_millis(1));
+        while let Some((id, op)) = log.poll_op(now) {
+            done.push(match op {
+                DiskOp::OpenSegment { segment, .. } => ("open", segment),
+                DiskOp::Write { segment, .. } => ("write", segment),
+                DiskOp::Sync { segment } => ("sync", segment),
+                DiskOp::Remove { segment } => ("remove", segment),
+            });
+            log.handle_op(now, id, Ok(()));
+        }
+    }
+    let (old, new) = (SegmentId(5), SegmentId(6));
+    assert_eq!(
+        done,
+        [("open", new), ("write", new), ("sync", new), ("remove", old)]
+    );
 }
 
 #[test]
