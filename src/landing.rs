@@ -330,6 +330,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             self.bump.reset();
         }
         if matches!(submission, Submission::Appended(_)) {
+            self.log.hasten();
             self.waiters.push_back((self.tail, now.instant, waiter));
             (submission, None)
         } else {
@@ -415,6 +416,10 @@ impl<P: BlockPool, W> Landing<P, W> {
         self.copy_forward(now);
         self.log_upgraded(now);
         self.write_index(now);
+        if self.stopping || self.draining {
+            self.log.hasten();
+            self.kept.hasten();
+        }
         self.evict();
         more_searches || more_keeps || more_deliveries
     }
@@ -579,7 +584,6 @@ impl<P: BlockPool, W> Landing<P, W> {
             + self.forward.memory_bytes()
             + self.index.memory_bytes()
             + self.shipment_bytes()
-            + self.index.memory_bytes()
     }
 
     /// Blocks in memory that could leave it.

@@ -23,6 +23,9 @@ use std::time::Duration;
 
 /// Kept entries are synced together; nobody waits for them.
 const KEPT_GROUP_INTERVAL: Duration = Duration::from_millis(50);
+/// Verdicts and copies wait so long for a request that needs a sync anyway. A Keep waits for its verdict before it is
+/// exported.
+const LINGER: Duration = Duration::from_millis(50);
 /// Decisions gathered before their owners are told.
 const FOUND_COUNT: usize = 4096;
 
@@ -229,6 +232,7 @@ fn parts(
         size_max: size_max(which),
         retain,
         group_interval,
+        linger: LINGER,
         sync: options.durability == Durability::Fsync,
     };
     // Positions that records of the log speak of must not come to mean other entries.

@@ -114,6 +114,7 @@ impl<P: BlockPool, W> Landing<P, W> {
                 self.note_announced(chunk, end);
             }
         }
+        self.log.hasten();
         self.tail
     }
 

@@ -59,6 +59,7 @@ impl<P: BlockPool, W> Landing<P, W> {
         let mut payload = Vec::new();
         wanted.iter().for_each(|wanted| record(wanted).put(&mut payload));
         let end = self.append(now, UPGRADES, &payload);
+        self.log.hasten();
         let at = Position(end.0 - entry_bytes(payload.len()) as u64);
         let asked = |(trace, decision): &(TraceId, Decision)| Asked {
             at,

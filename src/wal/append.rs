@@ -93,6 +93,14 @@ impl<P: BlockPool> Log<P> {
         }
     }
 
+    /// Somebody waits for what was appended last: its group leaves as soon as the one before is durable.
+    #[inline]
+    pub fn hasten(&mut self) {
+        if let Some(group) = self.groups.back_mut() {
+            group.awaited = true;
+        }
+    }
+
     /// What every segment from the next one on begins with: a `NAMES` entry with this payload. Empty (at
     /// the start): none.
     ///
@@ -202,6 +210,8 @@ impl<P: BlockPool> Log<P> {
             end: None,
             sequence: self.next_sequence,
             arrived: now.wall,
+            awaited: false,
+            opened_at: now.instant,
             head_left: false,
             writes: 0,
             holds: 0,

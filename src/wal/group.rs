@@ -19,7 +19,7 @@
 use super::entry::{EntryFlags, EntryHeader, EntryKind, HEADER_BYTES, Seed, entry_bytes};
 use super::segment::SegmentId;
 use crate::base::ids::Position;
-use crate::base::time::WallTime;
+use crate::base::time::{Instant, WallTime};
 
 const PAYLOAD_BYTES: usize = 32;
 
@@ -88,6 +88,9 @@ pub(super) struct Group {
     /// The number of its group entry.
     pub sequence: u64,
     pub arrived: WallTime,
+    /// Somebody waits for what is in it, or did when it had entries already.
+    pub awaited: bool,
+    pub opened_at: Instant,
     /// The group entry is on its way to disk and may not change any more.
     pub head_left: bool,
     /// Writes asked for and not yet reported.

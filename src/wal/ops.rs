@@ -6,8 +6,9 @@
 //!            └── the next group opens with the next entry      └──failed──▶ failover
 //! ```
 //!
-//! A group closes by itself only while no older one is on its way: the sync paces the group. Only the end
-//! of a segment closes groups earlier; they then wait for their syncs in order.
+//! A group closes by itself only while no older one is on its way: the sync paces the group. One that nobody waits for
+//! lingers, so that a request that comes soon takes it along. Only the end of a segment closes groups earlier; they then
+//! wait for their syncs in order.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::memory::restamp;
 use super::options::DiskError;
 use super::segment::{SegmentHeader, SegmentId};
 use super::space::{Claim, Segment, SegmentState};
-use crate::base::block::{BlockPool, PAGE_BYTES};
+use crate::base::block::{BLOCK_BYTES, BlockPool, PAGE_BYTES};
 use crate::base::ids::Position;
 use crate::base::time::{Instant, Now};
 
@@ -143,12 +144,8 @@ impl<P: BlockPool> Log<P> {
             .any(|segment| segment.state == SegmentState::Planned);
         let retry = (planned && self.retry_at > Instant(0)).then_some(self.retry_at);
         let remove = (self.remove_at > Instant(0)).then_some(self.remove_at);
-        let close = (self.groups.len() == 1 && self.group_is_open())
-            .then(|| self.state_of(self.groups[0].segment))
-            .filter(|state| *state == Some(SegmentState::Open))
-            .map(|_| self.last_close.plus(self.options.group_interval));
         let expires = self.may_recycle_first().then(|| self.segments[0].expires);
-        [retry, remove, close, self.idle_at, expires]
+        [retry, remove, self.closes_at(), self.idle_at, expires]
             .into_iter()
             .flatten()
             .min()
@@ -156,6 +153,20 @@ impl<P: BlockPool> Log<P> {
 
     pub fn handle_timeout(&mut self, now: Now) {
         self.housekeep(now);
+    }
+
+    /// When the open group is closed, unless it waits for the one before it or for its segment.
+    fn closes_at(&self) -> Option<Instant> {
+        let group = self.groups.front().filter(|group| group.end.is_none())?;
+        if self.state_of(group.segment) != Some(SegmentState::Open) {
+            return None;
+        }
+        let at = self.last_close.plus(self.options.group_interval);
+        let leaves_at_once = group.awaited || self.tail.since(group.start) >= BLOCK_BYTES as u64;
+        Some(match leaves_at_once {
+            true => at,
+            false => at.max(group.opened_at.plus(self.options.linger)),
+        })
     }
 
     /// Everything that is due: all of it may be done at any time and again.
@@ -170,15 +181,12 @@ impl<P: BlockPool> Log<P> {
         self.recycle_surplus(now);
         if self.idle_at.is_some_and(|at| at <= now.instant) {
             self.open_group(now, 0);
+            self.hasten();
         }
         self.plan_ahead();
-        if self.group_is_open() && self.groups.len() == 1 {
-            let segment = self.groups[0].segment;
-            let due = now.instant >= self.last_close.plus(self.options.group_interval);
-            if due && self.state_of(segment) == Some(SegmentState::Open) {
-                self.close_group(now);
-                self.settle_unsynced(now);
-            }
+        if self.closes_at().is_some_and(|at| at <= now.instant) {
+            self.close_group(now);
+            self.settle_unsynced(now);
         }
     }
 

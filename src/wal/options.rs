@@ -24,6 +24,9 @@ pub struct LogOptions {
     pub retain: Duration,
     /// Time between the closings of two groups at least. Zero: the sync paces the group.
     pub group_interval: Duration,
+    /// How long a group that nobody waits for ([`super::Log::hasten`]) waits for more, unless it fills a block. Each
+    /// group costs a sync.
+    pub linger: Duration,
     /// False for `durability: write`: a group counts as durable when its writes are done.
     pub sync: bool,
 }

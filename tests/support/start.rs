@@ -163,6 +163,7 @@ pub fn replay(
         size_max: setting.size_max,
         retain,
         group_interval,
+        linger: Duration::from_millis(50),
         sync: true,
     };
     let mut kept_start = kept_found.start;

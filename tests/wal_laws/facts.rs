@@ -131,6 +131,43 @@ fn while_a_group_syncs_the_next_one_fills_and_its_full_blocks_leave() {
 }
 
 #[test]
+fn a_group_that_nobody_waits_for_lingers_until_it_is_hastened_or_large() {
+    let linger = Duration::from_millis(30);
+    let mut world = World::new(1, LogOptions { linger, ..options() });
+    opened(&mut world);
+    let append = |world: &mut World| world.append(&[100]).expect("sound").expect("room");
+    append(&mut world);
+    assert!(wanted(&mut world).is_empty(), "nobody waits");
+    assert_eq!(world.log.poll_timeout(), Some(world.now.instant.plus(linger)));
+    append(&mut world);
+    world.log.hasten();
+    assert!(
+        matches!(wanted(&mut world)[..], [(_, DiskOp::Write { .. })]),
+        "both at once"
+    );
+
+    let mut world = World::new(1, LogOptions { linger, ..options() });
+    opened(&mut world);
+    append(&mut world);
+    world.wait(linger).expect("sound");
+    assert!(
+        matches!(wanted(&mut world)[..], [(_, DiskOp::Write { .. })]),
+        "in time"
+    );
+
+    let mut world = World::new(1, LogOptions { linger, ..options() });
+    opened(&mut world);
+    world
+        .append(&[BLOCK_BYTES / 2, BLOCK_BYTES / 2])
+        .expect("sound")
+        .expect("room");
+    assert!(
+        matches!(wanted(&mut world)[..], [_, _]),
+        "a block and the rest of the group"
+    );
+}
+
+#[test]
 fn an_idle_log_says_once_that_its_last_group_was_synced() {
     let mut world = World::new(1, options());
     opened(&mut world);

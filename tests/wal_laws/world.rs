@@ -57,6 +57,7 @@ pub fn options() -> LogOptions {
         size_max: 12 << 20,
         retain: Duration::from_millis(300),
         group_interval: Duration::ZERO,
+        linger: Duration::ZERO,
         sync: true,
     }
 }
