@@ -228,9 +228,13 @@ impl<P: BlockPool, W> Shard<P, W> {
             .announcements
             .extend(resumed.map(|keep| (Position::default(), Outbound::Announce(keep))));
         for fragment in fragments {
-            shard
-                .table
-                .adopt(now, fragment, &mut shard.stats, &mut shard.settlements);
+            shard.table.adopt(
+                now,
+                fragment,
+                &shard.policies,
+                &mut shard.stats,
+                &mut shard.settlements,
+            );
         }
         shard.dispatch(now);
         shard.resume_upgrades(upgrades);

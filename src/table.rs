@@ -179,7 +179,7 @@ impl Table {
             None => {
                 // Late spans follow the verdict at once, with a settlement of their own.
                 if let Some(decision) = self.decided.get(hash, &item.trace) {
-                    self.note_late(now, item, decision, places, policies, stats);
+                    self.note_late(now, (item.trace, &item.digest), decision, places, policies, stats);
                     out.push(Settlement {
                         trace: item.trace,
                         decision,
@@ -633,17 +633,22 @@ impl Table {
     }
 
     /// What a log holds of a trace without a verdict after it. It resumes with one full `quiet`; or, if the
-    /// trace was decided on what came before, follows that verdict.
-    pub fn adopt(&mut self, now: Now, mut fragment: Trace, stats: &mut Stats, out: &mut Vec<Settlement>) {
+    /// trace was decided on what came before, its spans are late ones like any other.
+    pub fn adopt(
+        &mut self,
+        now: Now,
+        mut fragment: Trace,
+        policies: &PolicySet,
+        stats: &mut Stats,
+        out: &mut Vec<Settlement>,
+    ) {
         let hash = self.options.hash_key.trace(&fragment.id());
         let span_count = fragment.digest().span_count;
         stats.spans.resumed += u64::from(span_count);
         if let Some(decision) = self.decided.get(hash, &fragment.id()) {
-            if let Some(decided) = self.recent.get_mut(&fragment.id()) {
-                let places: Places = fragment.places().collect();
-                decided.add_late(*fragment.digest(), &places);
-            }
-            stats.late_spans[decision.verdict as usize] += u64::from(span_count);
+            let places: Places = fragment.places().collect();
+            let late = (fragment.id(), fragment.digest());
+            self.note_late(now, late, decision, &places, policies, stats);
             out.extend(fragment.into_settlements(decision, true));
             return;
         }

@@ -144,12 +144,35 @@ fn a_late_fragment_stays_late_when_the_verdict_before_it_is_recycled() {
     world.send_trace(1, true);
     world.settle();
     world.recycle(&mut random);
-    world.send_late(1);
+    world.send_late(1, false, 10);
     world.settle_disks();
     world.power_cut(&mut random);
     world.restart();
     world.settle();
     world.assert_due_is_out();
+}
+
+/// A crash leaves it in the log without a settlement: it is looked at like one that comes now.
+#[test]
+fn a_late_error_that_a_crash_left_unsettled_keeps_its_trace() {
+    let mut resumed = 0;
+    for seed in 0..200 {
+        let mut random = Random(seed);
+        let mut world = World::new(seed);
+        world.send_trace(1, false);
+        world.settle();
+        assert_eq!(world.out_of(1), 0, "dropped");
+        // Where it ends with a sector, its settlement may be lost alone.
+        world.send_late(1, true, 16 * (seed % 32) as usize);
+        world.power_cut(&mut random);
+        world.restart();
+        if world.resumed_spans() > 0 {
+            resumed += 1;
+            world.settle();
+            assert_eq!(world.out_of(1), 3, "TAILKEEP_TEST_SEED={seed}");
+        }
+    }
+    assert!(resumed > 0, "no seed left the span without its settlement");
 }
 
 /// The verdict has left the log with its segment; what is carried along of it answers after the restart.
@@ -167,7 +190,7 @@ fn a_verdict_survives_the_recycling_of_its_segment_and_a_restart() {
             world.power_cut(&mut random);
             world.restart();
         }
-        world.send_late(1);
+        world.send_late(1, false, 10);
         assert!(world.is_late(1), "its verdict was kept: {errors}");
         world.settle();
         world.assert_due_is_out();

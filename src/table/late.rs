@@ -13,8 +13,9 @@ use super::recent::DecidedTrace;
 use crate::base::ids::{Place, TraceId};
 use crate::base::monoid::Monoid;
 use crate::base::time::Now;
+use crate::digest::Digest;
 use crate::policy::{PolicySet, Ruling};
-use crate::route::{Decision, Item, PolicyNumber};
+use crate::route::{Decision, PolicyNumber};
 use crate::stats::Stats;
 use crate::verdict::Verdict;
 use std::time::Duration;
@@ -46,18 +47,18 @@ impl Table {
     pub(super) fn note_late(
         &mut self,
         now: Now,
-        item: &Item,
+        (trace, digest): (TraceId, &Digest),
         dropped: Decision,
         places: &[Place],
         policies: &PolicySet,
         stats: &mut Stats,
     ) {
-        stats.late_spans[dropped.verdict as usize] += u64::from(item.digest.span_count);
+        stats.late_spans[dropped.verdict as usize] += u64::from(digest.span_count);
         let mut dropped = dropped;
-        let known = self.recent.get_mut(&item.trace).map(|decided| {
+        let known = self.recent.get_mut(&trace).map(|decided| {
             let age = now.wall.0.saturating_sub(decided.decided_at.0);
             stats.late_span_age.record(Duration::from_nanos(age));
-            decided.add_late(item.digest, places);
+            decided.add_late(*digest, places);
             // It knows more of it than the cache.
             dropped = decided.decision;
             decided
@@ -69,11 +70,11 @@ impl Table {
         }
         let evidence = match known.flatten() {
             Some(digest) => {
-                let ruling = policies.judge_again(item.trace, &digest, dropped.verdict);
+                let ruling = policies.judge_again(trace, &digest, dropped.verdict);
                 (ruling.verdict == Verdict::Keep).then(|| LateEvidence::Certain(upgrade_by(&ruling, dropped)))
             }
             None => policies
-                .may_raise(item.trace, &item.digest)
+                .may_raise(trace, digest)
                 .map(|by_itself| match by_itself {
                     true => LateEvidence::Likely,
                     false => LateEvidence::Possible,
@@ -85,7 +86,7 @@ impl Table {
             return;
         }
         self.candidates.push(LateCandidate {
-            trace: item.trace,
+            trace,
             dropped,
             evidence,
         });

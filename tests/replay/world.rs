@@ -159,8 +159,13 @@ impl World {
         }
     }
 
-    pub fn send_late(&mut self, trace: u64) {
-        self.submit(trace, 100, 1, false, 10);
+    pub fn send_late(&mut self, trace: u64, fails: bool, filler: usize) {
+        self.submit(trace, 100, 1, fails, filler);
+    }
+
+    /// Spans that the last start found undecided.
+    pub fn resumed_spans(&mut self) -> u64 {
+        self.core().stats().spans.resumed
     }
 
     fn submit(&mut self, trace: u64, from: u64, count: u64, fails: bool, filler: usize) -> bool {
