@@ -53,10 +53,10 @@ use crate::stats::{ItemLoss, Stats, Transport};
 use crate::table::Trace;
 use crate::wal::{DiskError, DiskOp, Log, OpId, Refused, Usage};
 use bumpalo::Bump;
-use deliver::Delivery;
+use deliver::{Delivery, Standstill};
 use fetch::{Fetcher, ReadOp, WhichLog};
 use hashbrown::HashTable;
-use replay::{KeptReplay, Replayed};
+use replay::{KeptReplay, Reconciled, Replayed};
 use settle::KeepJob;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -184,6 +184,7 @@ pub struct Landing<P: BlockPool, W> {
     forward: forward::Forward,
     queue: queue::Queue,
     deliveries: Vec<Delivery>,
+    standstill: Option<Standstill>,
     cursors_logged_at: Instant,
     cursors_changed: bool,
     stopping: bool,
@@ -209,9 +210,13 @@ impl<P: BlockPool, W> Landing<P, W> {
             destinations,
         } = parts;
         options.assert_names(policies);
-        let (keeps, kept_entries) = kept_replay.reconcile(&mut replayed);
+        let Reconciled {
+            entries,
+            again: keeps,
+            has_lost,
+        } = kept_replay.reconcile(&mut replayed);
         let mut landing = Landing::new(options, log, kept, destinations, now);
-        for entry in kept_entries {
+        for entry in entries {
             landing.enqueue_replayed(entry);
         }
         landing.upgrades = upgrades::Upgrades::resumed(replayed.upgrades);
@@ -224,7 +229,7 @@ impl<P: BlockPool, W> Landing<P, W> {
         for place in open_places.chain(kept_places) {
             landing.log.hold(place.entry(), 1);
         }
-        landing.resume_keeps(now, keeps);
+        landing.resume_keeps(now, keeps, has_lost);
         (landing, fragments)
     }
 
@@ -255,6 +260,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             forward: forward::Forward::new(tail, segment_bytes),
             queue: queue::Queue::default(),
             deliveries: destinations.into_iter().map(Delivery::new).collect(),
+            standstill: None,
             cursors_logged_at: now.instant,
             cursors_changed: false,
             stopping: false,

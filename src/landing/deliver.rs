@@ -45,6 +45,17 @@ struct Gathering {
     through: Position,
 }
 
+/// While copies that the kept log lost are made again the log hears of no cursor's progress.
+#[derive(Debug)]
+pub(super) struct Standstill {
+    /// In the order of destinations.
+    cursors: Vec<Position>,
+    /// Copies that are not made yet. They are the first of all.
+    missing: usize,
+    /// Records of those that are made end here.
+    recorded: Position,
+}
+
 /// The shipment that is out.
 #[derive(Debug)]
 struct Out {
@@ -349,13 +360,46 @@ impl<P: BlockPool, W> Landing<P, W> {
         })
     }
 
+    /// As the log is to have them.
+    fn cursors_to_log(&self) -> impl ExactSizeIterator<Item = (&str, Position)> {
+        let stand = self.standstill.as_ref().map(|standstill| &standstill.cursors);
+        let cursors = self.cursors().enumerate();
+        cursors.map(move |(index, (id, cursor))| (id, stand.map_or(cursor, |stand| stand[index])))
+    }
+
+    /// The next `missing` copies are made in place of ones that the log has records of.
+    pub(super) fn stand_still(&mut self, missing: usize) {
+        self.standstill = Some(Standstill {
+            cursors: self.cursors().map(|(_, cursor)| cursor).collect(),
+            missing,
+            recorded: Position::default(),
+        });
+    }
+
+    /// So many more copies are made, and on record before the tail.
+    pub(super) fn note_recorded(&mut self, count: usize) {
+        if let Some(standstill) = self
+            .standstill
+            .as_mut()
+            .filter(|standstill| standstill.missing > 0)
+        {
+            standstill.missing = standstill.missing.saturating_sub(count);
+            standstill.recorded = self.tail;
+        }
+    }
+
     pub(super) fn log_cursors(&mut self, now: Now) {
+        let durable = self.log.durable();
+        let is_over = |standstill: &mut Standstill| standstill.missing == 0 && standstill.recorded <= durable;
+        if self.standstill.take_if(is_over).is_some() {
+            self.cursors_changed = true;
+        }
         let due = self.stopping || now.instant.since(self.cursors_logged_at) >= CURSOR_INTERVAL;
         if !self.cursors_changed || !due {
             return;
         }
         let mut payload = Vec::new();
-        record::put_cursors(&mut payload, self.cursors());
+        record::put_cursors(&mut payload, self.cursors_to_log());
         self.append(now, CURSORS, &payload);
         self.cursors_changed = false;
         self.cursors_logged_at = now.instant;
@@ -376,7 +420,7 @@ impl<P: BlockPool, W> Landing<P, W> {
         record::put_names(
             &mut payload,
             &self.options.policy_names,
-            self.cursors(),
+            self.cursors_to_log(),
             decided,
             contents,
         );

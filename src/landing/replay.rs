@@ -591,15 +591,32 @@ impl KeptReplay {
         self.entries.is_empty()
     }
 
-    /// Which kept fragments must be copied again, and the entries that some destination has not got.
-    pub fn reconcile(self, replayed: &mut Replayed) -> (Vec<Settlement>, Vec<KeptEntry>) {
-        let keeps = std::mem::take(&mut replayed.keeps);
-        let again = keeps.into_iter().filter(|(_, copy)| {
-            let Some((_, to)) = *copy else { return true };
-            !self.whole.contains(&to)
-        });
-        (again.map(|(settlement, _)| settlement).collect(), self.entries)
+    /// What the kept log has of what the log says that it has.
+    pub fn reconcile(self, replayed: &mut Replayed) -> Reconciled {
+        let mut reconciled = Reconciled {
+            entries: self.entries,
+            again: Vec::new(),
+            has_lost: false,
+        };
+        for (settlement, copy) in std::mem::take(&mut replayed.keeps) {
+            let is_whole = copy.is_some_and(|(_, to)| self.whole.contains(&to));
+            if !is_whole {
+                reconciled.again.push(settlement);
+                reconciled.has_lost |= copy.is_some();
+            }
+        }
+        reconciled
     }
+}
+
+/// What a start has to deliver, and to copy before that.
+pub struct Reconciled {
+    /// Some destination has not got them.
+    pub entries: Vec<KeptEntry>,
+    /// Kept fragments that must be copied, oldest verdict first.
+    pub again: Vec<Settlement>,
+    /// Some of them had been copied, and the kept log does not have it.
+    pub has_lost: bool,
 }
 
 impl LandingOptions {

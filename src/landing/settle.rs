@@ -149,9 +149,13 @@ impl<P: BlockPool, W> Landing<P, W> {
 
     /// Keeps that a replay found without a copy: their verdicts are durable already.
     ///
-    /// A copy that the kept log has lost is declared void first. The kept log goes on beyond it, so cursors will
-    /// pass its positions before it is made anew, and another replay would take it for delivered.
-    pub(super) fn resume_keeps(&mut self, now: Now, keeps: Vec<Settlement>) {
+    /// If the kept log has lost copies, it goes on beyond them, so cursors pass their positions before they are made
+    /// anew, and another replay would take them for delivered. So they are declared void, and until the new ones are on
+    /// record cursors stand still for the log: damage to either record loses nothing.
+    pub(super) fn resume_keeps(&mut self, now: Now, keeps: Vec<Settlement>, has_lost: bool) {
+        if has_lost {
+            self.stand_still(keeps.len());
+        }
         for chunk in keeps.chunks(VERDICTS_PER_ENTRY) {
             let mut payload = Vec::new();
             for keep in chunk {
@@ -178,7 +182,7 @@ impl<P: BlockPool, W> Landing<P, W> {
     /// Copies what was kept and whose verdict is durable; `true`: there is more for another turn.
     pub(super) fn copy_kept(&mut self, now: Now, stats: &mut Stats) -> bool {
         let durable = self.log.durable();
-        let mut bytes = 0;
+        let (mut bytes, mut finished_count) = (0, 0);
         let mut more = false;
         while self.keeps.front().is_some_and(|job| job.durable_at <= durable) {
             if bytes >= TURN_BYTES_MAX {
@@ -193,6 +197,7 @@ impl<P: BlockPool, W> Landing<P, W> {
                 break;
             }
             self.finish_job(&job, stats);
+            finished_count += 1;
         }
         if !self.copied.is_empty() {
             let copied = std::mem::take(&mut self.copied);
@@ -200,6 +205,7 @@ impl<P: BlockPool, W> Landing<P, W> {
             self.copied = copied;
             self.copied.clear();
         }
+        self.note_recorded(finished_count);
         more
     }
 
