@@ -36,7 +36,7 @@ pub use saved::SavedTrace;
 pub use trace::Trace;
 
 use crate::base::ids::{CoreId, Place, TraceId};
-use crate::base::slab::{Key, Slab};
+use crate::base::slab::{Key, Link, Slab};
 use crate::base::time::{Instant, Now};
 use crate::base::wheel::{Armed, Wheel};
 use crate::completion::{self, Completion, CompletionOptions};
@@ -211,14 +211,14 @@ impl Table {
 
     fn insert(&mut self, now: Now, hash: u64, mut trace: Trace) -> Key {
         self.heap_bytes += trace.heap_bytes();
-        trace.older = self.newest;
+        trace.older = Link::from(self.newest);
         let key = self.traces.insert(trace);
         match self.newest.replace(key) {
             Some(before) => {
                 self.traces
                     .get_mut(before)
                     .expect("the list names open traces")
-                    .newer = Some(key)
+                    .newer = Link::from(key)
             }
             None => self.oldest = Some(key),
         }
@@ -334,13 +334,14 @@ impl Table {
         let hash = self.options.hash_key.trace(&trace.id());
         let indexed = self.index.remove(hash, key);
         assert!(indexed, "every open trace is indexed");
-        match trace.older {
+        let (older, newer) = (self.traces.linked(trace.older), self.traces.linked(trace.newer));
+        match older {
             Some(older) => self.traces.get_mut(older).expect("listed").newer = trace.newer,
-            None => self.oldest = trace.newer,
+            None => self.oldest = newer,
         }
-        match trace.newer {
+        match newer {
             Some(newer) => self.traces.get_mut(newer).expect("listed").older = trace.older,
-            None => self.newest = trace.older,
+            None => self.newest = older,
         }
         self.wheel.disarm(trace.armed, key);
         self.waiting.remove(key);
@@ -399,11 +400,8 @@ impl Table {
         hashes.clear();
         for trace in keys.iter().filter_map(|key| self.traces.get(*key)) {
             hashes.push(self.options.hash_key.trace(&trace.id()));
-            let neighbours = [trace.older, trace.newer];
-            neighbours
-                .into_iter()
-                .flatten()
-                .for_each(|key| self.traces.prefetch(key));
+            self.traces.prefetch(trace.older);
+            self.traces.prefetch(trace.newer);
         }
         for hash in hashes {
             self.decided.prefetch(*hash);
@@ -424,7 +422,10 @@ impl Table {
         while closed < count
             && let Some(key) = next
         {
-            next = self.traces.get(key).and_then(|trace| trace.newer);
+            next = self
+                .traces
+                .get(key)
+                .and_then(|trace| self.traces.linked(trace.newer));
             if self.waiting.reason(key).is_some() {
                 continue;
             }

@@ -3,7 +3,7 @@
 use super::recent::{DecidedTrace, PLACES_REMEMBERED};
 use crate::base::ids::{LogId, Place, TraceId};
 use crate::base::monoid::Monoid;
-use crate::base::slab::{Key, Slab};
+use crate::base::slab::{Link, Slab};
 use crate::base::time::{Instant, Now, WallTime};
 use crate::base::wheel::Armed;
 use crate::completion::Progress;
@@ -15,7 +15,7 @@ use crate::route::{Decision, Places, Settlement};
 const NO_ROOT: Instant = Instant(u64::MAX);
 
 // What a million pending traces cost: BENCHMARKS.md says how much else.
-const _: () = assert!(Slab::<Trace>::SLOT_BYTES <= 208);
+const _: () = assert!(Slab::<Trace>::SLOT_BYTES <= 200);
 
 /// State of an open trace on its owner.
 ///
@@ -40,8 +40,8 @@ pub struct Trace {
     )]
     shares: Option<Box<Vec<(LogId, u32)>>>,
     /// Neighbours in the table's list of traces by opening.
-    pub(super) older: Option<Key>,
-    pub(super) newer: Option<Key>,
+    pub(super) older: Link,
+    pub(super) newer: Link,
 }
 
 impl Trace {
@@ -61,8 +61,8 @@ impl Trace {
             },
             places: Places::new(),
             shares: None,
-            older: None,
-            newer: None,
+            older: Link::NONE,
+            newer: Link::NONE,
         }
     }
 
@@ -86,8 +86,8 @@ impl Trace {
             places: Places::from_slice(places),
             shares: (!shares.is_empty()).then(|| Box::new(shares)),
             armed: Armed::NOT,
-            older: None,
-            newer: None,
+            older: Link::NONE,
+            newer: Link::NONE,
         }
     }
 
