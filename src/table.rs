@@ -21,6 +21,8 @@ mod generation;
 mod heard;
 mod index;
 mod late;
+mod lists;
+mod moments;
 mod quota;
 mod recent;
 mod saved;
@@ -251,7 +253,7 @@ impl Table {
         let completion = completion::check(
             &self.options.completion,
             &trace.progress(),
-            trace.digest(),
+            &trace.digest(),
             now.instant,
         );
         if self.cluster.is_some() {
@@ -317,7 +319,7 @@ impl Table {
             stats.traces.with_error[decision.verdict as usize] += 1;
         }
         stats.decision_age.record(now.instant.since(trace.opened_at()));
-        stats.count_policies(ruling, digest);
+        stats.count_policies(ruling, &digest);
     }
 
     fn remember(&mut self, now: Now, trace: &Trace, decision: Decision, quotas: QuotaAnswers) {
@@ -642,7 +644,7 @@ impl Table {
         if let Some(decision) = self.decided.get(hash, &fragment.id()) {
             if let Some(decided) = self.recent.get_mut(&fragment.id()) {
                 let places: Places = fragment.places().collect();
-                decided.add_late(*fragment.digest(), &places);
+                decided.add_late(fragment.digest(), &places);
             }
             stats.late_spans[decision.verdict as usize] += u64::from(span_count);
             out.extend(fragment.into_settlements(decision, true));
@@ -698,7 +700,7 @@ impl Table {
         let mut fold: Vec<_> = self
             .traces
             .iter()
-            .map(|(_, trace)| (trace.id(), *trace.digest(), trace.places().collect::<Vec<_>>()))
+            .map(|(_, trace)| (trace.id(), trace.digest(), trace.places().collect::<Vec<_>>()))
             .collect();
         fold.sort_by_key(|(trace, ..)| *trace);
         fold
