@@ -153,8 +153,8 @@ impl Table {
         for (items, hashes) in batch.items.chunks(AHEAD_COUNT).zip(hashes.chunks(AHEAD_COUNT)) {
             // Looks that depend on memory and not on each other, so that they wait together.
             for hash in hashes {
-                match self.index.find(*hash, |_| true) {
-                    Some(key) => self.traces.prefetch(key),
+                match self.index.find(*hash, Some) {
+                    Some(link) => self.traces.prefetch(link),
                     None => self.decided.prefetch(*hash),
                 }
             }
@@ -206,8 +206,9 @@ impl Table {
     }
 
     fn find(&self, hash: u64, trace: &TraceId) -> Option<Key> {
-        self.index.find(hash, |key| {
-            self.traces.get(key).is_some_and(|found| found.id() == *trace)
+        self.index.find(hash, |link| {
+            let (key, found) = self.traces.linked(link)?;
+            (found.id() == *trace).then_some(key)
         })
     }
 
@@ -224,7 +225,7 @@ impl Table {
             }
             None => self.oldest = Some(key),
         }
-        self.index.insert(hash, key);
+        self.index.insert(hash, Link::from(key));
         self.arm(now.instant, key);
         key
     }
@@ -334,9 +335,10 @@ impl Table {
     fn remove(&mut self, key: Key) -> Option<Trace> {
         let trace = self.traces.remove(key)?;
         let hash = self.options.hash_key.trace(&trace.id());
-        let indexed = self.index.remove(hash, key);
+        let indexed = self.index.remove(hash, Link::from(key));
         assert!(indexed, "every open trace is indexed");
-        let (older, newer) = (self.traces.linked(trace.older), self.traces.linked(trace.newer));
+        let neighbour = |link| self.traces.linked(link).map(|(key, _)| key);
+        let (older, newer) = (neighbour(trace.older), neighbour(trace.newer));
         match older {
             Some(older) => self.traces.get_mut(older).expect("listed").newer = trace.newer,
             None => self.oldest = newer,
@@ -424,10 +426,8 @@ impl Table {
         while closed < count
             && let Some(key) = next
         {
-            next = self
-                .traces
-                .get(key)
-                .and_then(|trace| self.traces.linked(trace.newer));
+            let newer = self.traces.get(key).map_or(Link::NONE, |trace| trace.newer);
+            next = self.traces.linked(newer).map(|(key, _)| key);
             if self.waiting.reason(key).is_some() {
                 continue;
             }

@@ -131,14 +131,14 @@ impl<T> Slab<T> {
         }
     }
 
-    /// The key of the value that fills the slot now.
+    /// The value that fills the slot now, with its key.
     #[inline]
-    pub fn linked(&self, Link(slot): Link) -> Option<Key> {
+    pub fn linked(&self, Link(slot): Link) -> Option<(Key, &T)> {
         match self.entry(slot)? {
-            Entry::Filled { generation, .. } => Some(Key {
-                slot,
-                generation: *generation,
-            }),
+            Entry::Filled { generation, value } => {
+                let generation = *generation;
+                Some((Key { slot, generation }, value))
+            }
             Entry::Free { .. } => None,
         }
     }
@@ -227,11 +227,11 @@ mod tests {
         let mut slab = Slab::default();
         let old = slab.insert("old");
         let link = Link::from(old);
-        assert_eq!(slab.linked(link), Some(old));
+        assert_eq!(slab.linked(link), Some((old, &"old")));
         slab.remove(old);
         assert_eq!(slab.linked(link), None);
         let new = slab.insert("new");
-        assert_eq!(slab.linked(link), Some(new));
+        assert_eq!(slab.linked(link), Some((new, &"new")));
         assert_eq!(slab.linked(Link::NONE), None);
         assert_eq!(Link::from(None), Link::NONE);
     }
