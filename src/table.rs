@@ -406,6 +406,7 @@ impl Table {
             hashes.push(self.options.hash_key.trace(&trace.id()));
             self.traces.prefetch(trace.older);
             self.traces.prefetch(trace.newer);
+            trace.prefetch_lists();
         }
         for hash in hashes {
             self.decided.prefetch(*hash);

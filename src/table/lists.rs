@@ -13,6 +13,7 @@
 //! Where fingerprints are no longer known one word has the number of spans in their stead, if there are any.
 
 use crate::base::ids::{LogId, Place};
+use crate::base::prefetch::{LINE_BYTES, prefetch};
 use crate::completion::structure::Structure;
 use smallvec::SmallVec;
 
@@ -160,6 +161,21 @@ impl Lists {
         packed.chain(large.iter().copied())
     }
 
+    /// Asks for what of them is outside of the slot.
+    #[inline]
+    pub fn prefetch(&self) {
+        match &self.0 {
+            Shape::Brief { .. } => {}
+            Shape::Packed { words, .. } => {
+                let lines = words.chunks(LINE_BYTES / size_of::<u32>());
+                // They need not begin with a line.
+                let firsts = lines.filter_map(|line| line.first());
+                firsts.chain(words.last()).for_each(prefetch);
+            }
+            Shape::Large(lists) => prefetch(&**lists),
+        }
+    }
+
     /// Bytes outside of themselves.
     pub fn heap_bytes(&self) -> usize {
         match &self.0 {
@@ -207,7 +223,7 @@ impl From<Unpacked> for Lists {
             parent_count: parents.len() as u8,
             given_up: given_up.is_some(),
         };
-        if let [place] = *lists.places
+        if let ([place], []) = (&*lists.places, &*lists.shares)
             && fingerprint_count <= BRIEF_MAX
         {
             let mut fingerprints = [0; BRIEF_MAX];
@@ -216,7 +232,7 @@ impl From<Unpacked> for Lists {
             return Lists(Shape::Brief {
                 known,
                 fingerprints,
-                place,
+                place: *place,
             });
         }
         let mut words = Vec::with_capacity(word_count);
