@@ -399,7 +399,10 @@ mod tests {
             ),
         ) {
             let mut lists = Lists::new(structural);
-            let mut unpacked = Lists::new(structural).into_unpacked();
+            let mut unpacked = Unpacked::default();
+            if !structural {
+                unpacked.structure = Structure::given_up();
+            }
             let mut spans_before = 0;
             for (number, (spans, parents, (log, place_count))) in items.into_iter().enumerate() {
                 let first = 2 * number as u16;
