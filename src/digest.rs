@@ -136,6 +136,79 @@ impl Digest {
     }
 }
 
+/// A [`Digest`] at rest, in the slot of an open trace: 58 bytes, where alignment makes 64 of them.
+///
+/// Invariant: it becomes the digest that it was made of.
+#[derive(Clone, Copy, Debug)]
+#[repr(Rust, packed(2))]
+pub struct PackedDigest {
+    predicates: PredicateSet,
+    start_ns: u64,
+    end_ns: u64,
+    bytes: u64,
+    randomness: RandomnessSeen,
+    span_count: u32,
+    expected_count: u32,
+    has_root: bool,
+    has_error: bool,
+}
+
+impl From<Digest> for PackedDigest {
+    #[inline]
+    fn from(digest: Digest) -> PackedDigest {
+        let Digest {
+            predicates,
+            start_ns,
+            end_ns,
+            bytes,
+            randomness,
+            span_count,
+            expected_count,
+            has_root,
+            has_error,
+        } = digest;
+        PackedDigest {
+            predicates,
+            start_ns,
+            end_ns,
+            bytes,
+            randomness,
+            span_count,
+            expected_count,
+            has_root,
+            has_error,
+        }
+    }
+}
+
+impl From<PackedDigest> for Digest {
+    #[inline]
+    fn from(packed: PackedDigest) -> Digest {
+        let PackedDigest {
+            predicates,
+            start_ns,
+            end_ns,
+            bytes,
+            randomness,
+            span_count,
+            expected_count,
+            has_root,
+            has_error,
+        } = packed;
+        Digest {
+            predicates,
+            start_ns,
+            end_ns,
+            bytes,
+            randomness,
+            span_count,
+            expected_count,
+            has_root,
+            has_error,
+        }
+    }
+}
+
 impl Monoid for Digest {
     const EMPTY: Digest = Digest {
         predicates: PredicateSet::NONE,

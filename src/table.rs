@@ -21,6 +21,8 @@ mod generation;
 mod heard;
 mod index;
 mod late;
+mod lists;
+mod moments;
 mod quota;
 mod recent;
 mod saved;
@@ -36,7 +38,7 @@ pub use saved::SavedTrace;
 pub use trace::Trace;
 
 use crate::base::ids::{CoreId, Place, TraceId};
-use crate::base::slab::{Key, Slab};
+use crate::base::slab::{Key, Link, Slab};
 use crate::base::time::{Instant, Now};
 use crate::base::wheel::{Armed, Wheel};
 use crate::completion::{self, Completion, CompletionOptions};
@@ -151,8 +153,8 @@ impl Table {
         for (items, hashes) in batch.items.chunks(AHEAD_COUNT).zip(hashes.chunks(AHEAD_COUNT)) {
             // Looks that depend on memory and not on each other, so that they wait together.
             for hash in hashes {
-                match self.index.find(*hash, |_| true) {
-                    Some(key) => self.traces.prefetch(key),
+                match self.index.find(*hash, Some) {
+                    Some(link) => self.traces.prefetch(link),
                     None => self.decided.prefetch(*hash),
                 }
             }
@@ -204,25 +206,26 @@ impl Table {
     }
 
     fn find(&self, hash: u64, trace: &TraceId) -> Option<Key> {
-        self.index.find(hash, |key| {
-            self.traces.get(key).is_some_and(|found| found.id() == *trace)
+        self.index.find(hash, |link| {
+            let (key, found) = self.traces.linked(link)?;
+            (found.id() == *trace).then_some(key)
         })
     }
 
     fn insert(&mut self, now: Now, hash: u64, mut trace: Trace) -> Key {
         self.heap_bytes += trace.heap_bytes();
-        trace.older = self.newest;
+        trace.older = Link::from(self.newest);
         let key = self.traces.insert(trace);
         match self.newest.replace(key) {
             Some(before) => {
                 self.traces
                     .get_mut(before)
                     .expect("the list names open traces")
-                    .newer = Some(key)
+                    .newer = Link::from(key)
             }
             None => self.oldest = Some(key),
         }
-        self.index.insert(hash, key);
+        self.index.insert(hash, Link::from(key));
         self.arm(now.instant, key);
         key
     }
@@ -251,7 +254,7 @@ impl Table {
         let completion = completion::check(
             &self.options.completion,
             &trace.progress(),
-            trace.digest(),
+            &trace.digest(),
             now.instant,
         );
         if self.cluster.is_some() {
@@ -317,7 +320,7 @@ impl Table {
             stats.traces.with_error[decision.verdict as usize] += 1;
         }
         stats.decision_age.record(now.instant.since(trace.opened_at()));
-        stats.count_policies(ruling, digest);
+        stats.count_policies(ruling, &digest);
     }
 
     fn remember(&mut self, now: Now, trace: &Trace, decision: Decision, quotas: QuotaAnswers) {
@@ -332,15 +335,17 @@ impl Table {
     fn remove(&mut self, key: Key) -> Option<Trace> {
         let trace = self.traces.remove(key)?;
         let hash = self.options.hash_key.trace(&trace.id());
-        let indexed = self.index.remove(hash, key);
+        let indexed = self.index.remove(hash, Link::from(key));
         assert!(indexed, "every open trace is indexed");
-        match trace.older {
+        let neighbour = |link| self.traces.linked(link).map(|(key, _)| key);
+        let (older, newer) = (neighbour(trace.older), neighbour(trace.newer));
+        match older {
             Some(older) => self.traces.get_mut(older).expect("listed").newer = trace.newer,
-            None => self.oldest = trace.newer,
+            None => self.oldest = newer,
         }
-        match trace.newer {
+        match newer {
             Some(newer) => self.traces.get_mut(newer).expect("listed").older = trace.older,
-            None => self.newest = trace.older,
+            None => self.newest = older,
         }
         self.wheel.disarm(trace.armed, key);
         self.waiting.remove(key);
@@ -399,11 +404,9 @@ impl Table {
         hashes.clear();
         for trace in keys.iter().filter_map(|key| self.traces.get(*key)) {
             hashes.push(self.options.hash_key.trace(&trace.id()));
-            let neighbours = [trace.older, trace.newer];
-            neighbours
-                .into_iter()
-                .flatten()
-                .for_each(|key| self.traces.prefetch(key));
+            self.traces.prefetch(trace.older);
+            self.traces.prefetch(trace.newer);
+            trace.prefetch_lists();
         }
         for hash in hashes {
             self.decided.prefetch(*hash);
@@ -424,7 +427,8 @@ impl Table {
         while closed < count
             && let Some(key) = next
         {
-            next = self.traces.get(key).and_then(|trace| trace.newer);
+            let newer = self.traces.get(key).map_or(Link::NONE, |trace| trace.newer);
+            next = self.traces.linked(newer).map(|(key, _)| key);
             if self.waiting.reason(key).is_some() {
                 continue;
             }
@@ -647,7 +651,7 @@ impl Table {
         stats.spans.resumed += u64::from(span_count);
         if let Some(decision) = self.decided.get(hash, &fragment.id()) {
             let places: Places = fragment.places().collect();
-            let late = (fragment.id(), fragment.digest());
+            let late = (fragment.id(), &fragment.digest());
             self.note_late(now, late, decision, &places, policies, stats);
             out.extend(fragment.into_settlements(decision, true));
             return;
@@ -702,7 +706,7 @@ impl Table {
         let mut fold: Vec<_> = self
             .traces
             .iter()
-            .map(|(_, trace)| (trace.id(), *trace.digest(), trace.places().collect::<Vec<_>>()))
+            .map(|(_, trace)| (trace.id(), trace.digest(), trace.places().collect::<Vec<_>>()))
             .collect();
         fold.sort_by_key(|(trace, ..)| *trace);
         fold

@@ -150,6 +150,18 @@ impl Place {
         Place((log.0 as u64) << 56 | (entry.0 >> 6) << 12 | run as u64)
     }
 
+    /// All of it, as drawn.
+    #[inline]
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// From what [`Place::bits`] gave.
+    #[inline]
+    pub fn from_bits(bits: u64) -> Place {
+        Place(bits)
+    }
+
     #[inline]
     pub fn log(self) -> LogId {
         LogId((self.0 >> 56) as u8)
@@ -199,6 +211,7 @@ mod tests {
         for (log, entry, run) in [(0, 0, 0), (255, ((1 << 44) - 1) << 6, 4095), (7, 0x1234_5640, 17)] {
             let place = Place::new(LogId(log), Position(entry), run);
             assert_eq!((place.log().0, place.entry().0, place.run()), (log, entry, run));
+            assert_eq!(Place::from_bits(place.bits()), place);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Values in numbered slots, with keys that a reused slot does not answer to.
+//! Values in numbered slots, with keys that a reused slot does not answer to, and links in half their size.
 
 use super::prefetch::prefetch;
 use std::num::NonZeroU32;
@@ -16,6 +16,26 @@ impl Key {
     #[inline]
     pub fn slot(self) -> u32 {
         self.slot
+    }
+}
+
+/// Names a slot, or none, without its generation: for whoever forgets it when the value goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link(u32);
+
+impl Link {
+    pub const NONE: Link = Link(NO_SLOT);
+}
+
+impl From<Key> for Link {
+    fn from(key: Key) -> Link {
+        Link(key.slot)
+    }
+}
+
+impl From<Option<Key>> for Link {
+    fn from(key: Option<Key>) -> Link {
+        key.map_or(Link::NONE, Link::from)
     }
 }
 
@@ -38,6 +58,7 @@ pub struct Slab<T> {
     len: usize,
 }
 
+/// No slot has this number: fewer values than that fit in memory.
 const NO_SLOT: u32 = u32::MAX;
 
 impl<T> Default for Slab<T> {
@@ -104,10 +125,21 @@ impl<T> Slab<T> {
 
     #[inline]
     pub fn get(&self, key: Key) -> Option<&T> {
-        let slot = key.slot as usize;
-        match self.chunks.get(slot / CHUNK_SLOTS)?.get(slot % CHUNK_SLOTS)? {
+        match self.entry(key.slot)? {
             Entry::Filled { generation, value } if *generation == key.generation => Some(value),
             _ => None,
+        }
+    }
+
+    /// The value that fills the slot now, with its key.
+    #[inline]
+    pub fn linked(&self, Link(slot): Link) -> Option<(Key, &T)> {
+        match self.entry(slot)? {
+            Entry::Filled { generation, value } => {
+                let generation = *generation;
+                Some((Key { slot, generation }, value))
+            }
+            Entry::Free { .. } => None,
         }
     }
 
@@ -121,12 +153,18 @@ impl<T> Slab<T> {
 
     /// Asks for the memory of a value that will be needed soon.
     #[inline]
-    pub fn prefetch(&self, key: Key) {
-        let slot = key.slot as usize;
-        let chunk = self.chunks.get(slot / CHUNK_SLOTS);
-        if let Some(entry) = chunk.and_then(|chunk| chunk.get(slot % CHUNK_SLOTS)) {
+    pub fn prefetch(&self, link: impl Into<Link>) {
+        let Link(slot) = link.into();
+        if let Some(entry) = self.entry(slot) {
             prefetch(entry);
         }
+    }
+
+    #[inline]
+    fn entry(&self, slot: u32) -> Option<&Entry<T>> {
+        self.chunks
+            .get(slot as usize / CHUNK_SLOTS)?
+            .get(slot as usize % CHUNK_SLOTS)
     }
 
     #[inline]
@@ -182,6 +220,20 @@ mod tests {
         assert_eq!(slab.remove(old), None);
         assert_eq!(slab.get(new), Some(&"new"));
         assert_eq!(slab.len(), 1);
+    }
+
+    #[test]
+    fn a_link_leads_to_the_key_of_whatever_fills_its_slot() {
+        let mut slab = Slab::default();
+        let old = slab.insert("old");
+        let link = Link::from(old);
+        assert_eq!(slab.linked(link), Some((old, &"old")));
+        slab.remove(old);
+        assert_eq!(slab.linked(link), None);
+        let new = slab.insert("new");
+        assert_eq!(slab.linked(link), Some((new, &"new")));
+        assert_eq!(slab.linked(Link::NONE), None);
+        assert_eq!(Link::from(None), Link::NONE);
     }
 
     #[test]

@@ -105,6 +105,29 @@ impl Structure {
         structure
     }
 
+    /// From spans and missing parents of which none stands there twice, and within their bounds.
+    pub fn of_distinct(spans: &[u32], parents: &[u32]) -> Structure {
+        debug_assert!(spans.len() <= SPAN_COUNT_MAX && parents.len() <= SPAN_COUNT_MAX);
+        let count = spans.len() + parents.len();
+        if count <= IN_PLACE {
+            let mut slots = [0; IN_PLACE];
+            slots[..spans.len()].copy_from_slice(spans);
+            slots[spans.len()..count].copy_from_slice(parents);
+            return Structure(Shape::InPlace {
+                span_count: spans.len() as u8,
+                parent_count: parents.len() as u8,
+                slots,
+            });
+        }
+        let mut slots = Vec::with_capacity(count + growth(count));
+        slots.extend_from_slice(spans);
+        slots.extend_from_slice(parents);
+        Structure(Shape::Heap {
+            span_count: spans.len() as u16,
+            slots,
+        })
+    }
+
     /// Takes in what another log knows of the same trace.
     pub fn merge(&mut self, other: &Structure) {
         match &other.0 {

@@ -1,17 +1,17 @@
-//! Trace → key of its slot: a hash table in parts, each growing by itself.
+//! Trace → link to its slot: a hash table in parts, each growing by itself.
 //!
 //! ```text
 //!  hash of the trace   ┌ 63 … 56 ┬ 55 … 40 ┬ 39 … 32 ┬ 31 … 0 ┐
-//!                      │ owner   │         │ part    │ stored │   key: 8 bytes beside it
+//!                      │ owner   │         │ part    │ stored │   link: 4 bytes beside it
 //!                      └─────────┴─────────┴─────────┴────────┘
 //! ```
 //!
 //! One table with room for all traces that memory allows would spread the few that are open over all of that room,
 //! every look a miss of cache and TLB; one that grows moves a million entries within one turn. A part moves its
-//! share of them, 1/256, and needs no look at their slots for it.
+//! share of them, 1/256, and needs no look at their slots for it. A link is enough: it is removed with its trace.
 
 use crate::base::prefetch::prefetch;
-use crate::base::slab::Key;
+use crate::base::slab::Link;
 use hashbrown::HashTable;
 
 const PART_COUNT: usize = 256;
@@ -19,10 +19,10 @@ const PART_COUNT: usize = 256;
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     hash: u32,
-    key: Key,
+    link: Link,
 }
 
-/// The keys of open traces by the hash of their trace.
+/// Links to open traces by the hash of their trace.
 #[derive(Debug)]
 pub(super) struct Index {
     parts: Vec<HashTable<Entry>>,
@@ -38,13 +38,18 @@ impl Index {
         }
     }
 
-    /// The key among those of `hash` that `is_it`.
+    /// What is found among the links of `hash`.
     #[inline]
-    pub fn find(&self, hash: u64, mut is_it: impl FnMut(Key) -> bool) -> Option<Key> {
+    pub fn find<F>(&self, hash: u64, mut look: impl FnMut(Link) -> Option<F>) -> Option<F> {
         let stored = hash as u32;
-        let found =
-            self.parts[part(hash)].find(spread(stored), |entry| entry.hash == stored && is_it(entry.key));
-        found.map(|entry| entry.key)
+        let mut found = None;
+        self.parts[part(hash)].find(spread(stored), |entry| {
+            if entry.hash == stored {
+                found = look(entry.link);
+            }
+            found.is_some()
+        });
+        found
     }
 
     /// Asks for the entries that a look at `hash` will compare.
@@ -56,10 +61,10 @@ impl Index {
         });
     }
 
-    /// `key` must not be in it.
-    pub fn insert(&mut self, hash: u64, key: Key) {
+    /// `link` must not be in it.
+    pub fn insert(&mut self, hash: u64, link: Link) {
         let stored = hash as u32;
-        let entry = Entry { hash: stored, key };
+        let entry = Entry { hash: stored, link };
         let part = &mut self.parts[part(hash)];
         if part.len() < part.capacity() {
             part.insert_unique(spread(stored), entry, |entry| spread(entry.hash));
@@ -75,9 +80,9 @@ impl Index {
         self.bytes
     }
 
-    /// Whether `key` was in it.
-    pub fn remove(&mut self, hash: u64, key: Key) -> bool {
-        let found = self.parts[part(hash)].find_entry(spread(hash as u32), |entry| entry.key == key);
+    /// Whether `link` was in it.
+    pub fn remove(&mut self, hash: u64, link: Link) -> bool {
+        let found = self.parts[part(hash)].find_entry(spread(hash as u32), |entry| entry.link == link);
         found.map(|entry| entry.remove()).is_ok()
     }
 }
@@ -95,24 +100,27 @@ fn spread(stored: u32) -> u64 {
 mod tests {
     use super::*;
     use crate::base::ids::TraceId;
-    use crate::base::slab::Slab;
+    use crate::base::slab::{Key, Slab};
     use crate::route::{HashKey, owner};
 
     #[test]
-    fn keys_are_told_apart_by_whoever_asks() {
+    fn links_are_told_apart_by_whoever_asks() {
         let (mut index, mut slab) = (Index::new(), Slab::default());
         let keys: Vec<Key> = (0..1000u64).map(|value| slab.insert(value)).collect();
         // Every hash twice.
         let hash = |value: u64| (value / 2).wrapping_mul(0xd129_42ad_f1ca_35b9);
         for (value, key) in keys.iter().enumerate() {
-            index.insert(hash(value as u64), *key);
+            index.insert(hash(value as u64), Link::from(*key));
         }
-        let find = |index: &Index, value: u64| index.find(hash(value), |key| slab.get(key) == Some(&value));
+        let find = |index: &Index, value: u64| {
+            let look = |link| slab.linked(link).filter(|(_, found)| **found == value);
+            index.find(hash(value), look).map(|(key, _)| key)
+        };
         for (value, key) in keys.iter().enumerate() {
             assert_eq!(find(&index, value as u64), Some(*key));
         }
-        assert!(index.remove(hash(4), keys[4]));
-        assert!(!index.remove(hash(4), keys[4]));
+        assert!(index.remove(hash(4), Link::from(keys[4])));
+        assert!(!index.remove(hash(4), Link::from(keys[4])));
         assert_eq!(find(&index, 4), None);
         assert_eq!(find(&index, 5), Some(keys[5]));
     }

@@ -114,7 +114,7 @@ impl Table {
         };
         let ruling = policies.judge_asking(
             trace.id(),
-            trace.digest(),
+            &trace.digest(),
             PredicateSet::NONE,
             &mut answers,
             &mut |quota, amount, ticket| {

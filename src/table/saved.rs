@@ -51,7 +51,8 @@ impl Trace {
             now.wall.0.saturating_sub(ago)
         };
         let digest = self.digest();
-        let (spans, parents, given_up) = self.structure().parts();
+        let structure = self.structure();
+        let (spans, parents, given_up) = structure.parts();
         let place = |place: Place| (place.log().0, place.entry().0, place.run());
         SavedTrace {
             id: *self.id().as_bytes(),

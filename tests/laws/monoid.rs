@@ -5,7 +5,9 @@ use std::fmt::Debug;
 use proptest::prelude::*;
 use proptest::sample::select;
 use tailkeep::base::monoid::Monoid;
-use tailkeep::digest::{Digest, PREDICATE_COUNT_MAX, PredicateIndex, PredicateSet, RandomnessSeen};
+use tailkeep::digest::{
+    Digest, PREDICATE_COUNT_MAX, PackedDigest, PredicateIndex, PredicateSet, RandomnessSeen,
+};
 use tailkeep::verdict::Verdict;
 
 /// Holds three values of one fold to the laws.
@@ -76,6 +78,12 @@ proptest! {
     #[test]
     fn digests_are_a_commutative_monoid(a in digest(), b in digest(), c in digest()) {
         check_laws(a, b, c)?;
+    }
+
+    #[test]
+    fn a_packed_digest_becomes_what_it_was_in_58_bytes(digest in digest()) {
+        prop_assert_eq!(Digest::from(PackedDigest::from(digest)), digest);
+        prop_assert_eq!(size_of::<PackedDigest>(), 58);
     }
 
     #[test]

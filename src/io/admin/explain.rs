@@ -380,7 +380,7 @@ fn pending(core: &Core, trace: &Trace) -> Known {
     };
     Known {
         trace: trace.id(),
-        digest: *trace.digest(),
+        digest: trace.digest(),
         decision: None,
         certain: true,
         first_seen: Some(wall(trace.opened_at())),

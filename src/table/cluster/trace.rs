@@ -33,7 +33,7 @@ impl Table {
         };
         let Some(closed) = pending.closed else { return };
         if pending.keep.is_none() {
-            let ruling = context.policies.judge_open(trace.id(), trace.digest());
+            let ruling = context.policies.judge_open(trace.id(), &trace.digest());
             let own = (ruling.verdict == Verdict::Keep).then(|| decision_of(&ruling, closed));
             let promised = self.promised.get(&trace.id()).map(|promised| Decision {
                 reason: closed.reason,
@@ -129,7 +129,7 @@ impl Table {
         pending.sent_to = Some(home);
         let digest = NodeDigest {
             trace: trace.id(),
-            digest: *trace.digest(),
+            digest: trace.digest(),
             unknown: PredicateSet::NONE,
             version: pending.version,
         };
@@ -176,7 +176,7 @@ impl Table {
             false => quotas,
         };
         let decision = self.redeem(trace.id(), decision);
-        let own = context.policies.judge_closed(trace.id(), trace.digest());
+        let own = context.policies.judge_closed(trace.id(), &trace.digest());
         let count = context.policies.policies().len();
         let policy = decision.policy.filter(|policy| usize::from(policy.0) < count);
         let policy = policy.map(|policy| PolicyIndex(policy.0));
