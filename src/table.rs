@@ -152,11 +152,18 @@ impl Table {
         hashes.extend(batch.items.iter().map(|item| key.trace(&item.trace)));
         for (items, hashes) in batch.items.chunks(AHEAD_COUNT).zip(hashes.chunks(AHEAD_COUNT)) {
             // Looks that depend on memory and not on each other, so that they wait together.
-            for hash in hashes {
+            let mut links = [Link::NONE; AHEAD_COUNT];
+            for (hash, found) in hashes.iter().zip(&mut links) {
                 match self.index.find(*hash, Some) {
-                    Some(link) => self.traces.prefetch(link),
+                    Some(link) => {
+                        self.traces.prefetch(link);
+                        *found = link;
+                    }
                     None => self.decided.prefetch(*hash),
                 }
+            }
+            for (_, trace) in links.into_iter().filter_map(|link| self.traces.linked(link)) {
+                trace.prefetch_lists();
             }
             for (item, hash) in items.iter().zip(hashes) {
                 self.absorb_item(now, (item, *hash), batch, policies, stats, out);

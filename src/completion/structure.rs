@@ -105,25 +105,22 @@ impl Structure {
         structure
     }
 
-    /// From spans and missing parents of which none stands there twice, and within their bounds.
-    pub fn of_distinct(spans: &[u32], parents: &[u32]) -> Structure {
-        debug_assert!(spans.len() <= SPAN_COUNT_MAX && parents.len() <= SPAN_COUNT_MAX);
-        let count = spans.len() + parents.len();
+    /// From spans and, behind `span_count` of them, missing parents, of which none stands there twice.
+    #[inline]
+    pub fn of_distinct(fingerprints: &[u32], span_count: usize) -> Structure {
+        debug_assert!(span_count <= SPAN_COUNT_MAX && fingerprints.len() - span_count <= SPAN_COUNT_MAX);
+        let count = fingerprints.len();
         if count <= IN_PLACE {
-            let mut slots = [0; IN_PLACE];
-            slots[..spans.len()].copy_from_slice(spans);
-            slots[spans.len()..count].copy_from_slice(parents);
             return Structure(Shape::InPlace {
-                span_count: spans.len() as u8,
-                parent_count: parents.len() as u8,
-                slots,
+                span_count: span_count as u8,
+                parent_count: (count - span_count) as u8,
+                slots: std::array::from_fn(|slot| fingerprints.get(slot).copied().unwrap_or(0)),
             });
         }
         let mut slots = Vec::with_capacity(count + growth(count));
-        slots.extend_from_slice(spans);
-        slots.extend_from_slice(parents);
+        slots.extend_from_slice(fingerprints);
         Structure(Shape::Heap {
-            span_count: spans.len() as u16,
+            span_count: span_count as u16,
             slots,
         })
     }

@@ -9,8 +9,10 @@
 //!
 //! Most traces are small and get all their spans in one to three items. Three lists that each keep room for more would
 //! cost them more than what is in the lists, so small ones lie packed: what changes one unpacks it, changes it and
-//! packs it again. A place that is copied makes two words, a share one: the log above 24 bits of count.
-//! Where fingerprints are no longer known one word has the number of spans in their stead, if there are any.
+//! packs it again. An item, which is what changes them for every span, leaves places packed.
+//!
+//! A place takes two words, a share one: the log above 24 bits of count. Where fingerprints are no longer known one word
+//! has the number of spans in their stead, if there are any.
 
 use crate::base::ids::{LogId, Place};
 use crate::base::prefetch::{LINE_BYTES, prefetch};
@@ -63,20 +65,70 @@ pub(super) struct Unpacked {
     pub structure: Structure,
     pub places: SmallVec<[Place; 4]>,
     /// Spans by log; empty while all places are of one log.
-    pub shares: SmallVec<[(LogId, u32); 2]>,
+    pub shares: Shares,
 }
+
+/// Spans by log; mostly there are none.
+pub(super) type Shares = SmallVec<[(LogId, u32); 2]>;
 
 impl Lists {
     /// Of a trace that has no span yet.
     pub fn new(structural: bool) -> Lists {
-        let structure = match structural {
-            true => Structure::default(),
-            false => Structure::given_up(),
+        let known = Known {
+            span_count: 0,
+            parent_count: 0,
+            given_up: !structural,
         };
-        Lists::from(Unpacked {
-            structure,
-            ..Unpacked::default()
+        Lists(Shape::Packed {
+            known,
+            share_count: 0,
+            words: Box::default(),
         })
+    }
+
+    /// Takes in an item of a trace that had `spans_before`: its places, the number of its spans, their fingerprints, and
+    /// those of parents that are not among them.
+    #[inline]
+    pub fn absorb(
+        &mut self,
+        (places, span_count): (&[Place], u32),
+        (spans, parents): (&[u32], &[u32]),
+        spans_before: u32,
+    ) {
+        if let Shape::Large(lists) = &mut self.0 {
+            lists.structure.absorb(spans, parents);
+            lists.absorb_places(places, span_count, spans_before);
+            return;
+        }
+        let mut structure = self.structure();
+        structure.absorb(spans, parents);
+        let mut shares = self.shares().collect();
+        let known = self.places().next().map(|place| (place.log(), spans_before));
+        add_share(&mut shares, known, places, span_count);
+        let halves;
+        let places_before: &[u32] = match &self.0 {
+            Shape::Brief { place, .. } => {
+                halves = halves_of(*place);
+                &halves
+            }
+            Shape::Packed {
+                known,
+                share_count,
+                words,
+            } => &words[known.len() + usize::from(*share_count)..],
+            Shape::Large(_) => unreachable!("returned above"),
+        };
+        match Shape::pack(&structure, &shares, places_before, places) {
+            Some(packed) => self.0 = packed,
+            None => {
+                let places = self.places().chain(places.iter().copied()).collect();
+                self.0 = Shape::Large(Box::new(Unpacked {
+                    structure,
+                    places,
+                    shares,
+                }));
+            }
+        }
     }
 
     /// Changes them in place where they are large, otherwise a copy that then takes their place.
@@ -91,6 +143,7 @@ impl Lists {
         result
     }
 
+    #[inline]
     pub fn into_unpacked(self) -> Unpacked {
         match self.0 {
             Shape::Large(lists) => *lists,
@@ -206,7 +259,21 @@ impl Lists {
 impl From<Unpacked> for Lists {
     /// As small as they can be.
     fn from(lists: Unpacked) -> Lists {
-        let (spans, parents, given_up) = lists.structure.parts();
+        let packed = Shape::pack(&lists.structure, &lists.shares, &[], &lists.places);
+        Lists(packed.unwrap_or_else(|| Shape::Large(Box::new(lists))))
+    }
+}
+
+impl Shape {
+    /// Of places the earlier ones are packed already. `None`: there is too much, or too many spans of one log.
+    #[inline]
+    fn pack(
+        structure: &Structure,
+        shares: &[(LogId, u32)],
+        places_before: &[u32],
+        places: &[Place],
+    ) -> Option<Shape> {
+        let (spans, parents, given_up) = structure.parts();
         let number = given_up.filter(|number| *number > 0);
         let spans = if given_up.is_some() {
             number.as_slice()
@@ -214,22 +281,26 @@ impl From<Unpacked> for Lists {
             spans
         };
         let fingerprint_count = spans.len() + parents.len();
-        let word_count = fingerprint_count + lists.shares.len() + 2 * lists.places.len();
-        if word_count > WORDS_MAX || lists.shares.iter().any(|(_, count)| *count > SHARE_MAX) {
-            return Lists(Shape::Large(Box::new(lists)));
+        let place_words = places_before.len() + 2 * places.len();
+        let word_count = fingerprint_count + shares.len() + place_words;
+        if word_count > WORDS_MAX || shares.iter().any(|(_, count)| *count > SHARE_MAX) {
+            return None;
         }
         let known = Known {
             span_count: spans.len() as u8,
             parent_count: parents.len() as u8,
             given_up: given_up.is_some(),
         };
-        if let ([place], []) = (&*lists.places, &*lists.shares)
+        if let ([place], [], []) = (places, places_before, shares)
             && fingerprint_count <= BRIEF_MAX
         {
             let mut fingerprints = [0; BRIEF_MAX];
-            fingerprints[..spans.len()].copy_from_slice(spans);
-            fingerprints[spans.len()..fingerprint_count].copy_from_slice(parents);
-            return Lists(Shape::Brief {
+            let all = spans.iter().chain(parents);
+            fingerprints
+                .iter_mut()
+                .zip(all)
+                .for_each(|(to, from)| *to = *from);
+            return Some(Shape::Brief {
                 known,
                 fingerprints,
                 place: *place,
@@ -238,11 +309,14 @@ impl From<Unpacked> for Lists {
         let mut words = Vec::with_capacity(word_count);
         words.extend_from_slice(spans);
         words.extend_from_slice(parents);
-        words.extend(lists.shares.iter().map(|share| word_of(*share)));
-        words.extend(lists.places.iter().flat_map(|place| halves_of(*place)));
-        Lists(Shape::Packed {
+        words.extend(shares.iter().map(|share| word_of(*share)));
+        words.extend_from_slice(places_before);
+        places
+            .iter()
+            .for_each(|place| words.extend_from_slice(&halves_of(*place)));
+        Some(Shape::Packed {
             known,
-            share_count: lists.shares.len() as u8,
+            share_count: shares.len() as u8,
             words: words.into_boxed_slice(),
         })
     }
@@ -269,32 +343,34 @@ impl Known {
         if self.given_up {
             return Structure::of(&[], &[], Some(self.distinct(words)));
         }
-        let (spans, parents) = words[..self.len()].split_at(usize::from(self.span_count));
-        Structure::of_distinct(spans, parents)
+        Structure::of_distinct(&words[..self.len()], usize::from(self.span_count))
     }
 }
 
 impl Unpacked {
     /// Takes in places of one item and their spans, of a trace that had `spans_before`.
     pub fn absorb_places(&mut self, places: &[Place], span_count: u32, spans_before: u32) {
-        self.add_share(places, span_count, spans_before);
+        let known = self.places.first().map(|place| (place.log(), spans_before));
+        add_share(&mut self.shares, known, places, span_count);
         self.places.extend_from_slice(places);
     }
+}
 
-    fn add_share(&mut self, places: &[Place], span_count: u32, spans_before: u32) {
-        let Some(log) = places.first().map(|place| place.log()) else {
-            return;
-        };
-        if self.shares.is_empty() {
-            match self.places.first().map(|place| place.log()) {
-                Some(known) if known != log => self.shares.push((known, spans_before)),
-                Some(_) | None => return,
-            }
+/// Counts spans of a log. `known`: the log of all that came before while there are no shares, and how many they are.
+#[inline]
+fn add_share(shares: &mut Shares, known: Option<(LogId, u32)>, places: &[Place], span_count: u32) {
+    let Some(log) = places.first().map(|place| place.log()) else {
+        return;
+    };
+    if shares.is_empty() {
+        match known {
+            Some(known) if known.0 != log => shares.push(known),
+            Some(_) | None => return,
         }
-        match self.shares.iter_mut().find(|(known, _)| *known == log) {
-            Some((_, count)) => *count += span_count,
-            None => self.shares.push((log, span_count)),
-        }
+    }
+    match shares.iter_mut().find(|(known, _)| *known == log) {
+        Some((_, count)) => *count += span_count,
+        None => shares.push((log, span_count)),
     }
 }
 
@@ -334,10 +410,7 @@ mod tests {
         for item in 0..count {
             let first = u32::from(item) * spans_each;
             let spans: Vec<u32> = (first..first + spans_each).collect();
-            lists.change(|lists| {
-                lists.structure.absorb(&spans, &[1_000_000]);
-                lists.absorb_places(&[place(0, item)], spans_each, first);
-            });
+            lists.absorb((&[place(0, item)], spans_each), (&spans, &[1_000_000]), first);
         }
         lists
     }
@@ -360,10 +433,7 @@ mod tests {
             (0, None, 0)
         );
         for item in 0..2 {
-            lists.change(|lists| {
-                lists.structure.absorb(&[1, 2], &[3]);
-                lists.absorb_places(&[place(0, item)], 2, 2 * u32::from(item));
-            });
+            lists.absorb((&[place(0, item)], 2), (&[1, 2], &[3]), 2 * u32::from(item));
             assert_eq!(lists.distinct(), 2 + 2 * u32::from(item));
             assert_eq!(
                 (lists.unresolved(), lists.structure().parts().2),
@@ -397,6 +467,7 @@ mod tests {
                 ),
                 1..24,
             ),
+            by_item in prop::collection::vec(any::<bool>(), 24),
         ) {
             let mut lists = Lists::new(structural);
             let mut unpacked = Unpacked::default();
@@ -413,7 +484,10 @@ mod tests {
                     lists.absorb_places(&places, span_count, spans_before);
                 };
                 absorb(&mut unpacked);
-                lists.change(absorb);
+                match by_item[number] {
+                    true => lists.absorb((&places, span_count), (&spans, &parents), spans_before),
+                    false => lists.change(absorb),
+                }
                 spans_before += span_count;
 
                 let sorted = |of: &[u32]| std::collections::BTreeSet::from_iter(of.iter().copied());

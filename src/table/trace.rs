@@ -1,6 +1,6 @@
 //! One open trace: its digest, its places, and how near it is to being complete.
 
-use super::lists::{Lists, Unpacked};
+use super::lists::{Lists, Shares, Unpacked};
 use super::moments::Moments;
 use super::recent::{DecidedTrace, PLACES_REMEMBERED};
 use crate::base::ids::{LogId, Place, TraceId};
@@ -86,10 +86,8 @@ impl Trace {
             self.moments.set_root(now.instant);
         }
         let before = self.digest();
-        self.lists.change(|lists| {
-            lists.structure.absorb(spans, parents);
-            lists.absorb_places(places, digest.span_count, before.span_count);
-        });
+        self.lists
+            .absorb((places, digest.span_count), (spans, parents), before.span_count);
         self.digest = before.merge(digest).into();
     }
 
@@ -148,7 +146,8 @@ impl Trace {
     /// One for each log that holds spans of it.
     pub fn into_settlements(self, decision: Decision, late: bool) -> impl Iterator<Item = Settlement> {
         let (trace, span_count) = (self.id, self.digest().span_count);
-        let Unpacked { places, shares, .. } = self.lists.into_unpacked();
+        let shares: Shares = self.shares().collect();
+        let places: Places = self.places().collect();
         let part = move |span_count, places| Settlement {
             trace,
             decision,
@@ -156,9 +155,10 @@ impl Trace {
             span_count,
             places,
         };
-        let whole = shares
-            .is_empty()
-            .then(|| part(span_count, Places::from_slice(&places)));
+        let (whole, places) = match shares.is_empty() {
+            true => (Some(part(span_count, places)), Places::new()),
+            false => (None, places),
+        };
         let parts = shares.into_iter().map(move |(log, span_count)| {
             let here = places.iter().copied().filter(|place| place.log() == log);
             part(span_count, here.collect())
