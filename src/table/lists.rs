@@ -18,6 +18,7 @@ use crate::base::ids::{LogId, Place};
 use crate::base::prefetch::{LINE_BYTES, prefetch};
 use crate::completion::structure::Structure;
 use smallvec::SmallVec;
+use std::cell::Cell;
 
 /// Fingerprints in the slot: as many as fit beside a place.
 const BRIEF_MAX: usize = 3;
@@ -66,6 +67,10 @@ pub(super) struct Unpacked {
     pub places: SmallVec<[Place; 4]>,
     /// Spans by log; empty while all places are of one log.
     pub shares: Shares,
+    /// Behind the place that was looked for last, and behind the one that was moved last. What is copied forward asks for
+    /// places in the order of the log, which is that of arrival, so the next one is near.
+    looked: Cell<usize>,
+    moved: Cell<usize>,
 }
 
 /// Spans by log; mostly there are none.
@@ -122,13 +127,27 @@ impl Lists {
             Some(packed) => self.0 = packed,
             None => {
                 let places = self.places().chain(places.iter().copied()).collect();
-                self.0 = Shape::Large(Box::new(Unpacked {
-                    structure,
-                    places,
-                    shares,
-                }));
+                self.0 = Shape::Large(Box::new(Unpacked::new(structure, places, shares)));
             }
         }
+    }
+
+    pub fn has_place(&self, place: Place) -> bool {
+        match &self.0 {
+            Shape::Brief { .. } | Shape::Packed { .. } => self.places().any(|known| known == place),
+            Shape::Large(lists) => lists.find(place, &lists.looked).is_some(),
+        }
+    }
+
+    /// `false`: `old` is none of them.
+    pub fn move_place(&mut self, old: Place, new: Place) -> bool {
+        if !matches!(self.0, Shape::Large(_)) && !self.has_place(old) {
+            return false;
+        }
+        self.change(|lists| {
+            let found = lists.find(old, &lists.moved);
+            found.map(|index| lists.places[index] = new).is_some()
+        })
     }
 
     /// Changes them in place where they are large, otherwise a copy that then takes their place.
@@ -248,11 +267,7 @@ impl Lists {
 
     #[inline]
     fn unpack(&self) -> Unpacked {
-        Unpacked {
-            structure: self.structure(),
-            places: self.places().collect(),
-            shares: self.shares().collect(),
-        }
+        Unpacked::new(self.structure(), self.places().collect(), self.shares().collect())
     }
 }
 
@@ -348,6 +363,28 @@ impl Known {
 }
 
 impl Unpacked {
+    #[inline]
+    pub fn new(structure: Structure, places: SmallVec<[Place; 4]>, shares: Shares) -> Unpacked {
+        Unpacked {
+            structure,
+            places,
+            shares,
+            looked: Cell::default(),
+            moved: Cell::default(),
+        }
+    }
+
+    /// Begins where the last look of its kind ended.
+    fn find(&self, place: Place, from: &Cell<usize>) -> Option<usize> {
+        let start = from.get().min(self.places.len());
+        let (before, after) = self.places.split_at(start);
+        let is_it = |known: &Place| *known == place;
+        let behind = after.iter().position(is_it).map(|index| start + index);
+        let found = behind.or_else(|| before.iter().position(is_it))?;
+        from.set(found + 1);
+        Some(found)
+    }
+
     /// Takes in places of one item and their spans, of a trace that had `spans_before`.
     pub fn absorb_places(&mut self, places: &[Place], span_count: u32, spans_before: u32) {
         let known = self.places.first().map(|place| (place.log(), spans_before));
@@ -502,6 +539,28 @@ mod tests {
             }
             let told = lists.into_unpacked();
             prop_assert_eq!((told.places, told.shares), (unpacked.places, unpacked.shares));
+        }
+
+        /// In the order of the log, or any other; places that are not there too.
+        #[test]
+        fn each_place_is_found_and_moved_wherever_the_last_one_was(
+            count in 1..200u16,
+            looks in prop::collection::vec((0..220u16, any::<bool>()), 0..100),
+        ) {
+            let mut lists = with_items(count, 1);
+            let mut naive: Vec<_> = lists.places().collect();
+            let in_order = (0..count).map(|number| (number, number % 2 == 0));
+            for (step, (number, moves)) in looks.into_iter().chain(in_order).enumerate() {
+                let old = place(0, number);
+                let known = naive.iter().position(|known| *known == old);
+                prop_assert_eq!(lists.has_place(old), known.is_some());
+                if moves {
+                    let new = place(0, 1_000 + step as u16);
+                    prop_assert_eq!(lists.move_place(old, new), known.is_some());
+                    known.into_iter().for_each(|index| naive[index] = new);
+                }
+                prop_assert!(lists.places().eq(naive.iter().copied()));
+            }
         }
     }
 }

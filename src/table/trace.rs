@@ -61,11 +61,7 @@ impl Trace {
             id,
             digest: PackedDigest::from(digest),
             moments: Moments::of(opened_at, opened_at, root_at),
-            lists: Lists::from(Unpacked {
-                structure,
-                places: places.into(),
-                shares: shares.into(),
-            }),
+            lists: Lists::from(Unpacked::new(structure, places.into(), shares.into())),
             resumed: true,
             armed: Armed::NOT,
             older: Link::NONE,
@@ -107,13 +103,7 @@ impl Trace {
 
     /// `false`: no spans of it are at `old`.
     pub(super) fn move_place(&mut self, old: Place, new: Place) -> bool {
-        if !self.has_place(old) {
-            return false;
-        }
-        self.lists.change(|lists| {
-            let place = lists.places.iter_mut().find(|place| **place == old);
-            place.map(|place| *place = new).is_some()
-        })
+        self.lists.move_place(old, new)
     }
 
     /// After a replay the wait begins anew: it is not the trace's fault that the process was away.
@@ -202,7 +192,7 @@ impl Trace {
     }
 
     pub fn has_place(&self, place: Place) -> bool {
-        self.places().any(|known| known == place)
+        self.lists.has_place(place)
     }
 
     /// Root seen and every parent resolved, as far as anyone has looked.
