@@ -76,12 +76,12 @@ impl Generations {
         found.ok().map(|at| self.words[at])
     }
 
-    /// Adds an entry, or puts it in place of the one with its fingerprint.
     /// Whether the next entry begins no new generation.
     pub fn has_room(&self) -> bool {
         self.len < self.count_max
     }
 
+    /// Adds an entry, or puts it in place of the one with its fingerprint.
     pub fn insert(&mut self, entry: u64) {
         if self.len >= self.count_max {
             self.current += 1;
