@@ -156,27 +156,16 @@ pub struct PackedDigest {
 impl From<Digest> for PackedDigest {
     #[inline]
     fn from(digest: Digest) -> PackedDigest {
-        let Digest {
-            predicates,
-            start_ns,
-            end_ns,
-            bytes,
-            randomness,
-            span_count,
-            expected_count,
-            has_root,
-            has_error,
-        } = digest;
         PackedDigest {
-            predicates,
-            start_ns,
-            end_ns,
-            bytes,
-            randomness,
-            span_count,
-            expected_count,
-            has_root,
-            has_error,
+            predicates: digest.predicates,
+            start_ns: digest.start_ns,
+            end_ns: digest.end_ns,
+            bytes: digest.bytes,
+            randomness: digest.randomness,
+            span_count: digest.span_count,
+            expected_count: digest.expected_count,
+            has_root: digest.has_root,
+            has_error: digest.has_error,
         }
     }
 }
@@ -184,27 +173,16 @@ impl From<Digest> for PackedDigest {
 impl From<PackedDigest> for Digest {
     #[inline]
     fn from(packed: PackedDigest) -> Digest {
-        let PackedDigest {
-            predicates,
-            start_ns,
-            end_ns,
-            bytes,
-            randomness,
-            span_count,
-            expected_count,
-            has_root,
-            has_error,
-        } = packed;
         Digest {
-            predicates,
-            start_ns,
-            end_ns,
-            bytes,
-            randomness,
-            span_count,
-            expected_count,
-            has_root,
-            has_error,
+            predicates: packed.predicates,
+            start_ns: packed.start_ns,
+            end_ns: packed.end_ns,
+            bytes: packed.bytes,
+            randomness: packed.randomness,
+            span_count: packed.span_count,
+            expected_count: packed.expected_count,
+            has_root: packed.has_root,
+            has_error: packed.has_error,
         }
     }
 }
