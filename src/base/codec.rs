@@ -1,5 +1,7 @@
 //! Fixed-width little-endian fields of our own formats, read and written in order.
 
+use super::prefetch::prefetch_bytes;
+
 /// Reads fields from the front of `rest`; every method is `None` once too few bytes are left.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
@@ -92,6 +94,14 @@ impl<'a> Writer<'a> {
     #[inline]
     pub fn u64(&mut self, value: u64) {
         self.bytes(&value.to_le_bytes());
+    }
+
+    /// Asks for the memory of `len` bytes that will be written after the next `ahead` ones.
+    #[inline]
+    pub fn prefetch(&self, ahead: usize, len: usize) {
+        if let Some(rest) = self.rest.get(ahead..) {
+            prefetch_bytes(&rest[..len.min(rest.len())]);
+        }
     }
 
     /// Asserts that the computed length was the written one.

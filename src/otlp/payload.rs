@@ -242,6 +242,9 @@ impl<'a> Iterator for Spans<'a> {
     }
 }
 
+/// How far ahead of the bytes being written memory is asked for.
+const AHEAD_BYTES: usize = 1 << 10;
+
 /// Bytes that [`write()`] will fill.
 pub fn payload_len(resource_lens: &[usize], scope_lens: &[usize], runs: &[Run]) -> usize {
     HEADER_BYTES
@@ -316,6 +319,8 @@ pub fn write_moved<'a>(
         writer.bytes(piece);
     }
     for span in spans {
+        // A block has left every cache since it was written the last time.
+        writer.prefetch(AHEAD_BYTES, SPAN_BYTES + span.bytes.len());
         writer.u32(span.bytes.len() as u32);
         writer.u16(span.scope);
         writer.bytes(span.bytes);
