@@ -247,11 +247,7 @@ impl<P: BlockPool> Log<P> {
     /// The entry at `position` of a durable segment, whose bytes `bytes` begin with, and where the next one begins;
     /// errors as [`Log::check`].
     pub fn walk<'a>(&self, position: Position, bytes: &'a [u8]) -> Result<(Entry<'a>, Position), EntryError> {
-        let index = self.segment_index(position).ok_or(EntryError::NoHeader)?;
-        let header = EntryHeader::read(self.seed, position, bytes)?;
-        if header.segment != self.segments[index].id {
-            return Err(EntryError::NoHeader);
-        }
+        let header = self.header(position, bytes)?;
         let entry = match header.kind {
             EntryKind::PAD => header.view(&[]),
             _ => header.entry(bytes)?,
@@ -267,11 +263,22 @@ impl<P: BlockPool> Log<P> {
     /// Checks whole an entry that was read from disk; `bytes` begin with it. [`EntryError::Short`] says
     /// how many bytes it takes. An entry whose segment went meanwhile is [`EntryError::NoHeader`].
     pub fn check<'a>(&self, position: Position, bytes: &'a [u8]) -> Result<Entry<'a>, EntryError> {
+        self.header(position, bytes)?.entry(bytes)
+    }
+
+    /// As [`Log::check`], of bytes that it found whole when they came: their payload is not gone through again.
+    pub fn checked<'a>(&self, position: Position, bytes: &'a [u8]) -> Result<Entry<'a>, EntryError> {
+        let header = self.header(position, bytes)?;
+        Ok(header.view(header.payload(bytes)?))
+    }
+
+    /// The header at the front of `bytes`, if the entry belongs to the segment that is there now.
+    fn header(&self, position: Position, bytes: &[u8]) -> Result<EntryHeader, EntryError> {
         let index = self.segment_index(position).ok_or(EntryError::NoHeader)?;
         let header = EntryHeader::read(self.seed, position, bytes)?;
-        if header.segment != self.segments[index].id {
-            return Err(EntryError::NoHeader);
+        match header.segment == self.segments[index].id {
+            true => Ok(header),
+            false => Err(EntryError::NoHeader),
         }
-        header.entry(bytes)
     }
 }

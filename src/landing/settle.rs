@@ -430,7 +430,7 @@ pub(super) fn find_payload<'a, P: BlockPool>(
     match fetcher.fetch(op) {
         Fetched::Waiting | Fetched::Busy => Found::Waiting,
         Fetched::Lost => Found::Lost,
-        Fetched::Here(bytes) => match log.check(position, bytes) {
+        Fetched::Here(bytes) => match log.checked(position, bytes) {
             Ok(entry) => Found::Here(entry.payload),
             Err(_) => Found::Lost,
         },
