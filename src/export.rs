@@ -137,7 +137,8 @@ fn add<K: PartialEq>(counts: &mut Vec<(K, u64)>, key: K, more: u64) {
 /// One hand-out: what the kept log held from the cursor to `through`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shipment {
-    pub bytes: Vec<u8>,
+    /// What follows each other at the destination: one request, or pieces of whole lines. None is empty.
+    pub pieces: Vec<Vec<u8>>,
     /// End of the last kept entry in it.
     pub through: Position,
     /// Kept entries that the cursor moves over, those that others get included.

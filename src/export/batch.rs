@@ -37,11 +37,12 @@ impl Batch {
         }
     }
 
-    /// The bytes to hand out, and how many traces could not be written.
-    pub fn finish(self) -> (Vec<u8>, u64) {
+    /// The pieces to hand out, none of them empty, and how many traces could not be written.
+    pub fn finish(self) -> (Vec<Vec<u8>>, u64) {
         match self {
             Batch::Lines(lines) => lines.finish(),
-            Batch::Request(request) => (request, 0),
+            Batch::Request(request) if request.is_empty() => (Vec::new(), 0),
+            Batch::Request(request) => (vec![request], 0),
         }
     }
 }

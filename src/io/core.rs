@@ -421,7 +421,7 @@ impl Core {
     }
 
     /// Appends lines that another core exports to a file that this core writes.
-    pub async fn append(&self, destination: usize, lines: Vec<u8>) -> Result<(), String> {
+    pub async fn append(&self, destination: usize, lines: Vec<Vec<u8>>) -> Result<(), String> {
         match &self.sinks[destination] {
             Sink::File(file) => file.append(lines).await,
             Sink::Otlp(_) | Sink::Elsewhere(..) => unreachable!("only the writer of a file is sent lines"),

@@ -64,20 +64,16 @@ impl Sink {
     }
 
     /// Sends a shipment and waits for what the destination says, for no longer than its timeout.
-    pub async fn ship(&self, shipment: Shipment) -> Result<Arrival, Failure> {
+    pub async fn ship(&self, Shipment { mut pieces, .. }: Shipment) -> Result<Arrival, Failure> {
+        let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
         match self {
-            Sink::File(file) => {
-                let wire_bytes = shipment.bytes.len() as u64;
-                appended(wire_bytes, file.append(shipment.bytes).await)
+            Sink::File(file) => appended(bytes, file.append(pieces).await),
+            Sink::Elsewhere(mesh, number) => appended(bytes, mesh.append(FILE_WRITER, *number, pieces).await),
+            Sink::Otlp(otlp) => {
+                let request = pieces.pop().expect("an empty shipment is none");
+                assert!(pieces.is_empty(), "a request is one piece");
+                otlp.ship(request).await
             }
-            Sink::Elsewhere(mesh, number) => {
-                let wire_bytes = shipment.bytes.len() as u64;
-                appended(
-                    wire_bytes,
-                    mesh.append(FILE_WRITER, *number, shipment.bytes).await,
-                )
-            }
-            Sink::Otlp(otlp) => otlp.ship(shipment.bytes).await,
         }
     }
 

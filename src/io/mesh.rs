@@ -31,10 +31,10 @@ pub enum Post {
     Inbound(Vec<Inbound>),
     /// A connection that was accepted elsewhere.
     Connection(Transport, AcceptedTcpStream, Seat),
-    /// Lines for a file that only the receiver writes.
+    /// Pieces of whole lines for a file that only the receiver writes.
     Append {
         destination: usize,
-        lines: Vec<u8>,
+        lines: Vec<Vec<u8>>,
         done: oneshot::Sender<Result<(), String>>,
     },
     /// A log does not fit the checkpoint: the start is over.
@@ -118,7 +118,12 @@ impl Mesh {
     }
 
     /// Has the core that writes a file append to it.
-    pub async fn append(&self, writer: CoreId, destination: usize, lines: Vec<u8>) -> Result<(), String> {
+    pub async fn append(
+        &self,
+        writer: CoreId,
+        destination: usize,
+        lines: Vec<Vec<u8>>,
+    ) -> Result<(), String> {
         let (done, outcome) = oneshot::channel();
         let post = Post::Append {
             destination,

@@ -257,10 +257,10 @@ impl<P: BlockPool, W> Landing<P, W> {
             unreadable_spans,
             through,
         } = delivery.gathering.take().expect("just filled");
-        let (bytes, unwritable) = batch.finish();
+        let (pieces, unwritable) = batch.finish();
         destination.stats.lose(Loss::Unreadable, unreadable_spans);
         destination.stats.lose(Loss::Unwritable, unwritable);
-        if bytes.is_empty() {
+        if pieces.is_empty() {
             // Nothing of it can be sent, and empty requests should not be (OTLP C15).
             destination.pass_over(through, entries);
             delivery.done += amount;
@@ -270,7 +270,7 @@ impl<P: BlockPool, W> Landing<P, W> {
         }
         let spans = (amount.spans - unreadable_spans).saturating_sub(unwritable);
         let shipment = Shipment {
-            bytes,
+            pieces,
             through,
             entries,
             spans,

@@ -254,7 +254,7 @@ impl World {
     }
 
     fn write(&mut self, shipment: &Shipment) {
-        for key in spans::exported(&shipment.bytes) {
+        for key in spans::exported(&shipment.pieces.concat()) {
             *self.output.entry(key).or_default() += 1;
         }
     }

@@ -400,8 +400,10 @@ impl Node {
         outside.history.note(&("ship", log, shipment.through, arrives));
         let result = match arrives {
             true => {
-                outside.history.note(&("out", spans::exported(&shipment.bytes)));
-                outside.output.exported(&shipment.bytes);
+                outside
+                    .history
+                    .note(&("out", spans::exported(&shipment.pieces.concat())));
+                outside.output.exported(&shipment.pieces.concat());
                 Ok(Arrival::default())
             }
             false => Err(Failure::new(Cause::Io, "the destination is away")),
@@ -565,7 +567,7 @@ impl Node {
         for files in &mut outside.logs {
             if let Some(shipment) = files.shipment.take().filter(|_| outside.random.coin()) {
                 // It had arrived, and nobody knows.
-                outside.output.exported(&shipment.bytes);
+                outside.output.exported(&shipment.pieces.concat());
             }
             files.reads.clear();
             files.disks.main.crash(crash);

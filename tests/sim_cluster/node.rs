@@ -197,7 +197,7 @@ impl Node {
         };
         let result = match arrives {
             true => {
-                outside.output.exported(&shipment.bytes);
+                outside.output.exported(&shipment.pieces.concat());
                 Ok(Arrival::default())
             }
             false => Err(Failure::new(Cause::Io, "the destination is away")),
@@ -301,7 +301,7 @@ impl Node {
         outside.network.ended(self.number);
         for files in &mut self.logs {
             if let Some(shipment) = files.shipment.take().filter(|_| outside.random.coin()) {
-                outside.output.exported(&shipment.bytes);
+                outside.output.exported(&shipment.pieces.concat());
             }
             files.reads.clear();
             files.disks.main.crash(crash);

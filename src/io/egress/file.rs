@@ -15,9 +15,6 @@ use std::rc::Rc;
 /// What stays of a file in the page cache, for whoever follows it.
 const CACHED_BYTES: u64 = 32 << 20;
 
-/// One write: an allocator hands out so much from memory that is there, and more from fresh pages each time.
-const WRITE_BYTES_MAX: usize = 512 << 10;
-
 /// Bytes looked at together while the last line's begin is searched.
 const TAIL_CHUNK: u64 = 64 << 10;
 
@@ -96,31 +93,30 @@ impl FileSink {
         self.reopen.set(true);
     }
 
-    /// Appends whole lines and syncs them. After an error nothing of them counts: what was written is cut off
-    /// before the next try.
-    pub async fn append(&self, lines: Vec<u8>) -> Result<(), String> {
+    /// Appends pieces of whole lines and syncs them. After an error nothing of them counts: what was written is cut
+    /// off.
+    pub async fn append(&self, lines: Vec<Vec<u8>>) -> Result<(), String> {
         let described = |error: io::Error| format!("{}: {error}", self.options.path.display());
-        if lines.is_empty() {
-            return Ok(());
-        }
         let writing = self.writing.lock().await;
         let result = self.try_append(lines).await;
-        if result.is_err() {
-            self.open.take();
+        if result.is_err()
+            && let Some(open) = self.open.take()
+        {
+            // If this fails too, whole lines may come twice, and the rest of a line is cut off at the next opening.
+            let _ = open.file.truncate(open.end.get()).await;
         }
         drop(writing);
         result.map_err(described)
     }
 
-    async fn try_append(&self, lines: Vec<u8>) -> io::Result<()> {
+    async fn try_append(&self, lines: Vec<Vec<u8>>) -> io::Result<()> {
         if self.reopen.take() {
             self.open.take();
         }
         let open = self.opened().await?;
+        let len: usize = lines.iter().map(Vec::len).sum();
         let open = match self.options.rotation {
-            Some(rotation)
-                if open.end.get() > 0 && open.end.get() + lines.len() as u64 > rotation.file_bytes_max =>
-            {
+            Some(rotation) if open.end.get() > 0 && open.end.get() + len as u64 > rotation.file_bytes_max => {
                 drop(open);
                 self.open.take();
                 rotate(&self.options.path, rotation.backup_count_max)?;
@@ -128,18 +124,18 @@ impl FileSink {
             }
             _ => open,
         };
-        let len = lines.len();
         let mut at = open.end.get();
-        let mut rest = &lines[..];
-        while !rest.is_empty() {
-            // glommio wants the bytes for itself.
-            let chunk = rest[..rest.len().min(WRITE_BYTES_MAX)].to_vec();
-            let written = open.file.write_at(chunk, at).await.map_err(io::Error::from)?;
-            if written == 0 {
-                return Err(io::Error::from(io::ErrorKind::WriteZero));
+        for piece in lines {
+            let wanted = piece.len();
+            // glommio keeps the bytes, so what is left of them cannot be tried again here.
+            let written = open.file.write_at(piece, at).await.map_err(io::Error::from)?;
+            if written < wanted {
+                return Err(io::Error::new(
+                    io::ErrorKind::WriteZero,
+                    format!("took {written} of {wanted} bytes; is the file system full, or a quota reached?"),
+                ));
             }
             at += written as u64;
-            rest = &rest[written..];
         }
         open.file.fdatasync().await.map_err(io::Error::from)?;
         open.end.set(open.end.get() + len as u64);
@@ -265,7 +261,7 @@ mod tests {
             })
             .expect("a sink");
             for line in ["first-\n", "second\n", "third-\n", "fourth\n"] {
-                sink.append(line.into()).await.expect("appended");
+                sink.append(vec![line.into()]).await.expect("appended");
             }
         });
         let read = |suffix: &str| fs::read_to_string(format!("{}{suffix}", path.display())).ok();
@@ -286,10 +282,10 @@ mod tests {
                 rotation: None,
             };
             let sink = FileSink::new(options).expect("a sink");
-            sink.append(b"one\n".to_vec()).await.expect("appended");
+            sink.append(vec![b"one\n".to_vec()]).await.expect("appended");
             fs::rename(&sink_path, sink_path.with_extension("moved")).expect("moved");
             sink.reopen();
-            sink.append(b"two\n".to_vec()).await.expect("appended");
+            sink.append(vec![b"two\n".to_vec()]).await.expect("appended");
         });
         assert_eq!(fs::read_to_string(&path).expect("read"), "two\n");
         assert_eq!(
