@@ -559,10 +559,14 @@ impl<P: BlockPool, W> Shard<P, W> {
         }
     }
 
-    /// Logs the Keeps that the cluster is to be told.
+    /// Logs the Keeps that the cluster is to be told, behind the wishes to follow those of traces that were dropped
+    /// here: a decided entry may cover an announcement at any time, and of what it covers a start learns no more that
+    /// it is still to be followed.
     fn log_keeps(&mut self, now: Now) {
         let keeps = self.table.take_keeps();
         if !keeps.is_empty() {
+            self.follow_peers();
+            self.write_wishes(now);
             self.log_told(now, keeps);
         }
     }

@@ -208,7 +208,7 @@ impl<P: BlockPool, W> Shard<P, W> {
     }
 
     /// What was dropped here and is kept by the cluster.
-    fn follow_peers(&mut self) {
+    pub(super) fn follow_peers(&mut self) {
         for keep in self.table.take_raised() {
             let decision = Decision {
                 threshold: keep.decision.threshold.filter(|_| keep.by_home),
@@ -221,7 +221,7 @@ impl<P: BlockPool, W> Shard<P, W> {
         }
     }
 
-    fn write_wishes(&mut self, now: Now) {
+    pub(super) fn write_wishes(&mut self, now: Now) {
         let open = self.upgrades.asked.len() + self.upgrades.promised.len();
         let count = self.upgrades.waiting.len().min(ASKED_MAX.saturating_sub(open));
         if count == 0 {
