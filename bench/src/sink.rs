@@ -145,8 +145,8 @@ async fn serve(arguments: &SinkArguments, arrivals: Rc<RefCell<Arrivals>>) -> Re
         }
     };
     tokio::select! {
-        () = drain::grpc::serve(grpc, intake(true)) => {}
-        () = drain::http::serve(http, intake(false)) => {}
+        () = drain::grpc::serve(grpc, intake(true), drain::at_once) => {}
+        () = drain::http::serve(http, intake(false), drain::at_once) => {}
         () = ended => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

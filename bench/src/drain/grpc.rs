@@ -15,11 +15,20 @@ use super::{Event, Head};
 const WINDOW_BYTES: u32 = 16 << 20;
 
 /// `seen` gets each request's number and what there is of it: the message with its gRPC prefix, in pieces as
-/// frames bring them.
-pub async fn serve(listener: TcpListener, seen: impl Fn(u64, Event<'_>) + Clone + 'static) {
+/// frames bring them. `before_reply` comes between the last of them and the reply.
+pub async fn serve(
+    listener: TcpListener,
+    seen: impl Fn(u64, Event<'_>) + Clone + 'static,
+    before_reply: impl AsyncFn() + Clone + 'static,
+) {
     let requests = Rc::new(Cell::new(0));
     while let Ok((stream, _)) = listener.accept().await {
-        tokio::task::spawn_local(connection(stream, requests.clone(), seen.clone()));
+        tokio::task::spawn_local(connection(
+            stream,
+            requests.clone(),
+            seen.clone(),
+            before_reply.clone(),
+        ));
     }
 }
 
@@ -27,6 +36,7 @@ async fn connection(
     stream: TcpStream,
     requests: Rc<Cell<u64>>,
     seen: impl Fn(u64, Event<'_>) + Clone + 'static,
+    before_reply: impl AsyncFn() + Clone + 'static,
 ) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let mut connection = h2::server::Builder::new()
@@ -47,9 +57,8 @@ async fn connection(
                 is_gzip: encoding.is_some_and(|encoding| encoding == "gzip"),
             }),
         );
-        tokio::task::spawn_local(call(request.into_body(), respond, move |event| {
-            seen(number, event)
-        }));
+        let seen = move |event: Event<'_>| seen(number, event);
+        tokio::task::spawn_local(call(request.into_body(), respond, seen, before_reply.clone()));
     }
     Some(())
 }
@@ -58,6 +67,7 @@ async fn call(
     mut body: RecvStream,
     mut respond: SendResponse<Bytes>,
     seen: impl Fn(Event<'_>),
+    before_reply: impl AsyncFn(),
 ) -> Option<()> {
     while let Some(chunk) = body.data().await {
         let chunk = chunk.ok()?;
@@ -65,6 +75,7 @@ async fn call(
         body.flow_control().release_capacity(chunk.len()).ok()?;
     }
     seen(Event::End);
+    before_reply().await;
     let mut head = Response::new(());
     head.headers_mut()
         .insert("content-type", HeaderValue::from_static("application/grpc"));

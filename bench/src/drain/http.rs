@@ -11,11 +11,21 @@ use super::{Event, Head};
 const READ_BYTES: usize = 256 << 10;
 const REPLY: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n";
 
-/// `seen` gets each request's number and what there is of it, the body in pieces.
-pub async fn serve(listener: TcpListener, seen: impl Fn(u64, Event<'_>) + Clone + 'static) {
+/// `seen` gets each request's number and what there is of it, the body in pieces. `before_reply` comes between the
+/// last of them and the reply.
+pub async fn serve(
+    listener: TcpListener,
+    seen: impl Fn(u64, Event<'_>) + Clone + 'static,
+    before_reply: impl AsyncFn() + Clone + 'static,
+) {
     let requests = Rc::new(Cell::new(0));
     while let Ok((stream, _)) = listener.accept().await {
-        tokio::task::spawn_local(connection(stream, requests.clone(), seen.clone()));
+        tokio::task::spawn_local(connection(
+            stream,
+            requests.clone(),
+            seen.clone(),
+            before_reply.clone(),
+        ));
     }
 }
 
@@ -23,6 +33,7 @@ async fn connection(
     mut stream: TcpStream,
     requests: Rc<Cell<u64>>,
     seen: impl Fn(u64, Event<'_>),
+    before_reply: impl AsyncFn(),
 ) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let mut buffer = Vec::with_capacity(READ_BYTES);
@@ -54,6 +65,7 @@ async fn connection(
             }
         }
         seen(number, Event::End);
+        before_reply().await;
         stream.write_all(REPLY).await.ok()?;
     }
 }

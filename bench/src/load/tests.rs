@@ -42,8 +42,16 @@ fn check(transport: &str, flags: &[&str]) -> (Report, Spans) {
             }
         };
         match transport {
-            "grpc" => drop(tokio::task::spawn_local(drain::grpc::serve(listener, seen))),
-            _ => drop(tokio::task::spawn_local(drain::http::serve(listener, seen))),
+            "grpc" => drop(tokio::task::spawn_local(drain::grpc::serve(
+                listener,
+                seen,
+                drain::at_once,
+            ))),
+            _ => drop(tokio::task::spawn_local(drain::http::serve(
+                listener,
+                seen,
+                drain::at_once,
+            ))),
         }
         let ledger = ledger.to_str().expect("a path in UTF-8");
         let fixed = [
