@@ -6,6 +6,7 @@ pub mod connections; // how many connections there are, and when each wait of th
 pub mod inflate; // gzip and zstd, limited while they inflate
 pub mod seats; // which core serves a connection
 pub mod whole; // a body in one piece, as hyper wants it
+pub mod epoll; // connected sockets, and what says which of them can go on
 pub mod stream; // a socket as h2 and hyper want it
 pub mod ingress; // OTLP in: gRPC and HTTP/1.1
 pub mod budget; // what each part of a core may take of `memory.limit`

@@ -17,6 +17,21 @@ impl Key {
     pub fn slot(self) -> u32 {
         self.slot
     }
+
+    /// For those who give back 64 bits that they were given.
+    #[inline]
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.generation.get()) << 32 | u64::from(self.slot)
+    }
+
+    #[inline]
+    pub fn from_bits(bits: u64) -> Option<Key> {
+        let generation = NonZeroU32::new((bits >> 32) as u32)?;
+        Some(Key {
+            slot: bits as u32,
+            generation,
+        })
+    }
 }
 
 /// Names a slot, or none, without its generation: for whoever forgets it when the value goes.

@@ -19,6 +19,7 @@ use super::clock::Clock;
 use super::cluster::{Cluster, ClusterReport};
 use super::connections::Connections;
 use super::core::Core;
+use super::epoll::Epoll;
 use super::executor::Flags;
 use super::ingress::Ingress;
 use super::mesh::Mesh;
@@ -156,10 +157,10 @@ impl Admin {
     }
 
     /// Serves the port, on one core.
-    pub fn serve(self: &Rc<Admin>, listener: TcpListener) {
+    pub fn serve(self: &Rc<Admin>, listener: TcpListener, epoll: Rc<Epoll>) {
         // SAFETY: the descriptor is open, a listening socket, and owned by nobody else.
         let listener = unsafe { glommio::net::TcpListener::from_raw_fd(listener.into_raw_fd()) };
-        glommio::spawn_local(accept(self.clone(), listener)).detach();
+        glommio::spawn_local(accept(self.clone(), listener, epoll)).detach();
         glommio::spawn_local(sweep(self.clone())).detach();
     }
 
@@ -415,7 +416,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     }
 }
 
-async fn accept(admin: Rc<Admin>, listener: glommio::net::TcpListener) {
+async fn accept(admin: Rc<Admin>, listener: glommio::net::TcpListener, epoll: Rc<Epoll>) {
     let buffers: Rc<ReadBuffers> = Rc::default();
     loop {
         let Ok(tcp) = listener.accept().await else {
@@ -425,7 +426,9 @@ async fn accept(admin: Rc<Admin>, listener: glommio::net::TcpListener) {
         let Some(admitted) = admin.connections.admit() else {
             continue;
         };
-        let stream = Stream::new(tcp, buffers.clone(), TURN_BYTES);
+        let Ok(stream) = Stream::new(tcp, epoll.clone(), buffers.clone(), TURN_BYTES) else {
+            continue;
+        };
         let admin = admin.clone();
         let connection = async move {
             let deadline = admin.connections.deadline();

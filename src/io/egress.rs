@@ -19,6 +19,7 @@ use crate::export::retry::{Arrival, Cause, Failure};
 use crate::export::{DestinationOptions, Shipment};
 use crate::io::clock::Clock;
 use crate::io::core::FILE_WRITER;
+use crate::io::epoll::Epoll;
 use crate::io::mesh::Mesh;
 use file::{FileOptions, FileSink};
 use otlp::{OtlpOptions, OtlpSink};
@@ -54,12 +55,16 @@ impl Sink {
         number: usize,
         clock: Rc<Clock>,
         mesh: &Rc<Mesh>,
+        epoll: &Rc<Epoll>,
         seed: u64,
     ) -> io::Result<Sink> {
         Ok(match options {
             SinkOptions::File(_) if mesh.core() != FILE_WRITER => Sink::Elsewhere(mesh.clone(), number),
             SinkOptions::File(options) => Sink::File(FileSink::new(options.clone())?),
-            SinkOptions::Otlp(options) => Sink::Otlp(Box::new(OtlpSink::new(options.clone(), clock, seed))),
+            SinkOptions::Otlp(options) => {
+                let sink = OtlpSink::new(options.clone(), clock, epoll.clone(), seed);
+                Sink::Otlp(Box::new(sink))
+            }
         })
     }
 

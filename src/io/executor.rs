@@ -19,6 +19,7 @@ use super::datadir::{self, DataDir};
 use super::disk::{Disk, DmaPool};
 use super::drain;
 use super::egress::{ExporterOptions, Sink, SinkOptions};
+use super::epoll::Epoll;
 use super::ingress::{Connection, Ingress, TraceService, Transport};
 use super::mesh::{Inbox, Mesh, Post};
 use super::metronome::Metronome;
@@ -158,6 +159,7 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     let clock = Rc::new(Clock::new());
     let mesh = Rc::new(mesh);
     let queues = Queues::create();
+    let epoll = Epoll::start(queues.ingest).map_err(NodeError::Epoll)?;
     let admin = Admin::new(
         facts.clone(),
         clock.clone(),
@@ -168,9 +170,9 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     );
     let says_ready = admin_listener.is_some();
     if let Some(listener) = admin_listener {
-        admin.serve(listener);
+        admin.serve(listener, epoll.clone());
     }
-    let sinks = open_sinks(&options.exporters, &clock, &mesh)?;
+    let sinks = open_sinks(&options.exporters, &clock, &mesh, &epoll)?;
 
     let hash_key = data_dir.hash_key();
     let for_cluster = retained_bytes(&options);
@@ -242,7 +244,15 @@ pub async fn live(setup: CoreSetup) -> Result<(), NodeError> {
     if flags.drain.load(Ordering::Relaxed) {
         core.drain();
     }
-    let ingress = start_ingress(&options, &core, &clock, queues.ingest, grpc, http, &facts)?;
+    let ingress = start_ingress(
+        &options,
+        &core,
+        &clock,
+        (epoll, queues.ingest),
+        grpc,
+        http,
+        &facts,
+    )?;
     admin.attach(core.clone(), ingress.clone(), last_replay);
     let cluster = sockets.map(|sockets| {
         let gossip = gossip(&options, &data_dir, &names, &facts, &clock, &sockets);
@@ -370,10 +380,11 @@ fn open_sinks(
     exporters: &[ExporterOptions],
     clock: &Rc<Clock>,
     mesh: &Rc<Mesh>,
+    epoll: &Rc<Epoll>,
 ) -> Result<Vec<Sink>, NodeError> {
     let open = |(number, exporter): (usize, &ExporterOptions)| {
         let seed = datadir::random_u64();
-        let sink = Sink::new(&exporter.sink, number, clock.clone(), mesh, seed);
+        let sink = Sink::new(&exporter.sink, number, clock.clone(), mesh, epoll, seed);
         sink.map_err(|error| NodeError::File {
             id: exporter.destination.id.clone(),
             path: match &exporter.sink {
@@ -421,13 +432,13 @@ fn start_ingress(
     options: &NodeOptions,
     core: &Rc<Core>,
     clock: &Rc<Clock>,
-    queue: TaskQueueHandle,
+    (epoll, queue): (Rc<Epoll>, TaskQueueHandle),
     grpc: TcpListener,
     http: TcpListener,
     facts: &Facts,
 ) -> Result<Rc<Ingress>, NodeError> {
     let service: Rc<dyn TraceService> = Rc::new(Service(core.clone()));
-    let ingress = Ingress::start(options.ingress.clone(), service, clock.clone(), queue);
+    let ingress = Ingress::start(options.ingress.clone(), service, clock.clone(), epoll, queue);
     for (protocol, transport, listener, address) in [
         ("grpc", Transport::Grpc, grpc, facts.grpc),
         ("http", Transport::Http, http, facts.http),

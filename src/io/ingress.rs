@@ -24,6 +24,7 @@ use glommio::{GlommioError, Task, TaskQueueHandle, timer};
 
 use crate::io::clock::Clock;
 use crate::io::connections::{Connections, Ending};
+use crate::io::epoll::Epoll;
 use crate::io::metronome::Metronome;
 use crate::io::seats::Seat;
 use crate::io::stream::{ReadBuffers, Stream};
@@ -122,6 +123,7 @@ pub struct Ingress {
     queue: TaskQueueHandle,
     connections: Rc<Connections>,
     bodies: Rc<Bodies>,
+    epoll: Rc<Epoll>,
     buffers: Rc<ReadBuffers>,
     accepted: Cell<u64>,
     turned_away: Cell<u64>,
@@ -147,6 +149,7 @@ impl Ingress {
         options: Options,
         service: Rc<dyn TraceService>,
         clock: Rc<Clock>,
+        epoll: Rc<Epoll>,
         queue: TaskQueueHandle,
     ) -> Rc<Ingress> {
         let body_bytes_max = options.grpc_message_max.max(options.http_body_max);
@@ -161,6 +164,7 @@ impl Ingress {
             queue,
             connections,
             bodies,
+            epoll,
             buffers: Rc::default(),
             accepted: Cell::new(0),
             turned_away: Cell::new(0),
@@ -226,7 +230,14 @@ impl Ingress {
         let _ = tcp.set_nodelay(true);
         let number = self.accepted.get();
         self.accepted.set(number + 1);
-        let stream = Stream::new(tcp, self.buffers.clone(), self.options.turn_max);
+        let turn_max = self.options.turn_max;
+        let stream = match Stream::new(tcp, self.epoll.clone(), self.buffers.clone(), turn_max) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, transport = transport.name(), "cannot serve a connection");
+                return;
+            }
+        };
         let ingress = self.clone();
         let connection = async move {
             match transport {

@@ -117,6 +117,11 @@ pub enum NodeError {
          (ulimit -l, at least 512 KiB); Linux 5.19 or newer is needed"
     )]
     Executor(String),
+    #[error(
+        "cannot watch sockets: {0}\n  help: each core needs a file descriptor for it (ulimit -n) and an epoll \
+         instance (sysctl fs.epoll.max_user_watches)"
+    )]
+    Epoll(io::Error),
     #[error("the checkpoint does not fit the logs")]
     Checkpoint,
     #[error(

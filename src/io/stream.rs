@@ -1,11 +1,11 @@
-//! A glommio TCP stream as h2 (tokio's I/O traits, no runtime) and hyper want it.
+//! A TCP stream as h2 (tokio's I/O traits, no runtime) and hyper want it.
 //!
 //! Two things are added to the socket:
 //!
 //! - **Reads of 64 KiB.** h2 asks for as little as a frame; a shared pool lends a connection a buffer
 //!   while it has unread bytes and takes it back when the socket runs dry, so that idle connections own
 //!   none.
-//! - **Turns.** glommio's reads try a plain `recv` first, so a connection whose peer keeps up would
+//! - **Turns.** Reads try a plain `recv` first, so a connection whose peer keeps up would
 //!   never let go of the executor. A [`Meter`] counts the bytes of a turn; when they are spent the stream
 //!   says `Pending` and wakes its own task, which runs again after the others.
 
@@ -16,9 +16,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use futures_util::io::{AsyncRead as _, AsyncWrite as _};
 use glommio::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::epoll::{Epoll, Socket};
 
 /// Bytes of one read into a lent buffer. Larger ones gain nothing (design §13).
 const READ_BYTES: usize = 64 << 10;
@@ -31,7 +32,7 @@ const SPARE_MAX: usize = 64;
 
 /// The socket of one connection.
 pub struct Stream {
-    tcp: TcpStream,
+    socket: Socket,
     lent: Option<Lent>,
     buffers: Rc<ReadBuffers>,
     meter: Rc<Meter>,
@@ -41,14 +42,14 @@ pub struct Stream {
 ///
 /// Invariant: `begin < end`.
 struct Lent {
-    bytes: Box<[u8]>,
+    bytes: Box<[MaybeUninit<u8>]>,
     begin: usize,
     end: usize,
 }
 
 /// Read buffers of one core, lent for as long as a connection has unread bytes in one.
 #[derive(Default)]
-pub struct ReadBuffers(RefCell<Vec<Box<[u8]>>>);
+pub struct ReadBuffers(RefCell<Vec<Box<[MaybeUninit<u8>]>>>);
 
 /// What a connection's task sees of its stream, which h2 or hyper owns.
 pub struct Meter {
@@ -65,14 +66,12 @@ impl ReadBuffers {
         self.0.borrow().len() * READ_BYTES
     }
 
-    fn lend(&self) -> Box<[u8]> {
-        self.0
-            .borrow_mut()
-            .pop()
-            .unwrap_or_else(|| vec![0; READ_BYTES].into_boxed_slice())
+    fn lend(&self) -> Box<[MaybeUninit<u8>]> {
+        let spare = self.0.borrow_mut().pop();
+        spare.unwrap_or_else(|| Box::new_uninit_slice(READ_BYTES))
     }
 
-    fn take_back(&self, buffer: Box<[u8]>) {
+    fn take_back(&self, buffer: Box<[MaybeUninit<u8>]>) {
         let mut spare = self.0.borrow_mut();
         if spare.len() < SPARE_MAX {
             spare.push(buffer);
@@ -136,13 +135,20 @@ impl Meter {
 }
 
 impl Stream {
-    pub fn new(tcp: TcpStream, buffers: Rc<ReadBuffers>, turn_max: usize) -> Stream {
-        Stream {
-            tcp,
+    /// # Errors
+    /// As [`Socket::new`].
+    pub fn new(
+        tcp: TcpStream,
+        epoll: Rc<Epoll>,
+        buffers: Rc<ReadBuffers>,
+        turn_max: usize,
+    ) -> io::Result<Stream> {
+        Ok(Stream {
+            socket: Socket::new(tcp, epoll)?,
             lent: None,
             buffers,
             meter: Rc::new(Meter::new(turn_max)),
-        }
+        })
     }
 
     pub fn meter(&self) -> Rc<Meter> {
@@ -150,8 +156,8 @@ impl Stream {
     }
 
     /// Says to the peer that nothing more will be sent, and goes on reading.
-    pub fn poll_close_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_close(cx)
+    pub fn close_write(&mut self) -> io::Result<()> {
+        self.socket.close_write()
     }
 
     /// Reads on and throws away: the bytes read, 0 at the end of the stream.
@@ -178,11 +184,7 @@ impl Stream {
         if self.lent.is_none() {
             if out.len() >= DIRECT_BYTES {
                 ready!(self.meter.poll_turn(cx));
-                // SAFETY: `TcpStream::poll_read` without a buffer of its own (`NonBuffered`) passes the
-                // pointer and length to recv(2) and never reads the bytes; the kernel initialises as many
-                // as it reports, and no more are told to the caller.
-                let out = unsafe { &mut *(out as *mut [MaybeUninit<u8>] as *mut [u8]) };
-                let filled = ready!(Pin::new(&mut self.tcp).poll_read(cx, out))?;
+                let filled = ready!(self.socket.poll_read(cx, out))?;
                 self.count_read(filled);
                 return Poll::Ready(Ok(filled));
             }
@@ -192,13 +194,7 @@ impl Stream {
             return Poll::Ready(Ok(0));
         };
         let count = out.len().min(lent.end - lent.begin);
-        let unread = &lent.bytes[lent.begin..lent.begin + count];
-        // SAFETY: `unread` has `count` bytes, `out` at least as many, and they do not overlap.
-        unsafe {
-            out.as_mut_ptr()
-                .cast::<u8>()
-                .copy_from_nonoverlapping(unread.as_ptr(), count)
-        };
+        out[..count].copy_from_slice(&lent.bytes[lent.begin..lent.begin + count]);
         lent.begin += count;
         if lent.begin == lent.end
             && let Some(lent) = self.lent.take()
@@ -212,7 +208,7 @@ impl Stream {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.meter.poll_turn(cx));
         let mut bytes = self.buffers.lend();
-        let read = Pin::new(&mut self.tcp).poll_read(cx, &mut bytes);
+        let read = self.socket.poll_read(cx, &mut bytes);
         match read {
             Poll::Ready(Ok(end @ 1..)) => {
                 self.count_read(end);
@@ -234,10 +230,7 @@ impl Stream {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let sent = match parts {
-            [one] => Pin::new(&mut self.tcp).poll_write(cx, one),
-            many => Pin::new(&mut self.tcp).poll_write_vectored(cx, many),
-        };
+        let sent = self.socket.poll_write(cx, parts);
         self.meter.write_blocked.set(sent.is_pending());
         if let Poll::Ready(Ok(count)) = sent {
             self.meter
@@ -286,8 +279,8 @@ impl AsyncWrite for Stream {
         self.count_flush()
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().poll_close_write(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.get_mut().close_write())
     }
 }
 
@@ -327,8 +320,8 @@ impl hyper::rt::Write for Stream {
         self.count_flush()
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().poll_close_write(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.get_mut().close_write())
     }
 }
 
@@ -339,7 +332,7 @@ mod tests {
     use std::os::fd::{FromRawFd, IntoRawFd};
     use std::task::Waker;
 
-    use glommio::LocalExecutor;
+    use glommio::{LocalExecutor, TaskQueueHandle};
 
     use super::*;
 
@@ -353,7 +346,8 @@ mod tests {
         peer.write_all(&vec![7; count]).expect("room in the socket");
         // SAFETY: the descriptor is open, a connected socket, and owned by nobody else.
         let tcp = unsafe { TcpStream::from_raw_fd(accepted.into_raw_fd()) };
-        let mut stream = Stream::new(tcp, Rc::default(), turn_max);
+        let epoll = Epoll::start(TaskQueueHandle::default()).expect("a descriptor for it");
+        let mut stream = Stream::new(tcp, epoll, Rc::default(), turn_max).expect("watched");
         let mut first = [MaybeUninit::uninit()];
         let read = poll_fn(|cx| stream.poll_read_some(cx, &mut first)).await;
         assert_eq!(read.expect("an open socket"), 1);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares, executor, timer};
 use tailkeep::io::clock::Clock;
+use tailkeep::io::epoll::Epoll;
 use tailkeep::io::ingress::{
     Durable, Ingress, Options, Partial, Replied, Submitted, Ticket, TimeLimits, TraceService, Transport,
     Unavailable, listener, ticket::ticket,
@@ -110,7 +111,8 @@ impl Server {
                     Latency::Matters(Duration::from_millis(1)),
                     "ingest",
                 );
-                let ingress = Ingress::start(options, stub.clone(), Rc::new(Clock::new()), queue);
+                let epoll = Epoll::start(queue).expect("a descriptor for it");
+                let ingress = Ingress::start(options, stub.clone(), Rc::new(Clock::new()), epoll, queue);
                 ingress.serve(Transport::Grpc, grpc).expect("a listener");
                 ingress.serve(Transport::Http, http).expect("a listener");
                 let run = stub.clone().run(ingress.clone(), false);

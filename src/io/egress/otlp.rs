@@ -14,6 +14,7 @@ use super::compress::{Compression, compress};
 use crate::base::time::Instant;
 use crate::export::retry::{Arrival, Cause, Failure};
 use crate::io::clock::Clock;
+use crate::io::epoll::Epoll;
 use crate::io::inflate::Coding;
 use crate::io::stream::{ReadBuffers, Stream};
 use crate::otlp::grpc::{PREFIX_BYTES, prefix};
@@ -76,6 +77,7 @@ pub struct OtlpSink {
     /// Not while it is used: a request that is cut off takes its connection with it.
     connection: RefCell<Option<Connection>>,
     last_used: Cell<Instant>,
+    epoll: Rc<Epoll>,
     buffers: Rc<ReadBuffers>,
     clock: Rc<Clock>,
 }
@@ -102,12 +104,13 @@ enum Broken {
 }
 
 impl OtlpSink {
-    pub fn new(options: OtlpOptions, clock: Rc<Clock>, seed: u64) -> OtlpSink {
+    pub fn new(options: OtlpOptions, clock: Rc<Clock>, epoll: Rc<Epoll>, seed: u64) -> OtlpSink {
         OtlpSink {
             addresses: Addresses::new(&options.host, options.port, seed),
             address_count: Cell::new(1),
             connection: RefCell::new(None),
             last_used: Cell::new(Instant::default()),
+            epoll,
             buffers: Rc::default(),
             clock,
             options,
@@ -210,7 +213,8 @@ impl OtlpSink {
     async fn open(&self, tcp: TcpStream) -> Result<Connection, Failure> {
         // Fails if the peer is gone already, which the first write will say.
         let _ = tcp.set_nodelay(true);
-        let stream = Stream::new(tcp, self.buffers.clone(), TURN_BYTES_MAX);
+        let stream = Stream::new(tcp, self.epoll.clone(), self.buffers.clone(), TURN_BYTES_MAX)
+            .map_err(|error| Failure::new(Cause::Connect, format!("cannot wait for a reply: {error}")))?;
         match &self.options.protocol {
             Protocol::Grpc { keepalive } => {
                 Ok(Connection::Grpc(grpc::Client::open(stream, *keepalive).await?))

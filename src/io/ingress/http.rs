@@ -184,7 +184,7 @@ impl Connection {
             }
             if !closed {
                 closed = true;
-                if !matches!(stream.poll_close_write(cx), Poll::Ready(Ok(()))) {
+                if stream.close_write().is_err() {
                     return Poll::Ready(());
                 }
             }
