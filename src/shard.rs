@@ -222,7 +222,7 @@ impl<P: BlockPool, W> Shard<P, W> {
             messages_taken: 0,
         };
         shard.limit(quotas_start_full, now);
-        shard.table.end_replay();
+        shard.stats.traces.upgrades_skipped += shard.table.end_replay();
         let resumed = shard.table.take_resumed_keeps().into_iter();
         shard
             .announcements
@@ -238,6 +238,9 @@ impl<P: BlockPool, W> Shard<P, W> {
         }
         shard.dispatch(now);
         shard.resume_upgrades(upgrades);
+        // Before a decided entry covers the announcements that say so.
+        shard.follow_peers();
+        shard.write_wishes(now);
         for (from, message) in early {
             shard.handle_message(now, from, message);
         }

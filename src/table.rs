@@ -625,15 +625,20 @@ impl Table {
     }
 
     /// All logs are replayed, and so what was dropped before its Keep was announced is known. An announcement settles
-    /// nothing: what the logs have of such a trace is still to be kept.
-    pub fn end_replay(&mut self) {
+    /// nothing: what the logs have of such a trace is still to be kept. Returns of how many it will not be, since too
+    /// many such wait.
+    pub fn end_replay(&mut self) -> u64 {
+        let mut skipped = 0;
         for keep in std::mem::take(&mut self.announced) {
             let hash = self.options.hash_key.trace(&keep.trace);
             match self.decided.get(hash, &keep.trace) {
-                Some(known) if known.verdict != Verdict::Keep => self.want_raised(keep),
+                Some(known) if known.verdict != Verdict::Keep => {
+                    skipped += u64::from(!self.want_raised(keep));
+                }
                 Some(_) | None => self.decided.insert(hash, keep.trace, keep.decision),
             }
         }
+        skipped
     }
 
     /// Of an upgrade its owner's log says only that it was decided.

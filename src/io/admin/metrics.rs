@@ -283,7 +283,7 @@ impl Admin {
         );
         text.counter(
             "upgrades_skipped_total",
-            "Late spans that may have made a dropped trace one to keep, while too many were looked at.",
+            "Dropped traces that late spans or a peer may have made ones to keep, while too many were looked at.",
             traces.upgrades_skipped,
         );
         text.counter(

@@ -141,7 +141,7 @@ impl Table {
                     self.decided.rename(hash, &id, decision);
                 }
             }
-            Some(_) => self.want_raised(keep),
+            Some(_) => context.stats.traces.upgrades_skipped += u64::from(!self.want_raised(keep)),
             None if by_home => self.decided.insert(hash, id, decision),
             None => {
                 if let Some((id, decision)) = cluster.heard.insert(id, decision, now) {
@@ -152,14 +152,20 @@ impl Table {
         }
     }
 
-    /// A trace that was dropped here is kept elsewhere.
-    pub(in crate::table) fn want_raised(&mut self, keep: PeerDecision) {
+    /// A trace that was dropped here is kept elsewhere; `false`: too many such wait already.
+    pub(in crate::table) fn want_raised(&mut self, keep: PeerDecision) -> bool {
         let Some(cluster) = &mut self.cluster else {
-            return;
+            return true;
         };
-        if cluster.wanted.len() < OUTBOUND_MAX && cluster.wanted.insert(keep.trace) {
+        if cluster.wanted.contains(&keep.trace) {
+            return true;
+        }
+        let has_room = cluster.wanted.len() < OUTBOUND_MAX;
+        if has_room {
+            cluster.wanted.insert(keep.trace);
             cluster.raised.push(keep);
         }
+        has_room
     }
 
     /// A trace that had been dropped is kept; the cluster is told, unless it was the cluster that said so.
