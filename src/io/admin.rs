@@ -28,6 +28,7 @@ use super::stream::{ReadBuffers, Stream};
 use crate::base::time::{Instant, WallTime};
 use crate::route::HashKey;
 use futures_channel::oneshot;
+use futures_util::FutureExt;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -35,6 +36,7 @@ use hyper::server::conn::http1;
 use serde_json::json;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::pin::Pin;
@@ -419,26 +421,40 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 async fn accept(admin: Rc<Admin>, listener: glommio::net::TcpListener, epoll: Rc<Epoll>) {
     let buffers: Rc<ReadBuffers> = Rc::default();
     loop {
-        let Ok(tcp) = listener.accept().await else {
-            glommio::timer::sleep(ACCEPT_REST).await;
-            continue;
+        let tcp = match listener.accept().await {
+            Ok(tcp) => tcp,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections of the admin port");
+                glommio::timer::sleep(ACCEPT_REST).await;
+                continue;
+            }
         };
         let Some(admitted) = admin.connections.admit() else {
             continue;
         };
-        let Ok(stream) = Stream::new(tcp, epoll.clone(), buffers.clone(), TURN_BYTES) else {
-            continue;
+        let stream = match Stream::new(tcp, epoll.clone(), buffers.clone(), TURN_BYTES) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot serve a connection of the admin port");
+                continue;
+            }
         };
         let admin = admin.clone();
         let connection = async move {
             let deadline = admin.connections.deadline();
             deadline.set(CONNECTION_TIME_MAX);
+            let meter = stream.meter();
             let mut builder = http1::Builder::new();
             builder
+                .half_close(true)
                 .header_read_timeout(None)
                 .max_headers(64)
                 .max_buf_size(64 << 10);
-            let served = builder.serve_connection(stream, Service(admin.clone()));
+            let mut served = builder.serve_connection(stream, Service(admin.clone()));
+            let served = poll_fn(|cx| {
+                meter.begin_turn();
+                served.poll_unpin(cx)
+            });
             // A client that goes away or misbehaves is no concern of ours.
             let _ = deadline.bound(served).await;
             drop(admitted);

@@ -54,8 +54,9 @@ struct State {
     readable: bool,
     /// A write may take something.
     writable: bool,
-    /// The peer sends no more, or the connection broke: no edge need come any more.
-    ended: bool,
+    /// A read that got less than it had room for says nothing: the peer sends no more or the connection broke, and no
+    /// edge need come any more, or there was urgent data, at which reads stop.
+    reads_stop_short: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -64,15 +65,15 @@ impl State {
     const NEW: State = State {
         readable: true,
         writable: true,
-        ended: false,
+        reads_stop_short: false,
         reader: None,
         writer: None,
     };
 
     fn take_edge(&mut self, edge: EventFlags) {
         let broken = edge.intersects(EventFlags::HUP | EventFlags::ERR);
-        self.ended |= broken || edge.contains(EventFlags::RDHUP);
-        if self.ended || edge.contains(EventFlags::IN) {
+        self.reads_stop_short |= broken || edge.intersects(EventFlags::RDHUP | EventFlags::PRI);
+        if self.reads_stop_short || edge.contains(EventFlags::IN) {
             self.readable = true;
             self.reader.take().inspect(Waker::wake_by_ref);
         }
@@ -165,7 +166,7 @@ impl Socket {
         let fd = unsafe { OwnedFd::from_raw_fd(tcp.into_raw_fd()) };
         let key = epoll.set.states.borrow_mut().insert(State::NEW);
         let socket = Socket { fd, key, epoll };
-        let edges = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        let edges = EventFlags::IN | EventFlags::OUT | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET;
         let instance = socket.epoll.set.instance.get_ref();
         epoll::add(instance, &socket.fd, EventData::new_u64(key.to_bits()), edges)?;
         Ok(socket)
@@ -193,7 +194,7 @@ impl Socket {
                 Ok((_, count)) => {
                     if (1..room).contains(&count) {
                         // All that there was; more, or the end, makes an edge. An end that has made its edge does not.
-                        self.with_state(|state| state.readable = state.ended);
+                        self.with_state(|state| state.readable = state.reads_stop_short);
                     }
                     return Poll::Ready(Ok(count));
                 }
@@ -332,6 +333,29 @@ mod tests {
                 assert_eq!(read(&socket, 100).await, 7);
                 assert_eq!(read(&socket, 100).await, 0);
                 assert_eq!(read(&socket, 100).await, 0);
+            }
+        });
+    }
+
+    /// A read stops before an urgent byte, though there are more behind it.
+    #[test]
+    fn what_lies_behind_urgent_data_is_read() {
+        run(async {
+            let epoll = Epoll::start(TaskQueueHandle::default()).expect("a descriptor");
+            for taken_first in [false, true] {
+                let (socket, mut peer) = connected(&epoll);
+                peer.write_all(&[7; 60]).expect("room in the socket");
+                let urgent = rustix::net::send(&peer, b"!", SendFlags::OOB);
+                assert_eq!(urgent.expect("room in the socket"), 1);
+                peer.write_all(&[7; 40]).expect("room in the socket");
+                if taken_first {
+                    glommio::timer::sleep(Duration::from_millis(20)).await;
+                }
+                let mut total = 0;
+                while total < 100 {
+                    total += read(&socket, 1000).await;
+                }
+                assert_eq!(total, 100);
             }
         });
     }

@@ -1,6 +1,9 @@
 //! The admin port: its words are those of the contract, and its numbers add up.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -327,4 +330,30 @@ fn explain_knows_pending_kept_and_dropped_traces() {
     );
     assert_eq!(explained["spans"], 1);
     tailkeep.stop_well();
+}
+
+/// It reads more than the bytes of a turn, and its client says at once that it will send no more.
+#[test]
+fn one_connection_is_answered_request_after_request() {
+    const COUNT: usize = 40;
+    let place = Place::new("kept-alive");
+    let tailkeep = place.start();
+    let mut connection = TcpStream::connect(tailkeep.admin).expect("the admin port");
+    connection
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a socket");
+    let padding = "x".repeat(4096);
+    for _ in 0..COUNT {
+        write!(
+            connection,
+            "GET /healthz HTTP/1.1\r\nhost: tailkeep\r\nx-padding: {padding}\r\n\r\n"
+        )
+        .expect("room in the socket");
+    }
+    connection.shutdown(Shutdown::Write).expect("a socket");
+    let mut replies = String::new();
+    connection
+        .read_to_string(&mut replies)
+        .expect("replies, and the end");
+    assert_eq!(replies.matches("HTTP/1.1 200").count(), COUNT);
 }
