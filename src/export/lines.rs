@@ -60,7 +60,6 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::ids::TraceId;
 
     /// `resource_spans` of one span with so many bytes of name.
     fn framed(name_len: usize) -> Vec<u8> {

@@ -11,7 +11,7 @@
 //! and while edges keep coming there is none.
 //!
 //! A socket is tried first and waited for only when it had nothing, or less than there was room for. An edge that
-//! comes before its task waits is remembered ([`State::readable`]), so none is missed.
+//! comes before its task waits is remembered ([`Way::open`]), so none is missed.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -50,36 +50,54 @@ struct Set {
 
 /// What is known of a socket since it was last tried.
 struct State {
-    /// A read may give something.
-    readable: bool,
-    /// A write may take something.
-    writable: bool,
+    reads: Way,
+    writes: Way,
     /// A read that got less than it had room for says nothing: the peer sends no more or the connection broke, and no
     /// edge need come any more, or there was urgent data, at which reads stop.
     reads_stop_short: bool,
-    reader: Option<Waker>,
-    writer: Option<Waker>,
+}
+
+/// One of the two ways that bytes go.
+struct Way {
+    /// A try may move something.
+    open: bool,
+    waiter: Option<Waker>,
+}
+
+impl Way {
+    const NEW: Way = Way {
+        open: true,
+        waiter: None,
+    };
+
+    fn open(&mut self) {
+        self.open = true;
+        self.waiter.take().inspect(Waker::wake_by_ref);
+    }
+
+    /// A try moved nothing, or would move nothing.
+    fn wait<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
+        self.open = false;
+        self.waiter = Some(cx.waker().clone());
+        Poll::Pending
+    }
 }
 
 impl State {
     const NEW: State = State {
-        readable: true,
-        writable: true,
+        reads: Way::NEW,
+        writes: Way::NEW,
         reads_stop_short: false,
-        reader: None,
-        writer: None,
     };
 
     fn take_edge(&mut self, edge: EventFlags) {
         let broken = edge.intersects(EventFlags::HUP | EventFlags::ERR);
         self.reads_stop_short |= broken || edge.intersects(EventFlags::RDHUP | EventFlags::PRI);
         if self.reads_stop_short || edge.contains(EventFlags::IN) {
-            self.readable = true;
-            self.reader.take().inspect(Waker::wake_by_ref);
+            self.reads.open();
         }
         if broken || edge.contains(EventFlags::OUT) {
-            self.writable = true;
-            self.writer.take().inspect(Waker::wake_by_ref);
+            self.writes.open();
         }
     }
 }
@@ -181,12 +199,9 @@ impl Socket {
 
     /// One read; 0 bytes at the end of the stream.
     pub fn poll_read(&self, cx: &mut Context<'_>, out: &mut [MaybeUninit<u8>]) -> Poll<io::Result<usize>> {
-        let wait = |state: &mut State| {
-            state.reader = Some(cx.waker().clone());
-            Poll::Pending
-        };
-        if !self.with_state(|state| state.readable) {
-            return self.with_state(wait);
+        let wait = || self.with_state(|state| state.reads.wait(cx));
+        if !self.with_state(|state| state.reads.open) {
+            return wait();
         }
         let room = out.len();
         loop {
@@ -194,16 +209,11 @@ impl Socket {
                 Ok((_, count)) => {
                     if (1..room).contains(&count) {
                         // All that there was; more, or the end, makes an edge. An end that has made its edge does not.
-                        self.with_state(|state| state.readable = state.reads_stop_short);
+                        self.with_state(|state| state.reads.open = state.reads_stop_short);
                     }
                     return Poll::Ready(Ok(count));
                 }
-                Err(Errno::AGAIN) => {
-                    return self.with_state(|state| {
-                        state.readable = false;
-                        wait(state)
-                    });
-                }
+                Err(Errno::AGAIN) => return wait(),
                 Err(Errno::INTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
@@ -212,12 +222,9 @@ impl Socket {
 
     /// One write of as much as the peer takes.
     pub fn poll_write(&self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let wait = |state: &mut State| {
-            state.writer = Some(cx.waker().clone());
-            Poll::Pending
-        };
-        if !self.with_state(|state| state.writable) {
-            return self.with_state(wait);
+        let wait = || self.with_state(|state| state.writes.wait(cx));
+        if !self.with_state(|state| state.writes.open) {
+            return wait();
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         loop {
@@ -227,12 +234,7 @@ impl Socket {
             };
             match sent {
                 Ok(count) => return Poll::Ready(Ok(count)),
-                Err(Errno::AGAIN) => {
-                    return self.with_state(|state| {
-                        state.writable = false;
-                        wait(state)
-                    });
-                }
+                Err(Errno::AGAIN) => return wait(),
                 Err(Errno::INTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
